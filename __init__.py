@@ -1,0 +1,3 @@
+"""SViTT for Transformers: sparse video-text transformers (CVPR 2023) for retrieval and question answering."""
+
+from .configuration_svitt import *  # noqa: F403

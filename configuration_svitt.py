@@ -1,0 +1,368 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""SViTT configuration: a BEiT over clips, a BERT whose last layers look at the video, and what joins the two."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import auto_docstring
+
+
+# `save_pretrained` adds only the class being saved to `auto_map`, so every entry point of the repository is listed here.
+AUTO_MAP = {
+    "AutoConfig": "configuration_svitt.SViTTConfig",
+    "AutoModel": "modeling_svitt.SViTTModel",
+    "AutoModelForPreTraining": "modeling_svitt.SViTTForPreTraining",
+    "AutoModelForVisualQuestionAnswering": "modeling_svitt.SViTTForVideoQuestionAnswering",
+    "AutoModelForVideoClassification": "modeling_svitt.SViTTForVideoClassification",
+    "AutoProcessor": "processing_svitt.SViTTProcessor",
+    "AutoVideoProcessor": "processing_svitt.SViTTVideoProcessor",
+}
+
+TOKEN_ORDERS = ("none", "zcurve", "hilbert")
+LOSSES = ("itc", "itm", "mlm")
+
+
+def _require(condition: bool, message: str):
+    if not condition:
+        raise ValueError(message)
+
+
+def _validate_transformer(config: PreTrainedConfig):
+    for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        value = getattr(config, field)
+        _require(value >= 1, f"`{field}` must be at least 1, got {value}.")
+    _require(
+        config.hidden_size % config.num_attention_heads == 0,
+        f"`hidden_size` ({config.hidden_size}) must be divisible by `num_attention_heads` "
+        f"({config.num_attention_heads}).",
+    )
+    for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        value = getattr(config, field)
+        _require(0 <= value < 1, f"`{field}` must be in [0, 1), got {value}.")
+
+
+def _validate_token_dropping(config: PreTrainedConfig, first_layer: int, strategies: tuple[str, ...]):
+    keep_rate, last_layer = config.token_keep_rate, config.num_hidden_layers - 1
+    _require(0 < keep_rate <= 1, f"`token_keep_rate` must be in (0, 1], got {keep_rate}.")
+    _require(
+        config.token_keep_strategy in strategies,
+        f"`token_keep_strategy` must be one of {', '.join(strategies)}, got {config.token_keep_strategy!r}.",
+    )
+    for layer in config.token_drop_loc:
+        _require(
+            first_layer <= layer <= last_layer,
+            f"`token_drop_loc` names layer {layer}, but tokens can only be dropped after layers "
+            f"{first_layer} to {last_layer}.",
+        )
+    _require(
+        len(set(config.token_drop_loc)) == len(config.token_drop_loc),
+        f"`token_drop_loc` must not name a layer twice, got {list(config.token_drop_loc)}.",
+    )
+
+
+@auto_docstring(checkpoint="svitt-base")
+@strict
+class SViTTVisionConfig(PreTrainedConfig):
+    r"""
+    num_frames (`int`, *optional*, defaults to 4):
+        Number of frames of the clips that the relative position bias tables are built for.
+    max_num_frames (`int`, *optional*, defaults to 256):
+        Longest clip accepted; the tables are interpolated in time for clips of another length than `num_frames`.
+    layer_scale_init_value (`float`, *optional*, defaults to 0.1):
+        Initial value of the scales of both residual branches of a layer.
+    use_absolute_position_embeddings (`bool`, *optional*, defaults to `False`):
+        Whether to add one learned spatial table, shared by all frames, to the patch embeddings.
+    use_relative_position_bias (`bool`, *optional*, defaults to `True`):
+        Whether each layer adds a learned bias by the (time, height, width) offset of two tokens to its attention scores.
+    use_mean_pooling (`bool`, *optional*, defaults to `True`):
+        Whether the pooled state is the normalised mean of the patch tokens; otherwise it is the CLS token after a final
+        layer norm.
+    sparse_local_attn (`int`, *optional*, defaults to 1):
+        Edge sparsity: number of neighbouring key blocks (odd, itself included; or 0) that a query block attends to.
+    sparse_random_attn (`int`, *optional*, defaults to 3):
+        Edge sparsity: number of random key blocks that a query block attends to. `None` makes attention dense.
+    attn_block_size (`int`, *optional*, defaults to 56):
+        Edge sparsity: number of consecutive patch tokens in a block.
+    attn_mask_padding (`bool`, *optional*, defaults to `True`):
+        Whether the padding of a partial last block is masked. `False` lets it take part in the softmax, as the original
+        code does; checkpoints converted from it say so.
+    random_attn_seed (`int`, *optional*, defaults to 0):
+        Seed of the random blocks in evaluation, where they are a fixed function of (seed, layer, number of blocks).
+    token_keep_rate (`float`, *optional*, defaults to 0.7):
+        Node sparsity: share of the current patch tokens kept at each drop.
+    token_drop_loc (`list[int]`, *optional*):
+        Node sparsity: layers (from 0) after which tokens are dropped. Defaults to a quarter, half and three quarters of
+        the depth, `[3, 6, 9]` of 12.
+    token_keep_strategy (`str`, *optional*, defaults to `"cls_attn"`):
+        Node sparsity: keep the tokens most attended to by the CLS token (`"cls_attn"`) or random ones (`"random"`).
+    token_3d_order (`str`, *optional*, defaults to `"none"`):
+        Order of the patch tokens before they are cut into blocks: `"none"` (time, height, width), `"zcurve"` or
+        `"hilbert"`.
+    """
+
+    model_type = "svitt_vision_model"
+    base_config_key = "vision_config"
+
+    num_frames: int = 4
+    max_num_frames: int = 256
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.1
+    layer_norm_eps: float = 1e-12
+    layer_scale_init_value: float | int = 0.1
+    initializer_range: float = 0.02
+    use_absolute_position_embeddings: bool = False
+    use_relative_position_bias: bool = True
+    use_mean_pooling: bool = True
+
+    sparse_local_attn: int = 1
+    sparse_random_attn: int | None = 3
+    attn_block_size: int = 56
+    attn_mask_padding: bool = True
+    random_attn_seed: int = 0
+
+    token_keep_rate: float | int = 0.7
+    token_drop_loc: list[int] | tuple[int, ...] | None = None
+    token_keep_strategy: str = "cls_attn"
+    token_3d_order: str = "none"
+
+    def __post_init__(self, **kwargs):
+        if self.token_drop_loc is None:
+            self.token_drop_loc = sorted({self.num_hidden_layers * quarter // 4 for quarter in (1, 2, 3)})
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        _validate_transformer(self)
+        for field in ("num_frames", "image_size", "patch_size", "num_channels", "attn_block_size"):
+            value = getattr(self, field)
+            _require(value >= 1, f"`{field}` must be at least 1, got {value}.")
+        _require(
+            self.image_size % self.patch_size == 0,
+            f"`image_size` ({self.image_size}) must be divisible by `patch_size` ({self.patch_size}).",
+        )
+        _require(
+            self.num_frames <= self.max_num_frames,
+            f"`num_frames` ({self.num_frames}) must not exceed `max_num_frames` ({self.max_num_frames}).",
+        )
+        _require(0 <= self.drop_path_rate < 1, f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
+        _require(
+            self.layer_scale_init_value > 0,
+            f"`layer_scale_init_value` must be positive, got {self.layer_scale_init_value}.",
+        )
+        local, random = self.sparse_local_attn, self.sparse_random_attn
+        _require(local == 0 or local % 2 == 1 and local > 0, f"`sparse_local_attn` must be odd or 0, got {local}.")
+        _require(random is None or random >= 0, f"`sparse_random_attn` must be None or at least 0, got {random}.")
+        _require(
+            random is None or local + random >= 1,
+            "`sparse_local_attn` and `sparse_random_attn` are both 0: patch tokens would attend to the CLS token alone. "
+            "Set one of them, or `sparse_random_attn=None` for dense attention.",
+        )
+        _validate_token_dropping(self, first_layer=0, strategies=("cls_attn", "random"))
+        _require(
+            self.token_3d_order in TOKEN_ORDERS,
+            f"`token_3d_order` must be one of {', '.join(TOKEN_ORDERS)}, got {self.token_3d_order!r}.",
+        )
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_size // self.patch_size
+
+
+@auto_docstring(checkpoint="svitt-base")
+@strict
+class SViTTTextConfig(PreTrainedConfig):
+    r"""
+    mask_token_id (`int`, *optional*, defaults to 103):
+        Id of `[MASK]`, for masked language modeling. `[CLS]` is `bos_token_id`, `[SEP]` is `eos_token_id`.
+    fusion_layer (`int`, *optional*, defaults to 9):
+        First layer with cross-attention to the video; the layers before it see text only.
+    encoder_width (`int`, *optional*, defaults to 768):
+        Width of the states that cross-attention looks at.
+    token_keep_rate (`float`, *optional*, defaults to 0.1):
+        Share of the video's patch tokens that the fusion layers after a drop still see.
+    token_drop_loc (`list[int]`, *optional*):
+        Fusion layers after whose cross-attention video tokens are dropped. Defaults to `[fusion_layer]`.
+    token_keep_strategy (`str`, *optional*, defaults to `"cls_attn"`):
+        Keep the video tokens most attended to by the text's CLS token (`"cls_attn"`), by all text tokens on average
+        (`"avg_attn"`), or random ones (`"random"`).
+    attn_mask_padding (`bool`, *optional*, defaults to `True`):
+        Whether `"avg_attn"` leaves padded text tokens out of its average. `False` reproduces the original code.
+    """
+
+    model_type = "svitt_text_model"
+    base_config_key = "text_config"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 101
+    eos_token_id: int | list[int] | None = 102
+    mask_token_id: int | None = 103
+    tie_word_embeddings: bool = True
+    is_decoder: bool = False
+    use_cache: bool = True
+
+    fusion_layer: int = 9
+    encoder_width: int = 768
+    token_keep_rate: float | int = 0.1
+    token_drop_loc: list[int] | tuple[int, ...] | None = None
+    token_keep_strategy: str = "cls_attn"
+    attn_mask_padding: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.token_drop_loc is None:
+            self.token_drop_loc = [self.fusion_layer] if self.fusion_layer < self.num_hidden_layers else []
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        _validate_transformer(self)
+        for field in ("vocab_size", "max_position_embeddings", "type_vocab_size", "encoder_width"):
+            value = getattr(self, field)
+            _require(value >= 1, f"`{field}` must be at least 1, got {value}.")
+        _require(
+            0 <= self.fusion_layer <= self.num_hidden_layers,
+            f"`fusion_layer` must be between 0 and `num_hidden_layers` ({self.num_hidden_layers}), "
+            f"got {self.fusion_layer}.",
+        )
+        _validate_token_dropping(self, self.fusion_layer, strategies=("cls_attn", "avg_attn", "random"))
+
+
+@auto_docstring(checkpoint="svitt-base")
+@strict
+class SViTTTextDecoderConfig(SViTTTextConfig):
+    r"""
+    mask_token_id (`int`, *optional*, defaults to 103):
+        Id of `[MASK]`; not used by the decoder.
+    fusion_layer (`int`, *optional*, defaults to 0):
+        First layer with cross-attention to the question: all layers have it.
+    encoder_width (`int`, *optional*, defaults to 768):
+        Width of the question states.
+    token_keep_rate (`float`, *optional*, defaults to 1.0):
+        The decoder keeps all question tokens.
+    token_drop_loc (`list[int]`, *optional*):
+        Not used by the decoder.
+    token_keep_strategy (`str`, *optional*, defaults to `"cls_attn"`):
+        Not used by the decoder.
+    attn_mask_padding (`bool`, *optional*, defaults to `True`):
+        Not used by the decoder.
+    """
+
+    model_type = "svitt_text_decoder"
+    base_config_key = "decoder_config"
+
+    num_hidden_layers: int = 3
+    fusion_layer: int = 0
+    token_keep_rate: float | int = 1.0
+    is_decoder: bool = True
+
+
+@auto_docstring(checkpoint="svitt-base")
+@strict
+class SViTTConfig(PreTrainedConfig):
+    r"""
+    decoder_config (`dict` or `SViTTTextDecoderConfig`, *optional*):
+        The answer decoder of question answering. Defaults to as many layers as `text_config` has fusion layers, with
+        the sizes of `text_config`, so that it can start from their weights.
+    embed_dim (`int`, *optional*, defaults to 256):
+        Width of the space in which clips and texts are compared.
+    temp (`float`, *optional*, defaults to 0.07):
+        Initial temperature of the contrastive loss; learned, and kept in [0.001, 0.5].
+    loss_weight (`dict[str, float]`, *optional*):
+        Weights of the losses: contrastive (`"itc"`), matching (`"itm"`), masked language modeling (`"mlm"`). Defaults to
+        1 each.
+    itm_hard_neg (`bool`, *optional*, defaults to `True`):
+        Whether negatives of the matching loss are drawn in proportion to their similarity, or uniformly.
+    mlm_prob (`float`, *optional*, defaults to 0.5):
+        Share of text tokens chosen for masked language modeling.
+
+    Example:
+
+    ```python
+    >>> config = SViTTConfig(vision_config={"num_frames": 8, "token_keep_rate": 0.6})
+    >>> model = SViTTModel(config)
+    ```"""
+
+    model_type = "svitt"
+    sub_configs_defaults = {
+        "vision_config": SViTTVisionConfig,
+        "text_config": SViTTTextConfig,
+        "decoder_config": SViTTTextDecoderConfig,
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    decoder_config: dict | PreTrainedConfig | None = None
+    embed_dim: int = 256
+    temp: float = 0.07
+    loss_weight: dict[str, float | int] | None = None
+    itm_hard_neg: bool = True
+    mlm_prob: float = 0.5
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
+        self.loss_weight = {**dict.fromkeys(LOSSES, 1.0), **(self.loss_weight or {})}
+        decoder_config = self.decoder_config
+        super().__post_init__(**kwargs)
+        if not isinstance(decoder_config, PreTrainedConfig):
+            self.decoder_config = self._decoder_like_fusion_layers(**(decoder_config or {}))
+
+    def _decoder_like_fusion_layers(self, **overrides) -> SViTTTextDecoderConfig:
+        text = self.text_config
+        like_text = {
+            field: getattr(text, field)
+            for field in SViTTTextConfig.__annotations__
+            if field in SViTTTextDecoderConfig.__dataclass_fields__
+            and field not in SViTTTextDecoderConfig.__annotations__
+            and not field.startswith("token_")
+        }
+        like_text["encoder_width"] = text.hidden_size
+        like_text["num_hidden_layers"] = max(text.num_hidden_layers - text.fusion_layer, 1)
+        return SViTTTextDecoderConfig(**{**like_text, **overrides})
+
+    def validate_architecture(self):
+        vision, text, decoder = self.vision_config, self.text_config, self.decoder_config
+        _require(
+            text.encoder_width == vision.hidden_size,
+            f"`text_config.encoder_width` ({text.encoder_width}) must equal `vision_config.hidden_size` "
+            f"({vision.hidden_size}).",
+        )
+        _require(
+            decoder.encoder_width == text.hidden_size,
+            f"`decoder_config.encoder_width` ({decoder.encoder_width}) must equal `text_config.hidden_size` "
+            f"({text.hidden_size}).",
+        )
+        _require(self.embed_dim >= 1, f"`embed_dim` must be at least 1, got {self.embed_dim}.")
+        _require(self.temp > 0, f"`temp` must be positive, got {self.temp}.")
+        _require(0 < self.mlm_prob <= 1, f"`mlm_prob` must be in (0, 1], got {self.mlm_prob}.")
+        for name, weight in self.loss_weight.items():
+            _require(name in LOSSES, f"`loss_weight` names {name!r}; the losses are {', '.join(LOSSES)}.")
+            _require(weight >= 0, f"`loss_weight[{name!r}]` must not be negative, got {weight}.")
+
+
+__all__ = ["SViTTConfig", "SViTTTextConfig", "SViTTTextDecoderConfig", "SViTTVisionConfig"]
