@@ -1,3 +1,4 @@
 """SViTT for Transformers: sparse video-text transformers (CVPR 2023) for retrieval and question answering."""
 
 from .configuration_svitt import *  # noqa: F403
+from .modeling_svitt import *  # noqa: F403

@@ -11,8 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
-
-# `save_pretrained` adds only the class being saved to `auto_map`, so every entry point of the repository is listed here.
+# `save_pretrained` adds only the class being saved to `auto_map`, so every entry point is listed here.
 AUTO_MAP = {
     "AutoConfig": "configuration_svitt.SViTTConfig",
     "AutoModel": "modeling_svitt.SViTTModel",
@@ -78,7 +77,7 @@ class SViTTVisionConfig(PreTrainedConfig):
     use_absolute_position_embeddings (`bool`, *optional*, defaults to `False`):
         Whether to add one learned spatial table, shared by all frames, to the patch embeddings.
     use_relative_position_bias (`bool`, *optional*, defaults to `True`):
-        Whether each layer adds a learned bias by the (time, height, width) offset of two tokens to its attention scores.
+        Whether each layer adds a learned bias, by the (time, height, width) offset of two tokens, to its scores.
     use_mean_pooling (`bool`, *optional*, defaults to `True`):
         Whether the pooled state is the normalised mean of the patch tokens; otherwise it is the CLS token after a final
         layer norm.
@@ -167,8 +166,8 @@ class SViTTVisionConfig(PreTrainedConfig):
         _require(random is None or random >= 0, f"`sparse_random_attn` must be None or at least 0, got {random}.")
         _require(
             random is None or local + random >= 1,
-            "`sparse_local_attn` and `sparse_random_attn` are both 0: patch tokens would attend to the CLS token alone. "
-            "Set one of them, or `sparse_random_attn=None` for dense attention.",
+            "`sparse_local_attn` and `sparse_random_attn` are both 0: patch tokens would attend to the CLS token "
+            "alone. Set one of them, or `sparse_random_attn=None` for dense attention.",
         )
         _validate_token_dropping(self, first_layer=0, strategies=("cls_attn", "random"))
         _require(
@@ -292,10 +291,12 @@ class SViTTConfig(PreTrainedConfig):
     temp (`float`, *optional*, defaults to 0.07):
         Initial temperature of the contrastive loss; learned, and kept in [0.001, 0.5].
     loss_weight (`dict[str, float]`, *optional*):
-        Weights of the losses: contrastive (`"itc"`), matching (`"itm"`), masked language modeling (`"mlm"`). Defaults to
-        1 each.
+        Weights of the losses: contrastive (`"itc"`), matching (`"itm"`), masked language modeling (`"mlm"`). Defaults
+        to 1 each.
     itm_hard_neg (`bool`, *optional*, defaults to `True`):
         Whether negatives of the matching loss are drawn in proportion to their similarity, or uniformly.
+    itc_all_gather (`bool`, *optional*, defaults to `False`):
+        Whether the contrastive loss contrasts the clips and texts of all processes, or each process its own.
     mlm_prob (`float`, *optional*, defaults to 0.5):
         Share of text tokens chosen for masked language modeling.
 
@@ -320,6 +321,7 @@ class SViTTConfig(PreTrainedConfig):
     temp: float = 0.07
     loss_weight: dict[str, float | int] | None = None
     itm_hard_neg: bool = True
+    itc_all_gather: bool = False
     mlm_prob: float = 0.5
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -363,6 +365,9 @@ class SViTTConfig(PreTrainedConfig):
         for name, weight in self.loss_weight.items():
             _require(name in LOSSES, f"`loss_weight` names {name!r}; the losses are {', '.join(LOSSES)}.")
             _require(weight >= 0, f"`loss_weight[{name!r}]` must not be negative, got {weight}.")
+
+
+SViTTConfig.register_for_auto_class()
 
 
 __all__ = ["SViTTConfig", "SViTTTextConfig", "SViTTTextDecoderConfig", "SViTTVisionConfig"]

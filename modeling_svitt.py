@@ -1,0 +1,1921 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""SViTT: a video-text transformer with sparse edges (few keys per query) and sparse nodes (few tokens per layer).
+
+Reads top to bottom: token order, positions and blocks -> dropping -> vision encoder -> text and fusion encoder ->
+losses -> task models. Shapes: B clips, T frames, H x W patches a frame, N = T*H*W patch tokens, D width,
+h heads, d = D / h; L + K blocks of G tokens are seen by each of M query blocks.
+
+Li, Min, Tripathi, Vasconcelos: SViTT: Temporal Learning of Sparse Video-Text Transformers, CVPR 2023, arXiv 2304.08809.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, ImageClassifierOutput, ModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.beit.modeling_beit import BeitDropPath
+from transformers.models.bert.modeling_bert import (
+    BertAttention,
+    BertEmbeddings,
+    BertIntermediate,
+    BertLMPredictionHead,
+    BertOnlyMLMHead,
+    BertOutput,
+    BertSelfAttention,
+    BertSelfOutput,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
+
+# ----------------------------------------------------------------------------------------------------
+# Outputs
+# ----------------------------------------------------------------------------------------------------
+
+
+@auto_docstring(custom_intro="Output of the video encoder, and of `get_video_features`.")
+@dataclass
+class SViTTVisionModelOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, 1 + remaining_tokens, hidden_size)`):
+        The CLS token and the patch tokens that are left.
+    pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+        The pooled clip.
+    token_idx (`tuple(torch.LongTensor)`, *optional*):
+        One tensor of shape `(batch_size, kept_tokens)` per drop: original positions, `(t * H + y) * W + x`, of the
+        patch tokens that survived it.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    token_idx: tuple[torch.LongTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Output of the text and fusion encoder, and of `get_text_features`.")
+@dataclass
+class SViTTTextModelOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, text_length, hidden_size)`):
+        States of the text tokens after the last layer of the mode.
+    pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+        State of the CLS token.
+    token_idx (`tuple(torch.LongTensor)`, *optional*):
+        One tensor of shape `(batch_size, kept_tokens)` per drop: which video patch tokens were kept, counted in the
+        sequence before that drop and without its CLS token.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    token_idx: tuple[torch.LongTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Output of [`SViTTModel`], [`SViTTForVideoTextRetrieval`] and [`SViTTForPreTraining`].")
+@dataclass
+class SViTTOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Sum of the weighted losses below.
+    loss_itc (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Contrastive loss times its weight.
+    loss_itm (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Matching loss times its weight.
+    loss_mlm (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Masked language modeling loss times its weight.
+    logits_per_video (`torch.FloatTensor` of shape `(video_batch_size, text_batch_size)`):
+        Cosines of clips and texts over the temperature.
+    logits_per_text (`torch.FloatTensor` of shape `(text_batch_size, video_batch_size)`):
+        Transpose of `logits_per_video`.
+    itm_logits (`torch.FloatTensor` of shape `(pairs, 2)`, *optional*):
+        Matching logits, class 1 for a match. With losses, of the pairs (text, video), (text, negative video) and
+        (negative text, video), in this order; else of the pairs given.
+    prediction_logits (`torch.FloatTensor` of shape `(batch_size, text_length, vocab_size)`, *optional*):
+        Logits of the words at each position.
+    video_embeds (`torch.FloatTensor` of shape `(batch_size, embed_dim)`):
+        Normalised projection of the pooled clip.
+    text_embeds (`torch.FloatTensor` of shape `(batch_size, embed_dim)`):
+        Normalised projection of the text's CLS token.
+    video_model_output (`SViTTVisionModelOutput`):
+        Output of `get_video_features`.
+    text_model_output (`SViTTTextModelOutput`):
+        Output of `get_text_features`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_itc: torch.FloatTensor | None = None
+    loss_itm: torch.FloatTensor | None = None
+    loss_mlm: torch.FloatTensor | None = None
+    logits_per_video: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    itm_logits: torch.FloatTensor | None = None
+    prediction_logits: torch.FloatTensor | None = None
+    video_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    video_model_output: SViTTVisionModelOutput | None = None
+    text_model_output: SViTTTextModelOutput | None = None
+
+    def to_tuple(self):
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+# ----------------------------------------------------------------------------------------------------
+# Order of the tokens
+# ----------------------------------------------------------------------------------------------------
+
+
+def token_order(order: str, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
+    """Positions of the patch tokens in the order in which they are laid out, so that a block is a compact region.
+
+    Args:
+        order: `"none"` (row-major), `"zcurve"` (Morton) or `"hilbert"`.
+        grid: `(T, H, W)`; the curves fill the cube of side `2 ** bit_length(max(grid))` around it.
+
+    Returns:
+        `(T * H * W,)` int64: the row-major position `(t * H + y) * W + x` of each token.
+    """
+    num_tokens = math.prod(grid)
+    positions = torch.arange(num_tokens, device=device)
+    if order == "none":
+        return positions
+    _, height, width = grid
+    axes = [positions // (height * width), positions // width % height, positions % width]
+    curve = {"zcurve": _interleave_bits, "hilbert": _hilbert_distance}[order]
+    return curve(axes, max(grid).bit_length()).argsort(stable=True)
+
+
+def _interleave_bits(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
+    """Morton code: bit 0 of each axis (t, y, x) in the three lowest bits, then bit 1, and so on."""
+    code = torch.zeros_like(axes[0])
+    for bit in range(num_bits):
+        for place, axis in enumerate(axes):
+            code |= (axis >> bit & 1) << (bit * len(axes) + place)
+    return code
+
+
+def _hilbert_distance(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
+    """Distance along the Hilbert curve (Skilling, Programming the Hilbert curve, 2004)."""
+    axes = list(axes)
+    for bit in reversed(range(1, num_bits)):
+        side, below = 1 << bit, (1 << bit) - 1
+        for i in range(len(axes)):
+            is_set = (axes[i] & side).bool()
+            exchange = torch.where(is_set, 0, (axes[0] ^ axes[i]) & below)
+            axes[0] = torch.where(is_set, axes[0] ^ below, axes[0]) ^ exchange
+            axes[i] = axes[i] ^ exchange
+    for i in range(1, len(axes)):
+        axes[i] = axes[i] ^ axes[i - 1]
+    flips = torch.zeros_like(axes[0])
+    for bit in reversed(range(1, num_bits)):
+        flips = torch.where((axes[-1] >> bit & 1).bool(), flips ^ ((1 << bit) - 1), flips)
+    # The first axis holds the highest bit of each group of three, hence the reversal.
+    return _interleave_bits([axis ^ flips for axis in reversed(axes)], num_bits)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Relative positions
+# ----------------------------------------------------------------------------------------------------
+
+
+class RelativePositions:
+    """Rows of the relative position bias tables for clips of T frames of H x W patches (paper section 3.1).
+
+    A table has one row for each offset (t - t', y - y', x - x') of a query and a key patch, then one each for a CLS
+    query of a patch key, a patch query of the CLS key, and CLS with itself. A row is linear in packed coordinates
+    `(t * (2H-1) + y) * (2W-1) + x`, so no (1 + N)^2 index is ever stored.
+    """
+
+    def __init__(self, num_frames: int, height: int, width: int):
+        self.grid = (num_frames, height, width)
+        self.spatial_rows = (2 * height - 1) * (2 * width - 1)
+        self.num_offsets = (2 * num_frames - 1) * self.spatial_rows
+        self.cls_to_patch, self.patch_to_cls, self.cls_to_cls = range(self.num_offsets, self.num_offsets + 3)
+        self.num_rows = self.num_offsets + 3
+        self.masked = self.num_rows  # row that `lookup_bias` fills with -inf
+
+    def coordinates(self, positions: torch.Tensor) -> torch.Tensor:
+        """Packed int32 coordinates of row-major positions, same shape."""
+        _, height, width = self.grid
+        frames, rows, columns = positions // (height * width), positions // width % height, positions % width
+        return ((frames * (2 * height - 1) + rows) * (2 * width - 1) + columns).int()
+
+    def rows(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Rows (..., queries, keys) for packed coordinates (..., queries) and (..., keys)."""
+        return query[..., :, None] - key[..., None, :] + self.num_offsets // 2
+
+    def dense_rows(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Rows (P, 1 + n, 1 + n) for all pairs of the CLS token and patches with packed coordinates (P, n)."""
+        rows = F.pad(self.rows(coordinates, coordinates), (1, 0, 1, 0))
+        rows[:, 0, :] = self.cls_to_patch
+        rows[:, :, 0] = self.patch_to_cls
+        rows[:, 0, 0] = self.cls_to_cls
+        return rows
+
+    def cls_rows(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Rows (1, 1, 1 + n) for the CLS query and all tokens."""
+        rows = torch.full((1, 1, coordinates.shape[1]), self.cls_to_patch, device=coordinates.device)
+        return F.pad(rows, (1, 0), value=self.cls_to_cls)
+
+    def rows_of_table_for(self, num_frames: int, device: torch.device) -> torch.Tensor | None:
+        """Rows of a table for `num_frames` frames that make up, in order, the table for this number of frames.
+
+        Temporal offsets are resized by nearest neighbour, the temporal expansion of paper section 3.4. `None` where the
+        two are the same.
+        """
+        if num_frames == self.grid[0]:
+            return None
+        source_offsets = torch.arange(2 * num_frames - 1, dtype=torch.float, device=device)
+        nearest = F.interpolate(source_offsets[None, None], size=2 * self.grid[0] - 1, mode="nearest")[0, 0].long()
+        rows = nearest[:, None] * self.spatial_rows + torch.arange(self.spatial_rows, device=device)
+        cls_rows = (2 * num_frames - 1) * self.spatial_rows + torch.arange(3, device=device)
+        return torch.cat([rows.flatten(), cls_rows])
+
+
+def lookup_bias(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Biases (P, h, ...) at rows (P, ...) of a table (rows, h); one row past its end stands for -inf."""
+    table = F.pad(table.t(), (0, 1), value=float("-inf"))
+    return table.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Edge sparsity: which blocks a block of queries attends to
+# ----------------------------------------------------------------------------------------------------
+
+_fixed_block_patterns: Iterator[torch.Tensor] | None = None
+
+
+@contextmanager
+def fixed_block_pattern(patterns: Sequence[torch.Tensor]):
+    """Make successive sparse attention layers use the given patterns, in order, instead of drawing their own.
+
+    Layers run in order, so a forward pass takes one pattern per layer. Repeats an experiment's draw, or another code's.
+
+    Args:
+        patterns: tensors (M, L + K) of key block indices in [0, M) for each of M query blocks. A block that is named
+            twice is attended to twice.
+
+    Raises:
+        ValueError: in the forward pass, when patterns run out or one does not fit the number of blocks.
+    """
+    global _fixed_block_patterns
+    outer, _fixed_block_patterns = _fixed_block_patterns, iter(patterns)
+    try:
+        yield
+    finally:
+        _fixed_block_patterns = outer
+
+
+def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
+    pattern = next(_fixed_block_patterns, None)
+    if pattern is None:
+        raise ValueError("`fixed_block_pattern` ran out of patterns: each sparse attention layer takes one.")
+    if pattern.dim() != 2 or pattern.shape[0] != num_blocks:
+        raise ValueError(
+            f"`fixed_block_pattern` was given a pattern of shape {tuple(pattern.shape)} for a layer with {num_blocks} "
+            f"blocks; it must be ({num_blocks}, blocks attended to)."
+        )
+    return pattern.to(device)
+
+
+def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) -> torch.Tensor:
+    """Key blocks of each query block: its neighbours around the ring, then the best-scored others (paper section 3.2).
+
+    Args:
+        scores: (M, M) non-negative.
+        num_local: L, odd or 0. Slot s holds block m - (s - L // 2).
+        num_random: K, at most M - L.
+
+    Returns:
+        (M, L + K) int64 of distinct blocks; the random ones ascend.
+    """
+    num_blocks = scores.shape[0]
+    blocks = torch.arange(num_blocks, device=scores.device)
+    shifts = torch.arange(num_local, device=scores.device) - num_local // 2
+    local = (blocks[:, None] - shifts) % num_blocks
+    others = scores.scatter(1, local, -1).topk(num_random, dim=1).indices.sort(dim=1).values
+    return torch.cat([local, others], dim=1)
+
+
+def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Random-looking int64 scores in [0, 2^32) that depend on the broadcast integer keys alone, on every device.
+
+    A chained 32-bit integer hash (constants of Wellons' hash-prospector, all below 2^31 so that int64 never overflows).
+    """
+    score = torch.zeros((), dtype=torch.int64, device=device)
+    for key in keys:
+        score = (score ^ key) & 0xFFFFFFFF
+        score = ((score ^ score >> 16) * 0x21F0AAAD) & 0xFFFFFFFF
+        score = ((score ^ score >> 15) * 0x735A2D97) & 0xFFFFFFFF
+        score = score ^ score >> 15
+    return score
+
+
+def evaluation_block_scores(seed: int, layer: int, num_blocks: int, device: torch.device) -> torch.Tensor:
+    """Scores (M, M) for `draw_block_pattern`: the same in any batch, process and run; no two alike within a row."""
+    block = torch.arange(num_blocks, device=device)
+    return fixed_scores(seed, layer, num_blocks, block[:, None], block, device=device) * num_blocks + block
+
+
+# ----------------------------------------------------------------------------------------------------
+# Node sparsity: which tokens stay
+# ----------------------------------------------------------------------------------------------------
+
+
+def select_tokens(scores: torch.Tensor, keep_rate: float) -> torch.Tensor:
+    """The ceil(keep_rate * n) best of n tokens by scores (B, n), in ascending order: (B, kept) int64."""
+    num_kept = math.ceil(keep_rate * scores.shape[1])
+    return scores.topk(num_kept, dim=1).indices.sort(dim=1).values
+
+
+def keep_tokens(tokens: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Drop tokens: the CLS token and the kept (B, k) of n patch tokens, from (B, 1 + n, ...) to (B, 1 + k, ...)."""
+    index = with_cls(kept).view(*kept.shape[:1], -1, *[1] * (tokens.dim() - 2))
+    return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
+
+
+def with_cls(kept: torch.Tensor) -> torch.Tensor:
+    """Indices of the CLS token and of patch tokens in a sequence that starts with the CLS token: (B, 1 + k)."""
+    return F.pad(kept + 1, (1, 0))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Vision
+# ----------------------------------------------------------------------------------------------------
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(query key^T * scaling + mask) value: (B, h, Q, d), (B, h, J, d) -> (B, Q, h, d), (B, h, Q, J)."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probs = scores.softmax(dim=-1, dtype=torch.float32)
+    weights = F.dropout(probs.to(query.dtype), p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), probs
+
+
+class BlockLayout(NamedTuple):
+    """How the patch tokens of a layer are cut into M blocks of G queries, and which J keys each block attends to."""
+
+    block_size: int
+    key_index: torch.Tensor  # (M, J) tokens, CLS first; 1 + n is the zero token that stands for unmasked padding
+    bias_rows: torch.Tensor  # (P, M, G, J) rows of the bias table; P is 1 while all clips hold the same positions
+    masked_row: int  # the row that stands for -inf
+
+
+def lay_out_blocks(
+    pattern: torch.Tensor,
+    coordinates: torch.Tensor,
+    relative_positions: RelativePositions,
+    block_size: int,
+    mask_padding: bool,
+) -> BlockLayout:
+    """Lay out n patch tokens with packed coordinates (P, n) by a pattern (M, S) of key blocks; J = 1 + S * G."""
+    num_blocks, num_tokens = pattern.shape[0], coordinates.shape[1]
+    slots = (pattern[:, :, None] * block_size + torch.arange(block_size, device=pattern.device)).flatten(1)
+    is_padding = slots >= num_tokens
+    padding_token = 0 if mask_padding else num_tokens + 1
+    key_index = F.pad(torch.where(is_padding, padding_token, slots + 1), (1, 0))
+
+    coordinates = F.pad(coordinates, (0, num_blocks * block_size - num_tokens))
+    rows = relative_positions.rows(
+        coordinates.unflatten(1, (num_blocks, block_size)),
+        coordinates.index_select(1, slots.flatten()).unflatten(1, slots.shape),
+    )
+    padding_row = relative_positions.masked if mask_padding else relative_positions.patch_to_cls
+    rows = rows.masked_fill(is_padding[:, None], padding_row)
+    rows = F.pad(rows, (1, 0), value=relative_positions.patch_to_cls)
+    return BlockLayout(block_size, key_index, rows, relative_positions.masked)
+
+
+class SViTTVisionEmbeddings(nn.Module):
+    """Patches of all frames in row-major order behind one CLS token."""
+
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__()
+        self.config = config
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.patch_embeddings = SViTTPatchEmbeddings(config)
+        self.position_embeddings = None
+        if config.use_absolute_position_embeddings:
+            self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + config.grid_size**2, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, height, width) -> (B, 1 + T * H * W, D)"""
+        patches, cls_token = self.patch_embeddings(pixel_values), self.cls_token
+        if self.position_embeddings is not None:
+            cls_token = cls_token + self.position_embeddings[:, :1]
+            patches = patches + self.position_embeddings[:, None, 1:]
+        patches = patches.flatten(1, 2)
+        return self.dropout(torch.cat([cls_token.expand(len(patches), -1, -1), patches], dim=1))
+
+
+class SViTTPatchEmbeddings(nn.Module):
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__()
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, height, width) -> (B, T, H * W, D)"""
+        patches = self.projection(pixel_values.flatten(0, 1).to(self.projection.weight.dtype))
+        return patches.flatten(2).transpose(1, 2).unflatten(0, pixel_values.shape[:2])
+
+
+class SViTTRelativePositionBias(nn.Module):
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__()
+        num_rows = RelativePositions(config.num_frames, config.grid_size, config.grid_size).num_rows
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(num_rows, config.num_attention_heads))
+
+    def forward(self, table_rows: torch.Tensor | None = None) -> torch.Tensor:
+        """The table (rows, h), resized by `RelativePositions.rows_of_table_for` where `table_rows` are given."""
+        table = self.relative_position_bias_table
+        return table if table_rows is None else table.index_select(0, table_rows)
+
+
+class SViTTVisionSelfAttention(nn.Module):
+    """Attention of each patch token to the CLS token and its blocks (or to all tokens), and of the CLS token to all."""
+
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.relative_position_bias = SViTTRelativePositionBias(config) if config.use_relative_position_bias else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        blocks: BlockLayout | None,
+        dense_rows: torch.Tensor | None,
+        cls_rows: torch.Tensor,
+        table_rows: torch.Tensor | None,
+        needs_cls_probs: bool,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The context (B, 1 + n, D), the probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        table = self.relative_position_bias(table_rows) if self.relative_position_bias is not None else None
+        if blocks is not None:
+            cls_context, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
+            patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
+            return torch.cat([cls_context, patch_context], dim=1).flatten(2), cls_probs, cls_probs
+
+        bias = lookup_bias(table, dense_rows).to(query.dtype) if table is not None else None
+        context, probs = self.attend(query, key, value, bias, **kwargs)
+        cls_probs = probs[:, :, :1] if probs is not None else None
+        if cls_probs is None and needs_cls_probs:
+            _, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
+        return context.flatten(2), probs, cls_probs
+
+    def cls_attention(self, query, key, value, table, cls_rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """The CLS query sees all tokens: context (B, 1, h, d) and probabilities (B, h, 1, 1 + n)."""
+        bias = lookup_bias(table, cls_rows).to(query.dtype) if table is not None else None
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        return eager_attention_forward(self, query[:, :, :1], key, value, bias, self.scaling, dropout)
+
+    def block_attention(self, query, key, value, table, blocks: BlockLayout, **kwargs) -> torch.Tensor:
+        """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d)."""
+        num_heads, num_tokens = query.shape[1:3]
+        num_blocks, num_keys = blocks.key_index.shape
+        if table is not None:
+            bias = lookup_bias(table, blocks.bias_rows).to(query.dtype)
+        else:
+            is_masked = (blocks.bias_rows == blocks.masked_row)[:, None].expand(-1, num_heads, -1, -1, -1)
+            bias = torch.zeros_like(is_masked, dtype=query.dtype).masked_fill(is_masked, float("-inf"))
+
+        # Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions.
+        query = F.pad(query, (0, 0, 0, num_blocks * blocks.block_size - num_tokens))
+        query = query.reshape(-1, num_heads * num_blocks, blocks.block_size, self.head_dim)
+        key, value = (
+            F.pad(tokens, (0, 0, 0, 1))
+            .index_select(2, blocks.key_index.flatten())
+            .view(-1, num_heads * num_blocks, num_keys, self.head_dim)
+            for tokens in (key, value)
+        )
+        context, _ = self.attend(query, key, value, bias.flatten(1, 2), **kwargs)
+        context = context.unflatten(2, (num_heads, num_blocks)).permute(0, 3, 1, 2, 4).flatten(1, 2)
+        return context[:, :num_tokens]
+
+    def attend(self, query, key, value, bias, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        return attention_interface(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
+
+
+class SViTTVisionOutput(nn.Module):
+    """Linear and dropout: the end of both branches of a layer, under the names of BEiT checkpoints."""
+
+    def __init__(self, config: SViTTVisionConfig, in_features: int):
+        super().__init__()
+        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.dense(hidden_states))
+
+
+class SViTTVisionAttention(nn.Module):
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__()
+        self.attention = SViTTVisionSelfAttention(config)
+        self.output = SViTTVisionOutput(config, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        context, _, cls_probs = self.attention(hidden_states, **kwargs)
+        return self.output(context), cls_probs
+
+
+class SViTTVisionLayer(GradientCheckpointingLayer):
+    """Attention and MLP; in the layers of `token_drop_loc`, the tokens that the CLS token looks at least end here."""
+
+    def __init__(self, config: SViTTVisionConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.drops_tokens = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
+        self.attention = SViTTVisionAttention(config)
+        self.intermediate = BertIntermediate(config)
+        self.output = SViTTVisionOutput(config, config.intermediate_size)
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.drop_path = BeitDropPath(config.drop_path_rate * layer_idx / max(config.num_hidden_layers - 1, 1))
+        self.lambda_1 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
+        self.lambda_2 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
+
+    def forward(
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here."""
+        attended, cls_probs = self.attention(
+            self.layernorm_before(hidden_states), needs_cls_probs=self.drops_tokens, **kwargs
+        )
+        hidden_states = hidden_states + self.drop_path(self.lambda_1 * attended)
+        transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        hidden_states = hidden_states + self.drop_path(self.lambda_2 * transformed)
+        if not self.drops_tokens:
+            return hidden_states, None
+        kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
+        return keep_tokens(hidden_states, kept), kept
+
+    def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """How much each patch token deserves to stay: (B, n)."""
+        attention_from_cls = cls_probs[:, :, 0, 1:].mean(dim=1)
+        if self.config.token_keep_strategy == "cls_attn":
+            return attention_from_cls
+        if self.training:
+            return torch.rand_like(attention_from_cls)
+        # In evaluation a token's fate depends on its position alone, never on the batch it is in.
+        scores = fixed_scores(self.config.random_attn_seed, self.layer_idx, positions, device=positions.device)
+        return scores.expand(len(cls_probs), -1)
+
+
+class SViTTVisionEncoder(nn.Module):
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__()
+        self.config = config
+        self.layer = nn.ModuleList([SViTTVisionLayer(config, i) for i in range(config.num_hidden_layers)])
+
+    def forward(
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, num_frames: int, **kwargs
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop."""
+        config, batch_size = self.config, len(hidden_states)
+        relative_positions = RelativePositions(num_frames, config.grid_size, config.grid_size)
+        table_rows = relative_positions.rows_of_table_for(config.num_frames, hidden_states.device)
+        coordinates, dense_rows, token_idx = relative_positions.coordinates(positions), None, ()
+
+        for i, layer in enumerate(self.layer):
+            blocks = self.draw_blocks(i, coordinates, relative_positions)
+            if blocks is None and dense_rows is None:
+                dense_rows = relative_positions.dense_rows(coordinates)
+            hidden_states, kept = layer(
+                hidden_states,
+                positions,
+                blocks=blocks,
+                dense_rows=dense_rows if blocks is None else None,
+                cls_rows=relative_positions.cls_rows(coordinates),
+                table_rows=table_rows,
+                **kwargs,
+            )
+            if kept is not None:
+                positions = positions.expand(batch_size, -1).gather(1, kept)
+                coordinates, dense_rows = relative_positions.coordinates(positions), None
+                token_idx += (positions,)
+        return hidden_states, token_idx
+
+    def draw_blocks(
+        self, layer: int, coordinates: torch.Tensor, relative_positions: RelativePositions
+    ) -> BlockLayout | None:
+        """The blocks of a layer, or `None` where attention is dense."""
+        config, num_tokens, device = self.config, coordinates.shape[1], coordinates.device
+        if config.sparse_random_attn is None:
+            return None
+        num_local, num_random = config.sparse_local_attn, config.sparse_random_attn
+        num_blocks = math.ceil(num_tokens / config.attn_block_size)
+        padding_takes_part = num_tokens % config.attn_block_size and not config.attn_mask_padding
+        if _fixed_block_patterns is not None:
+            pattern = _next_fixed_pattern(num_blocks, device)
+        elif num_blocks > num_local + num_random:
+            if self.training:
+                scores = torch.rand(num_blocks, num_blocks, device=device)
+            else:
+                scores = evaluation_block_scores(config.random_attn_seed, layer, num_blocks, device)
+            pattern = draw_block_pattern(scores, num_local, num_random)
+        elif padding_takes_part:
+            pattern = torch.arange(num_blocks, device=device).expand(num_blocks, -1)
+        else:
+            return None  # every block would see every block
+        return lay_out_blocks(
+            pattern, coordinates, relative_positions, config.attn_block_size, config.attn_mask_padding
+        )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Text and fusion
+# ----------------------------------------------------------------------------------------------------
+
+
+class SViTTCrossAttention(nn.Module):
+    """Text queries, video keys and values. Texts may share a video, which is then projected once for all of them."""
+
+    def __init__(self, config: SViTTTextConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.needs_probs = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.encoder_width, config.hidden_size)
+        self.value = nn.Linear(config.encoder_width, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        token_index: torch.Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states: texts (B * c, text_length, D); text i looks at video i // c.
+            encoder_hidden_states: videos (B, n, encoder_width).
+            attention_mask: additive, (B or B * c, 1, 1, tokens seen).
+            token_index: (B * c, k) the tokens of its video that each text still sees; all of them if `None`.
+
+        Returns:
+            The context (B * c, text_length, D) and the probabilities (B * c, h, text_length, tokens seen).
+        """
+        num_texts, text_length = hidden_states.shape[:2]
+        query = self.heads(self.query(hidden_states))
+        key, value = self.project(encoder_hidden_states, past_key_values)
+        if token_index is not None:
+            key, value = (self.tokens_of_each_text(tokens, token_index) for tokens in (key, value))
+        # The texts of a video are laid end to end along the query axis.
+        query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)
+
+        attention_interface: Callable = eager_attention_forward
+        if not self.needs_probs:
+            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        context, probs = attention_interface(
+            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
+        )
+        if probs is not None:
+            probs = probs.unflatten(2, (-1, text_length)).transpose(1, 2).flatten(0, 1)
+        return context.reshape(num_texts, text_length, -1), probs
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def project(
+        self, encoder_hidden_states: torch.Tensor, past_key_values: EncoderDecoderCache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, h, n, d), from the cache where it has them."""
+        if past_key_values is None:
+            return self.heads(self.key(encoder_hidden_states)), self.heads(self.value(encoder_hidden_states))
+        cache = past_key_values.cross_attention_cache
+        if past_key_values.is_updated.get(self.layer_idx):
+            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+        past_key_values.is_updated[self.layer_idx] = True
+        return cache.update(*self.project(encoder_hidden_states, None), self.layer_idx)
+
+    @staticmethod
+    def tokens_of_each_text(tokens: torch.Tensor, token_index: torch.Tensor) -> torch.Tensor:
+        """(B, h, n, d) and (B * c, k) -> (B * c, h, k, d)"""
+        index = token_index.unflatten(0, (len(tokens), -1))[:, :, None, :, None]
+        texts_per_video = index.shape[1]
+        tokens = tokens[:, None].expand(-1, texts_per_video, -1, -1, -1)
+        return tokens.gather(3, index.expand(-1, -1, tokens.shape[2], -1, tokens.shape[4])).flatten(0, 1)
+
+
+class SViTTCrossAttentionBlock(nn.Module):
+    """Cross-attention, dense, residual and norm, under the names of BERT checkpoints."""
+
+    def __init__(self, config: SViTTTextConfig, layer_idx: int):
+        super().__init__()
+        self.self = SViTTCrossAttention(config, layer_idx)
+        self.output = BertSelfOutput(config)
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        context, probs = self.self(hidden_states, *args, **kwargs)
+        return self.output(context, hidden_states), probs
+
+
+class SViTTTextLayer(GradientCheckpointingLayer):
+    """A BERT layer; from `fusion_layer` on with cross-attention, after which some drop video tokens."""
+
+    def __init__(self, config: SViTTTextConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.drops_tokens = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
+        self.attention = BertAttention(config, is_causal=config.is_decoder, layer_idx=layer_idx)
+        self.crossattention = SViTTCrossAttentionBlock(config, layer_idx) if layer_idx >= config.fusion_layer else None
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        token_index: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here."""
+        hidden_states, _ = self.attention(hidden_states, attention_mask, past_key_values=past_key_values, **kwargs)
+        kept = None
+        if self.crossattention is not None:
+            hidden_states, cross_probs = self.crossattention(
+                hidden_states, encoder_hidden_states, encoder_attention_mask, token_index, past_key_values, **kwargs
+            )
+            if self.drops_tokens:
+                kept = select_tokens(self.token_scores(cross_probs, text_mask), self.config.token_keep_rate)
+        return self.output(self.intermediate(hidden_states), hidden_states), kept
+
+    def token_scores(self, cross_probs: torch.Tensor, text_mask: torch.Tensor | None) -> torch.Tensor:
+        """How much each video patch token deserves to stay, for each text: (texts, n)."""
+        probs = cross_probs[..., 1:].mean(dim=1)
+        if self.config.token_keep_strategy == "cls_attn":
+            return probs[:, 0]
+        if self.config.token_keep_strategy == "avg_attn":
+            if text_mask is None or not self.config.attn_mask_padding:
+                return probs.mean(dim=1)
+            weights = text_mask.to(probs.dtype)[:, :, None]
+            return (probs * weights).sum(dim=1) / weights.sum(dim=1)
+        if self.training:
+            return torch.rand_like(probs[:, 0])
+        token = torch.arange(probs.shape[2], device=probs.device)
+        return fixed_scores(token, device=probs.device).expand(len(probs), -1)
+
+
+class SViTTTextEncoder(nn.Module):
+    def __init__(self, config: SViTTTextConfig):
+        super().__init__()
+        self.layer = nn.ModuleList([SViTTTextLayer(config, i) for i in range(config.num_hidden_layers)])
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        layers: range,
+        attention_mask: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None,
+        encoder_attention_mask: torch.Tensor | None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Run some of the layers: text states, and what each drop kept."""
+        token_index, token_idx = None, ()
+        for i in layers:
+            hidden_states, kept = self.layer[i](
+                hidden_states,
+                attention_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                token_index,
+                **kwargs,
+            )
+            if kept is None:
+                continue
+            token_idx += (kept,)
+            if encoder_attention_mask is not None:
+                encoder_attention_mask = self.mask_of_kept_tokens(encoder_attention_mask, kept)
+            if len(kept) == len(encoder_hidden_states):
+                encoder_hidden_states = keep_tokens(encoder_hidden_states, kept)
+            else:  # texts that share a video keep different tokens of it: the video stays whole, to be projected once
+                token_index = with_cls(kept) if token_index is None else token_index.gather(1, with_cls(kept))
+        return hidden_states, token_idx
+
+    @staticmethod
+    def mask_of_kept_tokens(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """(B, 1, 1, 1 + n) and (B * c, k) -> (B * c, 1, 1, 1 + k)"""
+        mask = mask.repeat_interleave(len(kept) // len(mask), dim=0)
+        return mask.gather(3, with_cls(kept)[:, None, None])
+
+
+# ----------------------------------------------------------------------------------------------------
+# Encoders as models
+# ----------------------------------------------------------------------------------------------------
+
+
+@auto_docstring
+class SViTTPreTrainedModel(PreTrainedModel):
+    config: SViTTConfig
+    base_model_prefix = "svitt"
+    main_input_name = "pixel_values"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SViTTVisionEmbeddings", "SViTTVisionLayer", "BertEmbeddings", "SViTTTextLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected = [r"relative_position_index", r"position_ids"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SViTTVisionEmbeddings):
+            init.zeros_(module.cls_token)
+            if module.position_embeddings is not None:
+                init.zeros_(module.position_embeddings)
+        elif isinstance(module, SViTTRelativePositionBias):
+            init.zeros_(module.relative_position_bias_table)
+        elif isinstance(module, SViTTVisionLayer):
+            init.constant_(module.lambda_1, self.config.layer_scale_init_value)
+            init.constant_(module.lambda_2, self.config.layer_scale_init_value)
+        elif isinstance(module, BertEmbeddings):
+            init.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand((1, -1)))
+            init.zeros_(module.token_type_ids)
+        elif isinstance(module, BertLMPredictionHead):
+            init.zeros_(module.bias)
+        elif isinstance(module, SViTTModel):
+            init.constant_(module.temp, self.config.temp)
+
+
+class SViTTVisionPooler(nn.Module):
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.layernorm(hidden_states[:, 1:].mean(dim=1))
+
+
+@auto_docstring(custom_intro="The video encoder: BEiT over the tokens of all frames, with sparse edges and nodes.")
+class SViTTVisionModel(SViTTPreTrainedModel):
+    config: SViTTVisionConfig
+    base_model_prefix = "vision_model"
+    input_modalities = ("video",)
+    _input_embed_layer = "patch_embeddings"
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(SViTTVisionLayer, index=0),
+        "attentions": OutputRecorder(SViTTVisionSelfAttention, index=1),
+    }
+
+    def __init__(self, config: SViTTVisionConfig):
+        super().__init__(config)
+        self.embeddings = SViTTVisionEmbeddings(config)
+        self.encoder = SViTTVisionEncoder(config)
+        self.pooler, self.layernorm = None, None
+        if config.use_mean_pooling:
+            self.pooler = SViTTVisionPooler(config)
+        else:
+            self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_token_idx: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SViTTVisionModelOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+            Clips, of any number of frames up to `config.max_num_frames`. 4-dimensional input is a batch of images, that
+            is, of clips of one frame.
+        output_token_idx (`bool`, *optional*, defaults to `True`):
+            Whether to return the original positions of the patch tokens that survive each drop.
+        """
+        pixel_values = self.check_clips(pixel_values)
+        num_frames, grid = pixel_values.shape[1], self.config.grid_size
+        hidden_states = self.embeddings(pixel_values)
+        order = token_order(self.config.token_3d_order, (num_frames, grid, grid), hidden_states.device)
+        if self.config.token_3d_order != "none":
+            hidden_states = keep_tokens(hidden_states, order.expand(len(hidden_states), -1))
+
+        hidden_states, token_idx = self.encoder(hidden_states, order[None], num_frames, **kwargs)
+
+        if self.pooler is not None:
+            pooled = self.pooler(hidden_states)
+        else:
+            hidden_states = self.layernorm(hidden_states)
+            pooled = hidden_states[:, 0]
+        return SViTTVisionModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            token_idx=token_idx if output_token_idx and token_idx else None,
+        )
+
+    def check_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Clips (B, T, C, height, width) that this model can take; images (B, C, height, width) become clips.
+
+        Raises:
+            ValueError: if the shape does not fit the configuration.
+        """
+        config = self.config
+        if pixel_values.dim() == 4:
+            pixel_values = pixel_values[:, None]
+        frame = (config.num_channels, config.image_size, config.image_size)
+        if pixel_values.dim() != 5 or pixel_values.shape[2:] != frame:
+            raise ValueError(
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}; the model takes clips of shape (batch_size, "
+                f"num_frames, {', '.join(map(str, frame))}) or images without the second dimension."
+            )
+        if not 1 <= pixel_values.shape[1] <= config.max_num_frames:
+            raise ValueError(
+                f"`pixel_values` holds clips of {pixel_values.shape[1]} frames; `max_num_frames` of the configuration "
+                f"allows 1 to {config.max_num_frames}."
+            )
+        return pixel_values
+
+
+@auto_docstring(
+    custom_intro="""
+    BERT whose layers from `fusion_layer` on look at a video. Three modes: `"text"` runs the layers before
+    `fusion_layer` on words, `"fusion"` the layers from there on, on text states and a video, and `"multimodal"` both.
+    """
+)
+class SViTTTextModel(SViTTPreTrainedModel):
+    config: SViTTTextConfig
+    base_model_prefix = "text_model"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    _input_embed_layer = "word_embeddings"
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(SViTTTextLayer, index=0),
+        "attentions": OutputRecorder(BertSelfAttention, index=1),
+        "cross_attentions": OutputRecorder(SViTTCrossAttention, index=1),
+    }
+
+    def __init__(self, config: SViTTTextConfig):
+        super().__init__(config)
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = SViTTTextEncoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        mode: str | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        output_token_idx: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SViTTTextModelOutput:
+        r"""
+        text_embeds (`torch.FloatTensor` of shape `(batch_size, text_length, hidden_size)`, *optional*):
+            Text states that text mode returned, for fusion mode.
+        encoder_hidden_states (`torch.FloatTensor` of shape `(video_batch_size, video_length, width)`, *optional*):
+            Video tokens, CLS first. `batch_size` may be a multiple c of `video_batch_size`: text i then looks at video
+            i // c, whose keys and values are computed once for its c texts.
+        encoder_attention_mask (`torch.Tensor` of shape `(video_batch_size, video_length)`, *optional*):
+            1 for video tokens to look at, 0 for others.
+        mode (`str`, *optional*):
+            `"text"`, `"fusion"` or `"multimodal"`. By default told from the inputs: fusion with `text_embeds`,
+            multimodal with `encoder_hidden_states` and words, text with words alone.
+        output_token_idx (`bool`, *optional*, defaults to `True`):
+            Whether to return which video tokens were kept at each drop.
+        """
+        layers = self.layers_of_mode(mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states)
+        if use_cache and self.config.is_decoder:
+            if not isinstance(past_key_values, EncoderDecoderCache):
+                # `generate` hands over a bare `DynamicCache`, as our decoder alone is no encoder-decoder.
+                own_cache = DynamicCache(config=self.config) if past_key_values is None else past_key_values
+                past_key_values = EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
+        else:
+            past_key_values = None
+
+        hidden_states = text_embeds
+        if hidden_states is None:
+            hidden_states = self.embeddings(
+                input_ids,
+                token_type_ids,
+                position_ids,
+                inputs_embeds,
+                past_key_values_length=past_key_values.get_seq_length() if past_key_values is not None else 0,
+            )
+        hidden_states, token_idx = self.encoder(
+            hidden_states,
+            layers,
+            self.self_attention_mask(hidden_states, attention_mask, past_key_values),
+            encoder_hidden_states,
+            self.cross_attention_mask(hidden_states, encoder_hidden_states, encoder_attention_mask),
+            text_mask=attention_mask,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        return SViTTTextModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, 0],
+            past_key_values=past_key_values,
+            token_idx=token_idx if output_token_idx and token_idx else None,
+        )
+
+    def layers_of_mode(self, mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states) -> range:
+        """The layers that a mode runs; a `ValueError` says which inputs do not fit it."""
+        if mode is None:
+            mode = "text" if encoder_hidden_states is None else "multimodal" if text_embeds is None else "fusion"
+        split, depth = self.config.fusion_layer, self.config.num_hidden_layers
+        layers = {"text": range(split), "fusion": range(split, depth), "multimodal": range(depth)}
+        if mode not in layers:
+            raise ValueError(f"`mode` must be one of {', '.join(layers)}, got {mode!r}.")
+        first_input = "`text_embeds`" if mode == "fusion" else "exactly one of `input_ids` and `inputs_embeds`"
+        given = [text_embeds is not None] if mode == "fusion" else [input_ids is not None, inputs_embeds is not None]
+        if sum(given) != 1:
+            raise ValueError(f"`mode={mode!r}` takes {first_input}.")
+        if mode != "text" and encoder_hidden_states is None:
+            raise ValueError(f"`mode={mode!r}` takes `encoder_hidden_states`, the tokens to look at.")
+        return layers[mode]
+
+    def self_attention_mask(self, hidden_states, attention_mask, past_key_values) -> torch.Tensor | None:
+        if not self.config.is_decoder:
+            return create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=past_key_values)
+
+    def cross_attention_mask(self, hidden_states, encoder_hidden_states, encoder_attention_mask) -> torch.Tensor | None:
+        """Additive (video_batch_size, 1, 1, video_length)."""
+        if encoder_hidden_states is None:
+            return None
+        if len(hidden_states) % len(encoder_hidden_states):
+            raise ValueError(
+                f"There are {len(hidden_states)} texts for {len(encoder_hidden_states)} videos; the number of texts "
+                "must be a multiple of the number of videos."
+            )
+        if encoder_attention_mask is None:
+            return None
+        blocked = ~encoder_attention_mask.bool()[:, None, None]
+        mask = torch.zeros_like(blocked, dtype=hidden_states.dtype)
+        return mask.masked_fill(blocked, torch.finfo(hidden_states.dtype).min)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Losses
+# ----------------------------------------------------------------------------------------------------
+
+
+def contrastive_loss(logits_per_video: torch.Tensor, is_same: torch.Tensor) -> torch.Tensor:
+    """ITC: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
+
+    Args:
+        logits_per_video: (B, B) cosines over temperature, videos by texts.
+        is_same: (B, B) bool, symmetric: which pairs are positives.
+    """
+    targets = is_same / is_same.sum(dim=1, keepdim=True)
+    per_video = F.cross_entropy(logits_per_video, targets)
+    per_text = F.cross_entropy(logits_per_video.t(), targets)
+    return (per_video + per_text) / 2
+
+
+def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each row draw one column that is not a positive, in proportion to softmax(logits) (hard negatives).
+
+    Returns:
+        The columns (B,), and whether a row has a negative at all (B,); where it has none, its column means nothing.
+    """
+    has_negative = ~is_same.all(dim=1)
+    probs = logits.float().masked_fill(is_same, float("-inf")).softmax(dim=1)
+    probs = torch.where(has_negative[:, None], probs, 1.0)
+    return torch.multinomial(probs, 1).squeeze(1), has_negative
+
+
+def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose words at random; 80 % of them become [MASK], 10 % a random word, 10 % stay (BERT, Devlin et al. 2019).
+
+    [PAD], [CLS] and [SEP] are never chosen; of all others in the batch, at least one is.
+
+    Args:
+        input_ids: (B, text_length).
+        config: tells the ids of the special tokens.
+        mlm_prob: share of the words to choose.
+
+    Returns:
+        The masked ids and the labels, -100 where no word was chosen, both (B, text_length).
+    """
+    eos_ids = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    special_ids = [i for i in (config.pad_token_id, config.bos_token_id, *eos_ids) if i is not None]
+    is_word = ~torch.isin(input_ids, torch.tensor(special_ids, device=input_ids.device))
+
+    def flip(prob: float) -> torch.Tensor:
+        return torch.bernoulli(torch.full(input_ids.shape, prob, device=input_ids.device)).bool()
+
+    is_chosen = flip(mlm_prob) & is_word
+    lucky = (torch.rand(input_ids.shape, device=input_ids.device) * is_word).argmax()
+    is_lucky = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids) == lucky
+    is_chosen = is_chosen | (is_lucky & is_word & ~is_chosen.any())
+
+    becomes_mask = is_chosen & flip(0.8)
+    becomes_random = is_chosen & ~becomes_mask & flip(0.5)
+    masked_ids = input_ids.masked_fill(becomes_mask, config.mask_token_id)
+    random_ids = torch.randint(config.vocab_size, input_ids.shape, device=input_ids.device)
+    return torch.where(becomes_random, random_ids, masked_ids), input_ids.masked_fill(~is_chosen, -100)
+
+
+def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of whole answers (A,): logits (A, L, V) predict the next of ids (A, L) where unmasked."""
+    targets = answer_ids.masked_fill(answer_mask == 0, -100)[:, 1:]
+    nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
+    return nll.sum(dim=1)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Clips of a longer video
+# ----------------------------------------------------------------------------------------------------
+
+CLIP_ENSEMBLES = ("mean", "max", "lse", "concat")
+
+
+def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = False) -> torch.Tensor:
+    """Cut videos (B, C * T, ...) into clips (B * C, T, ...) of consecutive frames, or of every C-th frame.
+
+    Raises:
+        ValueError: if the number of frames is not a multiple of `num_frames`.
+    """
+    if pixel_values.shape[1] % num_frames:
+        raise ValueError(
+            f"Videos of {pixel_values.shape[1]} frames cannot be cut into clips of {num_frames}; the number of frames "
+            "must be a multiple."
+        )
+    if strided:
+        return pixel_values.unflatten(1, (num_frames, -1)).transpose(1, 2).flatten(0, 1)
+    return pixel_values.unflatten(1, (-1, num_frames)).flatten(0, 1)
+
+
+def pool_clips(scores: torch.Tensor, ensemble: str) -> torch.Tensor:
+    """Combine the scores (B, C, ...) of a video's C clips by `"mean"`, `"max"` or `"lse"` (log-sum-exp): (B, ...)."""
+    if ensemble == "mean":
+        return scores.mean(dim=1)
+    if ensemble == "max":
+        return scores.amax(dim=1)
+    if ensemble == "lse":
+        return scores.logsumexp(dim=1)
+    raise ValueError(f"The clips of a video can be combined by mean, max or lse, not by {ensemble!r}.")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Tasks
+# ----------------------------------------------------------------------------------------------------
+
+
+@auto_docstring(custom_intro="Video and text encoders, their common space, and the matching score of pairs.")
+class SViTTModel(SViTTPreTrainedModel):
+    temp_range = (0.001, 0.5)
+    predicts_words = False
+
+    def __init__(self, config: SViTTConfig):
+        super().__init__(config)
+        vision, text = config.vision_config, config.text_config
+        self.vision_model = SViTTVisionModel._from_config(vision)
+        self.vision_layernorm = nn.LayerNorm(vision.hidden_size, eps=1e-12)
+        self.text_model = SViTTTextModel._from_config(text)
+        self.vision_proj = nn.Linear(vision.hidden_size, config.embed_dim)
+        self.text_proj = nn.Linear(text.hidden_size, config.embed_dim)
+        self.temp = nn.Parameter(torch.tensor(config.temp))
+        self.itm_head = nn.Linear(text.hidden_size, 2)
+        if self.predicts_words:  # made here, as `post_init` ties it
+            self.cls = BertOnlyMLMHead(text)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    @auto_docstring
+    def get_video_features(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | SViTTVisionModelOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+            Clips.
+
+        Returns:
+            [`SViTTVisionModelOutput`]: `last_hidden_state` are the tokens that fusion looks at, `pooler_output` of
+            shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
+        """
+        outputs = self.vision_model(pixel_values, **kwargs)
+        outputs.last_hidden_state = self.vision_layernorm(outputs.last_hidden_state)
+        outputs.pooler_output = self.vision_proj(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    @auto_docstring
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SViTTTextModelOutput:
+        r"""
+        Returns:
+            [`SViTTTextModelOutput`]: `last_hidden_state` are the text states that fusion starts from, `pooler_output`
+            of shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
+        """
+        outputs = self.text_model(input_ids, attention_mask, mode="text", **kwargs)
+        outputs.pooler_output = self.text_proj(outputs.pooler_output)
+        return outputs
+
+    def fuse(
+        self,
+        video_hidden_states: torch.Tensor,
+        text_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """States (B * c, text_length, D) of texts that have looked at their videos' tokens (B, video_length, D)."""
+        return self.text_model(
+            text_embeds=text_hidden_states,
+            attention_mask=attention_mask,
+            encoder_hidden_states=video_hidden_states,
+            encoder_attention_mask=video_attention_mask,
+            mode="fusion",
+        ).last_hidden_state
+
+    def match(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
+        text_hidden_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Matching scores of pairs: how well each text describes its video.
+
+        Args:
+            pixel_values: clips (B, T, C, height, width), or else
+            video_hidden_states: (B, video_length, D) `last_hidden_state` of `get_video_features`.
+            input_ids: texts (B * c, text_length); text i is paired with video i // c, which is projected once for its c
+                texts. Or else
+            text_hidden_states: (B * c, text_length, D) `last_hidden_state` of `get_text_features`.
+            attention_mask: (B * c, text_length).
+
+        Returns:
+            (B * c,) float32, the logit of class 1 of the matching head.
+        """
+        if video_hidden_states is None:
+            video_hidden_states = self.get_video_features(pixel_values, return_dict=True).last_hidden_state
+        if text_hidden_states is None:
+            text_hidden_states = self.get_text_features(input_ids, attention_mask, return_dict=True).last_hidden_state
+        fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask)
+        return self.itm_head(fused[:, 0])[:, 1].float()
+
+    def itc_loss(
+        self, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Contrastive loss of normalised embeddings (B, embed_dim), pairs of equal `video_ids` (B,) being positives.
+
+        With `config.itc_all_gather`, all processes' embeddings are contrasted, with gradient to each.
+        """
+        if video_ids is None:
+            video_ids = torch.arange(len(video_embeds), device=video_embeds.device)
+            if self.config.itc_all_gather and torch.distributed.is_initialized():
+                video_ids += torch.distributed.get_rank() * len(video_ids)
+        if self.config.itc_all_gather and torch.distributed.is_initialized():
+            video_embeds, text_embeds = all_gather(video_embeds), all_gather(text_embeds)
+            video_ids = all_gather(video_ids)
+        logits_per_video = self.similarity(video_embeds, text_embeds)
+        return contrastive_loss(logits_per_video, video_ids[:, None] == video_ids)
+
+    def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Cosines over the temperature, (videos, texts) float32."""
+        return video_embeds.float() @ text_embeds.float().t() / self.temp.clamp(*self.temp_range)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SViTTOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+            Clips.
+        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            Clips with the same id are positives of each other's texts. By default every clip is its own.
+        return_loss (`bool`, *optional*):
+            Whether to compute the contrastive loss. Defaults to doing so in training mode.
+        """
+        if self.training:
+            with torch.no_grad():
+                self.temp.clamp_(*self.temp_range)
+        video = self.get_video_features(pixel_values, return_dict=True, **kwargs)
+        text = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
+        video_embeds = F.normalize(video.pooler_output, dim=-1)
+        text_embeds = F.normalize(text.pooler_output, dim=-1)
+        logits_per_video = self.similarity(video_embeds, text_embeds)
+
+        loss = None
+        if self.training if return_loss is None else return_loss:
+            loss = self.config.loss_weight["itc"] * self.itc_loss(video_embeds, text_embeds, video_ids)
+        return SViTTOutput(
+            loss=loss,
+            loss_itc=loss,
+            logits_per_video=logits_per_video,
+            logits_per_text=logits_per_video.t(),
+            video_embeds=video_embeds,
+            text_embeds=text_embeds,
+            video_model_output=video,
+            text_model_output=text,
+        )
+
+
+def all_gather(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes, in their order; floating-point rows with gradient to the process they come from."""
+    if not tensor.is_floating_point():
+        rows = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(rows, tensor)
+        return torch.cat(rows)
+    from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+
+    return torch.cat(all_gather_with_gradient(tensor))
+
+
+@auto_docstring(custom_intro="SViTT for text-video retrieval: contrastive and matching loss (ITC + ITM).")
+class SViTTForVideoTextRetrieval(SViTTModel):
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
+        negative_video_idx: torch.Tensor | None = None,
+        negative_text_idx: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SViTTOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+            Clips.
+        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            Clips with the same id are positives of each other's texts. By default every clip is its own.
+        negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            For each text, the clip of the batch to tell it from; drawn by default.
+        negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            For each clip, the text of the batch to tell it from; drawn by default.
+        return_loss (`bool`, *optional*):
+            Whether to compute the losses. Defaults to doing so in training mode.
+        """
+        return_loss = self.training if return_loss is None else return_loss
+        outputs = super().forward(
+            pixel_values, input_ids, attention_mask, video_ids, return_loss=return_loss, return_dict=True, **kwargs
+        )
+        if not return_loss:
+            outputs.itm_logits = self.itm_head(self.fuse_pairs(outputs, attention_mask)[:, 0])
+        elif self.config.loss_weight["itm"]:
+            loss, outputs.itm_logits = self.itm_loss(
+                outputs, attention_mask, video_ids, negative_video_idx, negative_text_idx
+            )
+            outputs.loss_itm = self.config.loss_weight["itm"] * loss
+            outputs.loss = outputs.loss + outputs.loss_itm
+        return outputs
+
+    def fuse_pairs(self, outputs: SViTTOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """States of each text after looking at the clip it came with."""
+        video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
+        return self.fuse(video, text, attention_mask)
+
+    def itm_loss(
+        self,
+        outputs: SViTTOutput,
+        attention_mask: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
+        negative_video_idx: torch.Tensor | None = None,
+        negative_text_idx: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Matching loss: tell B pairs from pairs with a drawn negative video and with a drawn negative text.
+
+        Rows without a negative (all ids equal, or B = 1) are left out of the mean.
+
+        Returns:
+            The loss, and the logits (3B, 2) of (text, video), (text, negative video) and (negative text, video).
+        """
+        video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
+        batch_size, device = len(video), video.device
+        if video_ids is None:
+            video_ids = torch.arange(batch_size, device=device)
+        is_same = video_ids[:, None] == video_ids
+        logits_per_video = outputs.logits_per_video.detach() * float(self.config.itm_hard_neg)
+        drawn_video_idx, has_negative = draw_negatives(logits_per_video.t(), is_same)
+        drawn_text_idx, _ = draw_negatives(logits_per_video, is_same)
+        video_idx = drawn_video_idx if negative_video_idx is None else negative_video_idx.view(-1)
+        text_idx = drawn_text_idx if negative_text_idx is None else negative_text_idx.view(-1)
+
+        fused = self.fuse(
+            torch.cat([video, video[video_idx], video]),
+            torch.cat([text, text, text[text_idx]]),
+            None if attention_mask is None else torch.cat([attention_mask, attention_mask, attention_mask[text_idx]]),
+        )
+        itm_logits = self.itm_head(fused[:, 0])
+        no_match = torch.where(has_negative, 0, -100)
+        labels = torch.cat([torch.ones_like(no_match), no_match, no_match])
+        return F.cross_entropy(itm_logits, labels), itm_logits
+
+
+@auto_docstring(custom_intro="SViTT for pre-training: contrastive, matching and masked language modeling loss.")
+class SViTTForPreTraining(SViTTForVideoTextRetrieval):
+    _tied_weights_keys = {
+        "cls.predictions.decoder.weight": "text_model.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+    predicts_words = True
+
+    def get_output_embeddings(self):
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings):
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
+        negative_video_idx: torch.Tensor | None = None,
+        negative_text_idx: torch.Tensor | None = None,
+        mlm_input_ids: torch.Tensor | None = None,
+        mlm_labels: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SViTTOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+            Clips.
+        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            Clips with the same id are positives of each other's texts. By default every clip is its own.
+        negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            For each text, the clip of the batch to tell it from; drawn by default.
+        negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            For each clip, the text of the batch to tell it from; drawn by default.
+        mlm_input_ids (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+            Texts with words masked; `input_ids` masked at random by default.
+        mlm_labels (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+            Words to predict, -100 elsewhere; given along with `mlm_input_ids`.
+        return_loss (`bool`, *optional*):
+            Whether to compute the losses. Defaults to doing so in training mode.
+        """
+        return_loss = self.training if return_loss is None else return_loss
+        outputs = super().forward(
+            pixel_values,
+            input_ids,
+            attention_mask,
+            video_ids,
+            negative_video_idx,
+            negative_text_idx,
+            return_loss=return_loss,
+            return_dict=True,
+            **kwargs,
+        )
+        if not return_loss:
+            outputs.prediction_logits = self.cls(self.fuse_pairs(outputs, attention_mask))
+        elif self.config.loss_weight["mlm"]:
+            if mlm_input_ids is None:
+                mlm_input_ids, mlm_labels = mask_tokens(input_ids, self.config.text_config, self.config.mlm_prob)
+            video = outputs.video_model_output.last_hidden_state
+            loss, outputs.prediction_logits = self.mlm_loss(video, mlm_input_ids, mlm_labels, attention_mask)
+            outputs.loss_mlm = self.config.loss_weight["mlm"] * loss
+            outputs.loss = outputs.loss + outputs.loss_mlm
+        return outputs
+
+    def mlm_loss(
+        self,
+        video_hidden_states: torch.Tensor,
+        mlm_input_ids: torch.Tensor,
+        mlm_labels: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masked language modeling with the video in sight: the loss, and logits (B, text_length, vocab_size)."""
+        text = self.text_model(mlm_input_ids, attention_mask, mode="text").last_hidden_state
+        logits = self.cls(self.fuse(video_hidden_states, text, attention_mask))
+        # A sum over a count, as the mean over no token at all (a batch of empty texts) would be NaN.
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), mlm_labels.flatten(), reduction="sum")
+        return loss / (mlm_labels != -100).sum().clamp(min=1), logits
+
+
+@auto_docstring(custom_intro="The answer decoder: a BERT language model that looks at the question's states.")
+class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
+    config: SViTTTextDecoderConfig
+    base_model_prefix = "bert"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    _tied_weights_keys = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def __init__(self, config: SViTTTextDecoderConfig):
+        super().__init__(config)
+        self.bert = SViTTTextModel(config)
+        self.cls = BertOnlyMLMHead(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.bert.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.bert.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings):
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | CausalLMOutputWithCrossAttentions:
+        outputs = self.bert(
+            input_ids,
+            attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            mode="multimodal",
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return CausalLMOutputWithCrossAttentions(
+            logits=self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+
+
+@auto_docstring(custom_intro="Output of [`SViTTForVideoQuestionAnswering`].")
+@dataclass
+class SViTTQuestionAnsweringOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Weighted negative log-likelihood of the answers, per question.
+    logits (`torch.FloatTensor` of shape `(num_answers, answer_length, vocab_size)`):
+        Logits of the word after each word of the answers.
+    answer_loss (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
+        Negative log-likelihood of each answer, summed over its words.
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Of the decoder, as are hidden states and attentions.
+    question_hidden_states (`torch.FloatTensor` of shape `(batch_size, question_length, hidden_size)`):
+        States of the question after looking at the video.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    answer_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    question_hidden_states: torch.FloatTensor | None = None
+
+
+@auto_docstring(custom_intro="SViTT for video question answering: the question looks at the video, a decoder answers.")
+class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
+    def __init__(self, config: SViTTConfig):
+        super().__init__(config)
+        self.vision_model = SViTTVisionModel._from_config(config.vision_config)
+        self.vision_layernorm = nn.LayerNorm(config.vision_config.hidden_size, eps=1e-12)
+        self.text_model = SViTTTextModel._from_config(config.text_config)
+        self.text_decoder = SViTTTextDecoder._from_config(config.decoder_config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.text_model.set_input_embeddings(value)
+
+    def encode_question(
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """States (B, question_length, D) of the questions after looking at their clips."""
+        video = self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
+        return self.text_model(
+            input_ids, attention_mask, encoder_hidden_states=video, mode="multimodal"
+        ).last_hidden_state
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        answer_weights: torch.Tensor | None = None,
+        answers_per_question: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SViTTQuestionAnsweringOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+            Clips.
+        labels (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
+            Answers, `[CLS] answer [SEP]`, to compute the loss of; padding and -100 are ignored.
+        decoder_input_ids (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
+            What the decoder reads. Defaults to the labels, or to `[CLS]` alone.
+        decoder_attention_mask (`torch.Tensor` of shape `(num_answers, answer_length)`, *optional*):
+            1 for words of the answers, 0 for padding. Defaults to telling padding by its id.
+        answer_weights (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
+            Weight of each answer, such as the share of annotators who gave it. Defaults to 1.
+        answers_per_question (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            How many of the answers, which stand in the order of the questions, belong to each question. Defaults to the
+            same number for all.
+        """
+        pad_token_id = self.config.decoder_config.pad_token_id
+        if decoder_input_ids is None and labels is not None:
+            decoder_input_ids = labels.masked_fill(labels == -100, pad_token_id)
+        elif decoder_input_ids is None:
+            decoder_input_ids = self.start_of_answers(len(input_ids))
+        if decoder_attention_mask is None:
+            decoder_attention_mask = (decoder_input_ids != pad_token_id).long()
+
+        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        states, mask = question, attention_mask
+        if answers_per_question is not None:
+            states = states.repeat_interleave(answers_per_question, dim=0)
+            mask = mask.repeat_interleave(answers_per_question, dim=0) if mask is not None else None
+        outputs = self.text_decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            use_cache=False,
+            return_dict=True,
+            **kwargs,
+        )
+
+        loss = answer_loss = None
+        if labels is not None:
+            answer_loss = answer_nll(outputs.logits, decoder_input_ids, decoder_attention_mask)
+            weights = torch.ones_like(answer_loss) if answer_weights is None else answer_weights
+            loss = (weights * answer_loss).sum() / len(input_ids)
+        return SViTTQuestionAnsweringOutput(
+            loss=loss,
+            logits=outputs.logits,
+            answer_loss=answer_loss,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            question_hidden_states=question,
+        )
+
+    def start_of_answers(self, num_answers: int) -> torch.Tensor:
+        """`[CLS]` alone, (num_answers, 1)."""
+        return torch.full((num_answers, 1), self.config.decoder_config.bos_token_id, device=self.device)
+
+    @torch.no_grad()
+    def rank_answers(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        answer_ids: torch.Tensor,
+        answer_mask: torch.Tensor | None = None,
+        k: int = 128,
+        ensemble: str = "lse",
+        num_frames: int | None = None,
+        strided_clips: bool = False,
+        answer_scoring: str = "published",
+        chunk_size: int = 128,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rank the answers of a list: shortlist by their first word, score the shortlist as a whole.
+
+        Args:
+            pixel_values: videos (B, C * T, channels, height, width) of C clips.
+            input_ids: questions (B, question_length).
+            attention_mask: (B, question_length).
+            answer_ids: the list (A, answer_length), each `[CLS] answer [SEP]`.
+            answer_mask: (A, answer_length); by default padding is told by its id.
+            k: length of the shortlist; at most A are ranked.
+            ensemble: how to combine clips: `"mean"`, `"max"` or `"lse"` of their scores, or
+                `"concat"`: all frames as one clip.
+            num_frames: T; defaults to the configuration's.
+            strided_clips: whether a clip takes every C-th frame instead of consecutive ones.
+            answer_scoring: `"published"`, log p(first word) - nll(answer), which counts the first word twice (and,
+                with an ensemble, softmaxes it twice, which all but cancels it); or `"likelihood"`, -nll(answer).
+            chunk_size: answers decoded at once for each question; bounds memory, never changes results.
+
+        Returns:
+            Indices into the list and probabilities, both (B, min(k, A)) and sorted by probability.
+
+        Raises:
+            ValueError: for an unknown `ensemble` or `answer_scoring`, or frames that don't make whole clips.
+        """
+        if ensemble not in CLIP_ENSEMBLES:
+            raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
+        if answer_scoring not in ("published", "likelihood"):
+            raise ValueError(f"`answer_scoring` must be 'published' or 'likelihood', got {answer_scoring!r}.")
+        if answer_mask is None:
+            answer_mask = (answer_ids != self.config.decoder_config.pad_token_id).long()
+        batch_size = len(input_ids)
+        if ensemble == "concat":
+            clips = pixel_values
+        else:
+            clips = split_clips(pixel_values, num_frames or self.config.vision_config.num_frames, strided_clips)
+        num_clips = len(clips) // batch_size
+        mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
+        question = self.encode_question(clips, input_ids.repeat_interleave(num_clips, dim=0), mask)
+
+        first_logits = self.text_decoder(
+            answer_ids[:1, :1].expand(len(question), -1), encoder_hidden_states=question, encoder_attention_mask=mask
+        ).logits[:, 0]
+        first_probs = first_logits.float().softmax(dim=-1).unflatten(0, (batch_size, num_clips))
+        if ensemble == "concat":
+            first_probs = first_probs[:, 0]
+        else:
+            first_probs = pool_clips(first_probs, ensemble).softmax(dim=-1)
+        first_probs, shortlist = first_probs[:, answer_ids[:, 1]].topk(min(k, len(answer_ids)), dim=1)
+
+        nll = self.shortlist_nll(question, mask, shortlist, answer_ids, answer_mask, chunk_size)
+        scores = -nll if answer_scoring == "likelihood" else first_probs.log()[:, None] - nll
+        scores = scores[:, 0] if ensemble == "concat" else pool_clips(scores, ensemble)
+        probs, order = scores.softmax(dim=-1).sort(dim=1, descending=True)
+        return shortlist.gather(1, order), probs
+
+    def shortlist_nll(self, question, question_mask, shortlist, answer_ids, answer_mask, chunk_size) -> torch.Tensor:
+        """Negative log-likelihoods (B, C, k) of shortlists (B, k) by question states (B * C, question_length, D)."""
+        num_clips = len(question) // len(shortlist)
+        nll = []
+        for chunk in shortlist.repeat_interleave(num_clips, dim=0).split(chunk_size, dim=1):
+            ids, mask = answer_ids[chunk.flatten()], answer_mask[chunk.flatten()]
+            logits = self.text_decoder(
+                ids, mask, encoder_hidden_states=question, encoder_attention_mask=question_mask, use_cache=False
+            ).logits
+            nll.append(answer_nll(logits, ids, mask).view(chunk.shape))
+        return torch.cat(nll, dim=1).unflatten(0, (-1, num_clips))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **generate_kwargs,
+    ) -> torch.Tensor:
+        """Free-form answers: ids (B, length) that start with `[CLS]`. Takes what `GenerationMixin.generate` takes."""
+        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        return self.text_decoder.generate(
+            self.start_of_answers(len(input_ids)),
+            encoder_hidden_states=question,
+            encoder_attention_mask=attention_mask,
+            **generate_kwargs,
+        )
+
+
+@auto_docstring(custom_intro="SViTT for video classification: a linear layer on the pooled clip.")
+class SViTTForVideoClassification(SViTTPreTrainedModel):
+    input_modalities = ("video",)
+
+    def __init__(self, config: SViTTConfig):
+        super().__init__(config)
+        self.vision_model = SViTTVisionModel._from_config(config.vision_config)
+        self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.vision_model.get_input_embeddings()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ImageClassifierOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+            Clips.
+        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            Class of each clip, from 0.
+        """
+        outputs = self.vision_model(pixel_values, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = self.loss_function(labels, logits, self.config) if labels is not None else None
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+SViTTModel.register_for_auto_class("AutoModel")
+SViTTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+SViTTForVideoQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")
+SViTTForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+
+
+__all__ = [
+    "SViTTForPreTraining",
+    "SViTTForVideoClassification",
+    "SViTTForVideoQuestionAnswering",
+    "SViTTForVideoTextRetrieval",
+    "SViTTModel",
+    "SViTTPreTrainedModel",
+    "SViTTTextDecoder",
+    "SViTTTextModel",
+    "SViTTVisionModel",
+    "fixed_block_pattern",
+]
