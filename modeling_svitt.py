@@ -148,7 +148,7 @@ class SViTTOutput(ModelOutput):
 # ----------------------------------------------------------------------------------------------------
 
 
-def token_order(order: str, grid: tuple[int, int, int], device: torch.device | None = None) -> torch.Tensor:
+def token_order(order: str, grid: tuple[int, ...], device: torch.device | None = None) -> torch.Tensor:
     """Positions of the patch tokens in the order in which they are laid out, so that a block is a compact region.
 
     Args:
@@ -158,14 +158,11 @@ def token_order(order: str, grid: tuple[int, int, int], device: torch.device | N
     Returns:
         `(T * H * W,)` int64: the row-major position `(t * H + y) * W + x` of each token.
     """
-    num_tokens = math.prod(grid)
-    positions = torch.arange(num_tokens, device=device)
+    positions = torch.arange(math.prod(grid), device=device)
     if order == "none":
         return positions
-    _, height, width = grid
-    axes = [positions // (height * width), positions // width % height, positions % width]
     curve = {"zcurve": _interleave_bits, "hilbert": _hilbert_distance}[order]
-    return curve(axes, max(grid).bit_length()).argsort(stable=True)
+    return curve(list(torch.unravel_index(positions, grid)), max(grid).bit_length()).argsort(stable=True)
 
 
 def _interleave_bits(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
@@ -179,7 +176,6 @@ def _interleave_bits(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
 
 def _hilbert_distance(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
     """Distance along the Hilbert curve (Skilling, Programming the Hilbert curve, 2004)."""
-    axes = list(axes)
     for bit in reversed(range(1, num_bits)):
         side, below = 1 << bit, (1 << bit) - 1
         for i in range(len(axes)):
@@ -220,7 +216,7 @@ class RelativePositions:
     def coordinates(self, positions: torch.Tensor) -> torch.Tensor:
         """Packed int32 coordinates of row-major positions, same shape."""
         _, height, width = self.grid
-        frames, rows, columns = positions // (height * width), positions // width % height, positions % width
+        frames, rows, columns = torch.unravel_index(positions, self.grid)
         return ((frames * (2 * height - 1) + rows) * (2 * width - 1) + columns).int()
 
     def rows(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
