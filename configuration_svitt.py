@@ -24,6 +24,25 @@ AUTO_MAP = {
 
 TOKEN_ORDERS = ("none", "zcurve", "hilbert")
 LOSSES = ("itc", "itm", "mlm")
+# What an answer decoder without settings of its own takes from the text encoder, to start from its weights.
+DECODER_FIELDS_OF_TEXT = (
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "mask_token_id",
+    "tie_word_embeddings",
+)
 
 
 def _require(condition: bool, message: str):
@@ -329,23 +348,20 @@ class SViTTConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         self.loss_weight = {**dict.fromkeys(LOSSES, 1.0), **(self.loss_weight or {})}
-        decoder_config = self.decoder_config
+        if not isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = SViTTTextConfig(**(self.text_config or {}))
+        if not isinstance(self.decoder_config, PreTrainedConfig):
+            like_fusion_layers = self._decoder_settings_like_fusion_layers()
+            self.decoder_config = SViTTTextDecoderConfig(**{**like_fusion_layers, **(self.decoder_config or {})})
         super().__post_init__(**kwargs)
-        if not isinstance(decoder_config, PreTrainedConfig):
-            self.decoder_config = self._decoder_like_fusion_layers(**(decoder_config or {}))
 
-    def _decoder_like_fusion_layers(self, **overrides) -> SViTTTextDecoderConfig:
+    def _decoder_settings_like_fusion_layers(self) -> dict:
         text = self.text_config
-        like_text = {
-            field: getattr(text, field)
-            for field in SViTTTextConfig.__annotations__
-            if field in SViTTTextDecoderConfig.__dataclass_fields__
-            and field not in SViTTTextDecoderConfig.__annotations__
-            and not field.startswith("token_")
+        return {
+            **{field: getattr(text, field) for field in DECODER_FIELDS_OF_TEXT},
+            "encoder_width": text.hidden_size,
+            "num_hidden_layers": max(text.num_hidden_layers - text.fusion_layer, 1),
         }
-        like_text["encoder_width"] = text.hidden_size
-        like_text["num_hidden_layers"] = max(text.num_hidden_layers - text.fusion_layer, 1)
-        return SViTTTextDecoderConfig(**{**like_text, **overrides})
 
     def validate_architecture(self):
         vision, text, decoder = self.vision_config, self.text_config, self.decoder_config

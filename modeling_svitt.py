@@ -44,7 +44,12 @@ from transformers.models.bert.modeling_bert import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import (
+    OutputRecorder,
+    capture_outputs,
+    resolve_hidden_states_indices,
+    selected_hidden_states,
+)
 
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 
@@ -898,12 +903,16 @@ class SViTTPreTrainedModel(PreTrainedModel):
 
 
 class SViTTVisionPooler(nn.Module):
+    """The normalised mean of the patch tokens, or else the CLS token: (B, 1 + n, D) -> (B, D)."""
+
     def __init__(self, config: SViTTVisionConfig):
         super().__init__()
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm = None
+        if config.use_mean_pooling:
+            self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.layernorm(hidden_states[:, 1:].mean(dim=1))
+        return hidden_states[:, 0] if self.layernorm is None else self.layernorm(hidden_states[:, 1:].mean(dim=1))
 
 
 @auto_docstring(custom_intro="The video encoder: BEiT over the tokens of all frames, with sparse edges and nodes.")
@@ -917,15 +926,19 @@ class SViTTVisionModel(SViTTPreTrainedModel):
         "attentions": OutputRecorder(SViTTVisionSelfAttention, index=1),
     }
 
-    def __init__(self, config: SViTTVisionConfig):
+    def __init__(self, config: SViTTVisionConfig, add_pooling_layer: bool = True):
+        r"""
+        add_pooling_layer (`bool`, *optional*, defaults to `True`):
+            Whether to return the pooled clip.
+        """
         super().__init__(config)
         self.embeddings = SViTTVisionEmbeddings(config)
         self.encoder = SViTTVisionEncoder(config)
-        self.pooler, self.layernorm = None, None
-        if config.use_mean_pooling:
-            self.pooler = SViTTVisionPooler(config)
-        else:
+        self.layernorm = self.pooler = None
+        if not config.use_mean_pooling:
             self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if add_pooling_layer:
+            self.pooler = SViTTVisionPooler(config)
         self.post_init()
 
     @merge_with_config_defaults
@@ -953,14 +966,11 @@ class SViTTVisionModel(SViTTPreTrainedModel):
 
         hidden_states, token_idx = self.encoder(hidden_states, order[None], num_frames, **kwargs)
 
-        if self.pooler is not None:
-            pooled = self.pooler(hidden_states)
-        else:
+        if self.layernorm is not None:
             hidden_states = self.layernorm(hidden_states)
-            pooled = hidden_states[:, 0]
         return SViTTVisionModelOutput(
             last_hidden_state=hidden_states,
-            pooler_output=pooled,
+            pooler_output=self.pooler(hidden_states) if self.pooler is not None else None,
             token_idx=token_idx if output_token_idx and token_idx else None,
         )
 
@@ -1286,6 +1296,12 @@ class SViTTModel(SViTTPreTrainedModel):
             [`SViTTTextModelOutput`]: `last_hidden_state` are the text states that fusion starts from, `pooler_output`
             of shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
         """
+        selected = selected_hidden_states(kwargs.get("output_hidden_states"))
+        if selected is not None:  # negative ones count back from the last layer of text mode
+            num_hidden_states = self.config.text_config.fusion_layer + 1
+            kwargs["output_hidden_states"] = [
+                *resolve_hidden_states_indices(self.text_model, selected, num_hidden_states)
+            ]
         outputs = self.text_model(input_ids, attention_mask, mode="text", **kwargs)
         outputs.pooler_output = self.text_proj(outputs.pooler_output)
         return outputs
@@ -1334,23 +1350,6 @@ class SViTTModel(SViTTPreTrainedModel):
         fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask)
         return self.itm_head(fused[:, 0])[:, 1].float()
 
-    def itc_loss(
-        self, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Contrastive loss of normalised embeddings (B, embed_dim), pairs of equal `video_ids` (B,) being positives.
-
-        With `config.itc_all_gather`, all processes' embeddings are contrasted, with gradient to each.
-        """
-        if video_ids is None:
-            video_ids = torch.arange(len(video_embeds), device=video_embeds.device)
-            if self.config.itc_all_gather and torch.distributed.is_initialized():
-                video_ids += torch.distributed.get_rank() * len(video_ids)
-        if self.config.itc_all_gather and torch.distributed.is_initialized():
-            video_embeds, text_embeds = all_gather(video_embeds), all_gather(text_embeds)
-            video_ids = all_gather(video_ids)
-        logits_per_video = self.similarity(video_embeds, text_embeds)
-        return contrastive_loss(logits_per_video, video_ids[:, None] == video_ids)
-
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
         """Cosines over the temperature, (videos, texts) float32."""
         return video_embeds.float() @ text_embeds.float().t() / self.temp.clamp(*self.temp_range)
@@ -1362,33 +1361,18 @@ class SViTTModel(SViTTPreTrainedModel):
         pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        video_ids: torch.Tensor | None = None,
-        return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
         r"""
         pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
             Clips.
-        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Clips with the same id are positives of each other's texts. By default every clip is its own.
-        return_loss (`bool`, *optional*):
-            Whether to compute the contrastive loss. Defaults to doing so in training mode.
         """
-        if self.training:
-            with torch.no_grad():
-                self.temp.clamp_(*self.temp_range)
         video = self.get_video_features(pixel_values, return_dict=True, **kwargs)
         text = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds = F.normalize(video.pooler_output, dim=-1)
         text_embeds = F.normalize(text.pooler_output, dim=-1)
         logits_per_video = self.similarity(video_embeds, text_embeds)
-
-        loss = None
-        if self.training if return_loss is None else return_loss:
-            loss = self.config.loss_weight["itc"] * self.itc_loss(video_embeds, text_embeds, video_ids)
         return SViTTOutput(
-            loss=loss,
-            loss_itc=loss,
             logits_per_video=logits_per_video,
             logits_per_text=logits_per_video.t(),
             video_embeds=video_embeds,
@@ -1436,19 +1420,40 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         return_loss (`bool`, *optional*):
             Whether to compute the losses. Defaults to doing so in training mode.
         """
-        return_loss = self.training if return_loss is None else return_loss
-        outputs = super().forward(
-            pixel_values, input_ids, attention_mask, video_ids, return_loss=return_loss, return_dict=True, **kwargs
-        )
-        if not return_loss:
+        if self.training:
+            with torch.no_grad():
+                self.temp.clamp_(*self.temp_range)
+        outputs = super().forward(pixel_values, input_ids, attention_mask, return_dict=True, **kwargs)
+        if not (self.training if return_loss is None else return_loss):
             outputs.itm_logits = self.itm_head(self.fuse_pairs(outputs, attention_mask)[:, 0])
-        elif self.config.loss_weight["itm"]:
-            loss, outputs.itm_logits = self.itm_loss(
-                outputs, attention_mask, video_ids, negative_video_idx, negative_text_idx
-            )
-            outputs.loss_itm = self.config.loss_weight["itm"] * loss
+            return outputs
+
+        weights = self.config.loss_weight
+        outputs.loss_itc = weights["itc"] * self.itc_loss(outputs.video_embeds, outputs.text_embeds, video_ids)
+        outputs.loss = outputs.loss_itc
+        if weights["itm"]:
+            negatives = (negative_video_idx, negative_text_idx)
+            loss, outputs.itm_logits = self.itm_loss(outputs, attention_mask, video_ids, *negatives)
+            outputs.loss_itm = weights["itm"] * loss
             outputs.loss = outputs.loss + outputs.loss_itm
         return outputs
+
+    def itc_loss(
+        self, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Contrastive loss of normalised embeddings (B, embed_dim), pairs of equal `video_ids` (B,) being positives.
+
+        With `config.itc_all_gather`, all processes' embeddings are contrasted, with gradient to each.
+        """
+        if video_ids is None:
+            video_ids = torch.arange(len(video_embeds), device=video_embeds.device)
+            if self.config.itc_all_gather and torch.distributed.is_initialized():
+                video_ids += torch.distributed.get_rank() * len(video_ids)
+        if self.config.itc_all_gather and torch.distributed.is_initialized():
+            video_embeds, text_embeds = all_gather(video_embeds), all_gather(text_embeds)
+            video_ids = all_gather(video_ids)
+        logits_per_video = self.similarity(video_embeds, text_embeds)
+        return contrastive_loss(logits_per_video, video_ids[:, None] == video_ids)
 
     def fuse_pairs(self, outputs: SViTTOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """States of each text after looking at the clip it came with."""
@@ -1671,7 +1676,7 @@ class SViTTQuestionAnsweringOutput(ModelOutput):
 class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
     def __init__(self, config: SViTTConfig):
         super().__init__(config)
-        self.vision_model = SViTTVisionModel._from_config(config.vision_config)
+        self.vision_model = SViTTVisionModel._from_config(config.vision_config, add_pooling_layer=False)
         self.vision_layernorm = nn.LayerNorm(config.vision_config.hidden_size, eps=1e-12)
         self.text_model = SViTTTextModel._from_config(config.text_config)
         self.text_decoder = SViTTTextDecoder._from_config(config.decoder_config)

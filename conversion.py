@@ -1,0 +1,953 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""Where weights come from: original SViTT checkpoints, pretrained BEiT and BERT towers, models of shorter clips.
+
+Nothing is dropped silently: what a source holds and the port does not keep is listed, what a model needs and the source
+lacks is an error, and new modules are named. Checkpoints are read without running anything they contain.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import math
+import os
+import pickle
+import re
+import sys
+import tempfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
+from scipy.interpolate import RectBivariateSpline
+from transformers import AutoConfig, AutoTokenizer, BeitModel, BertForMaskedLM, BertModel, PreTrainedModel
+
+from . import modeling_svitt
+from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
+from .modeling_svitt import RelativePositions, SViTTForPreTraining
+
+logger = logging.getLogger(__name__)
+
+Weights = dict[str, torch.Tensor]
+BIAS_TABLE = "relative_position_bias.relative_position_bias_table"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Names
+# ----------------------------------------------------------------------------------------------------
+
+# Original prefix -> ours, first match first. Below a prefix all names are the same.
+PREFIXES = {
+    "vision_encoder.": "vision_model.",
+    "text_encoder.bert.": "text_model.",
+    "text_encoder.cls.": "cls.",
+    "text_encoder.": "text_model.",
+    "text_decoder.": "text_decoder.",
+    "vision_layernorm.": "vision_layernorm.",
+    "vision_proj.": "vision_proj.",
+    "text_proj.": "text_proj.",
+    "itm_head.": "itm_head.",
+    "temp": "temp",
+}
+TOWER_PREFIXES = ("embeddings.", "encoder.", "pooler.", "layernorm.")  # of one encoder on its own, named as ours
+INDEX_BUFFERS = ("relative_position_index", "position_ids")  # functions of the configuration, which the port computes
+
+# Second names of tensors -> first names.
+TIED_WEIGHTS = {
+    "cls.predictions.decoder.weight": "text_model.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
+    "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
+}
+
+
+def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
+    """Renames the weights of the original code to those of this port.
+
+    Args:
+        original: State dict of an original pre-training, retrieval or question answering model, or of its video or
+            text encoder alone.
+
+    Returns:
+        The same tensors under our names, one for each, save the index buffers (`relative_position_index`,
+        `position_ids`), which the port computes from its configuration.
+
+    Raises:
+        ValueError: if there are names of no original model, or two names for one of ours.
+    """
+    if original and all(name.startswith(TOWER_PREFIXES) for name in original):
+        renamed = {name: name for name in original}
+    else:
+        renamed = {name: _rename(name) for name in original}
+    unknown = [name for name, new_name in renamed.items() if new_name is None]
+    if unknown or not renamed:
+        raise ValueError(
+            f"These are not names of weights of an original SViTT model: {_list(unknown) or 'none at all'}. They start "
+            f"with {', '.join(PREFIXES)}, or in an encoder alone with {', '.join(TOWER_PREFIXES)}."
+        )
+    weights = {new_name: original[name] for name, new_name in renamed.items() if not name.endswith(INDEX_BUFFERS)}
+    kept = [name for name in original if not name.endswith(INDEX_BUFFERS)]
+    if len(weights) < len(kept):
+        twice = [name for name in kept if sum(renamed[other] == renamed[name] for other in kept) > 1]
+        raise ValueError(f"The checkpoint holds the same weights under two names: {_list(twice)}.")
+    if len(kept) < len(original):
+        logger.info("Not kept, as it follows from the configuration: %s.", _list(set(original) - set(kept)))
+    return _tie(weights)
+
+
+def _rename(name: str) -> str | None:
+    for original, ours in PREFIXES.items():
+        if name == original or original.endswith(".") and name.startswith(original):
+            return ours + name.removeprefix(original)
+    return None
+
+
+def _tie(weights: Weights) -> Weights:
+    for second, first in TIED_WEIGHTS.items():
+        if second in weights and first in weights and not torch.equal(weights[first], weights[second]):
+            logger.warning("`%s` and `%s` are one tensor but differ; the former is kept for both.", first, second)
+            weights[second] = weights[first]
+    return weights
+
+
+def _list(names: Iterable[str]) -> str:
+    """Names in a sentence, those that differ in the number of the layer as one."""
+    return ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names}))
+
+
+def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
+    """Weights that the answer decoder of question answering starts from: the fusion layers of a pre-trained model.
+
+    Args:
+        state_dict: State dict of [`SViTTForPreTraining`], or of another model with a `text_model`, whose decoder then
+            starts without a word prediction head.
+        fusion_layer: `text_config.fusion_layer`; that layer becomes layer 0 of the decoder.
+
+    Returns:
+        Weights named `text_decoder.*`, for [`SViTTForVideoQuestionAnswering`].
+    """
+    weights = {}
+    for name, tensor in state_dict.items():
+        layer = re.fullmatch(r"text_model\.encoder\.layer\.(\d+)\.(.*)", name)
+        if layer and int(layer[1]) >= fusion_layer:
+            weights[f"text_decoder.bert.encoder.layer.{int(layer[1]) - fusion_layer}.{layer[2]}"] = tensor
+        elif name.startswith("text_model.embeddings."):
+            weights["text_decoder.bert." + name.removeprefix("text_model.")] = tensor
+        elif name.startswith("cls."):
+            weights["text_decoder." + name] = tensor
+    return weights
+
+
+# ----------------------------------------------------------------------------------------------------
+# Positions: from images to clips, from short to long clips, from one image size to another
+# ----------------------------------------------------------------------------------------------------
+
+
+def resize_relative_position_bias(
+    table: torch.Tensor, source_grid: tuple[int, int, int], target_grid: tuple[int, int, int]
+) -> torch.Tensor:
+    """Resizes a relative position bias table: in space by BEiT's spline, then in time by nearest neighbour.
+
+    Args:
+        table: (rows, heads), rows as in [`RelativePositions`]; the last 3, of the CLS token, are kept.
+        source_grid: Frames, patches along the height and along the width that the table is for; one frame for BEiT's.
+        target_grid: The same, wanted.
+
+    Raises:
+        ValueError: if the table does not have the rows of `source_grid`.
+    """
+    source, target = RelativePositions(*source_grid), RelativePositions(*target_grid)
+    if len(table) != source.num_rows:
+        raise ValueError(
+            f"A bias table for {_grid(source_grid)} has {source.num_rows} rows, this one has {len(table)}."
+        )
+    if source_grid[1:] != target_grid[1:]:
+        offsets = table[:-3].unflatten(0, (-1, source.spatial_rows))
+        offsets = torch.stack([_resize_offsets(frame, source_grid[1:], target_grid[1:]) for frame in offsets])
+        table = torch.cat([offsets.flatten(0, 1).to(table), table[-3:]])
+    rows = target.rows_of_table_for(source_grid[0], table.device)
+    return table if rows is None else table[rows]
+
+
+def _resize_offsets(biases: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
+    """Biases of the spatial offsets of a grid of H x W patches, ((2H-1) * (2W-1), heads), for those of another."""
+    sides = [(2 * old - 1, 2 * new - 1) for old, new in zip(source, target, strict=True)]
+    points = [_geometric_points(old, new) for old, new in sides]
+    targets = [np.arange(-(new // 2), new // 2 + 1.0) for _, new in sides]
+    degrees = [min(3, old - 1) for old, _ in sides]
+    heads = biases.unflatten(0, (sides[0][0], sides[1][0])).double().permute(2, 0, 1).cpu().numpy()
+    resized = [RectBivariateSpline(*points, head, kx=degrees[0], ky=degrees[1])(*targets) for head in heads]
+    return torch.from_numpy(np.stack(resized, axis=-1)).flatten(0, 1)
+
+
+def _geometric_points(source: int, target: int) -> np.ndarray:
+    """Where BEiT puts `source` offsets among `target` ones: at steps that grow geometrically, dense near 0."""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        if (1 - ratio ** (source // 2)) / (1 - ratio) > target // 2:
+            high = ratio
+        else:
+            low = ratio
+    sums = np.cumsum(ratio ** np.arange(source // 2))
+    return np.concatenate([-sums[::-1], [0.0], sums])
+
+
+def resize_position_embeddings(embeddings: torch.Tensor, grid_size: int) -> torch.Tensor:
+    """Resizes absolute position embeddings (1, 1 + H * H, D) to (1, 1 + grid_size ** 2, D), bicubically; CLS first."""
+    source = math.isqrt(embeddings.shape[1] - 1)
+    if source**2 != embeddings.shape[1] - 1:
+        raise ValueError(f"{embeddings.shape[1]} position embeddings are not those of a square grid and a CLS token.")
+    if source == grid_size:
+        return embeddings
+    patches = embeddings[:, 1:].transpose(1, 2).unflatten(2, (source, source))
+    patches = F.interpolate(patches, size=(grid_size, grid_size), mode="bicubic", align_corners=False)
+    return torch.cat([embeddings[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _resize_positions(
+    weights: Mapping[str, torch.Tensor], source_grid: tuple[int, int, int], target_grid: tuple[int, int, int]
+) -> Weights:
+    resized = dict(weights)
+    for name, tensor in weights.items():
+        if name.endswith(BIAS_TABLE):
+            resized[name] = resize_relative_position_bias(tensor, source_grid, target_grid)
+        elif name.removeprefix("vision_model.") == "embeddings.position_embeddings":
+            resized[name] = resize_position_embeddings(tensor, target_grid[1])
+    return resized
+
+
+def expand_num_frames(
+    state_dict: Mapping[str, torch.Tensor], config: SViTTConfig, num_frames: int
+) -> tuple[Weights, SViTTConfig]:
+    """Temporal expansion (paper section 3.4): a model for clips of `num_frames` frames that starts from one for others.
+
+    Lower `vision_config.token_keep_rate` of the new configuration to keep the cost of longer clips down.
+
+    Args:
+        state_dict: Of any SViTT model.
+        config: Of the same model; not changed.
+        num_frames: Frames wanted.
+
+    Returns:
+        Weights and configuration of the new model.
+    """
+    config = copy.deepcopy(config)
+    vision = config.vision_config
+    space = (vision.grid_size, vision.grid_size)
+    weights = _resize_positions(state_dict, (vision.num_frames, *space), (num_frames, *space))
+    vision.num_frames, vision.max_num_frames = num_frames, max(num_frames, vision.max_num_frames)
+    return weights, config
+
+
+def _grid(grid: tuple[int, int, int]) -> str:
+    return f"{grid[0]} frames of {grid[1]} x {grid[2]} patches"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Reading a checkpoint without running it
+# ----------------------------------------------------------------------------------------------------
+
+STORAGE_DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+# Pickled objects of these packages come with calls of their classes, which stubs answer. No other call is let pass.
+CALLED_PACKAGES = ("_codecs", "collections", "copyreg", "datetime", "numpy", "omegaconf", "pathlib")
+LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+
+
+class Stub:
+    """In place of an object that is neither tensor nor plain container: keeps what was pickled, runs nothing."""
+
+    may_be_called = False
+
+    def __new__(cls, *args, **kwargs):
+        stub = super().__new__(cls)
+        stub.state, stub.items, stub.elements = None, {}, []
+        return stub
+
+    def __init__(self, *args, **kwargs):  # not reached by plain objects, which are made by `__new__` and a state
+        if not self.may_be_called:
+            raise pickle.UnpicklingError(f"it calls `{type(self).__module__}.{type(self).__qualname__}`")
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def __setitem__(self, key, value):
+        self.items[key] = value
+
+    def append(self, element):
+        self.elements.append(element)
+
+    def plain(self):
+        """The configuration that an OmegaConf node, a namespace or a subclass of dict or list held."""
+        state = self.state[0] if isinstance(self.state, tuple) else self.state
+        state = state if isinstance(state, dict) else {}
+        for node in ("_val", "_content"):  # of OmegaConf: a value; a dict or list of nodes
+            if node in state:
+                return _plain(state[node])
+        return _plain(self.items or self.elements or state)
+
+
+def _plain(value):
+    if isinstance(value, Stub):
+        return value.plain()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+class SafeUnpickler(pickle.Unpickler):
+    """Unpickles tensors and plain containers. No name in the file is ever imported; all others become stubs.
+
+    Args:
+        file: Binary file at the start of a pickle.
+        storage: Called with (dtype, key, number of elements), returns the flat tensor behind a storage of the file.
+    """
+
+    def __init__(self, file, storage=None):
+        super().__init__(file)
+        self.storage = storage
+
+    def find_class(self, module: str, name: str):
+        if module in ("torch", "torch.cuda") and name in STORAGE_DTYPES:
+            return STORAGE_DTYPES[name]
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+        read = {
+            "collections.OrderedDict": OrderedDict,
+            "builtins.set": set,
+            "torch.Size": torch.Size,
+            "torch.device": torch.device,
+            "torch._utils._rebuild_tensor": self.rebuild_tensor,
+            "torch._utils._rebuild_tensor_v2": self.rebuild_tensor,
+            "torch._utils._rebuild_parameter": self.rebuild_parameter,
+        }
+        may_be_called = module.split(".")[0] in CALLED_PACKAGES
+        stub = {"__module__": module, "__qualname__": name, "may_be_called": may_be_called}
+        return read.get(f"{module}.{name}") or type("Stub", (Stub,), stub)
+
+    def persistent_load(self, persistent_id):
+        _, dtype, key, _, num_elements, *view = persistent_id
+        if any(view):
+            raise pickle.UnpicklingError("it holds views of storages, which PyTorch before 0.4 wrote")
+        return self.storage(dtype, key, num_elements)
+
+    def rebuild_tensor(self, storage, offset, size, stride, *_):
+        return storage.as_strided(size, stride, offset)  # checks its bounds
+
+    def rebuild_parameter(self, tensor, *_):
+        return tensor
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict:
+    """Reads what `torch.save` wrote, in its zip or its legacy format, without running anything.
+
+    Returns:
+        The saved dict. Tensors are on the CPU; objects that are neither tensors nor plain containers are [`Stub`]s.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is not a checkpoint, is damaged, or calls functions when it is read in the usual way.
+    """
+    with open(path, "rb") as file:
+        try:
+            checkpoint = _read_zip(file) if file.read(4) == b"PK\x03\x04" else _read_legacy(file)
+        except Exception as error:  # a damaged or hostile pickle may raise anything
+            detail = str(error) or type(error).__name__
+            if isinstance(error, pickle.UnpicklingError) and "it calls" in detail:
+                raise ValueError(f"{path} is refused: {detail}, which weights have no need of.") from error
+            raise ValueError(f"{path} is not a readable checkpoint of `torch.save`: {detail}.") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dict with the weights under 'model'.")
+    return checkpoint
+
+
+def _read_zip(file) -> object:
+    with zipfile.ZipFile(file) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("it is a zip file of something else")
+        folder = pickles[0].removesuffix("data.pkl")
+        storages = {}
+
+        def storage(dtype, key, num_elements):
+            if key not in storages:
+                storages[key] = _flat_tensor(archive.read(f"{folder}data/{key}"), dtype)
+            return storages[key]
+
+        with archive.open(f"{folder}data.pkl") as pickled:
+            return SafeUnpickler(pickled, storage).load()
+
+
+def _read_legacy(file) -> object:
+    file.seek(0)
+    storages = {}
+
+    def storage(dtype, key, num_elements):
+        return storages.setdefault(key, torch.empty(num_elements, dtype=dtype))
+
+    magic_number, _, _ = (SafeUnpickler(file).load() for _ in range(3))
+    if magic_number != LEGACY_MAGIC_NUMBER:
+        raise ValueError("it does not start as one")
+    checkpoint = SafeUnpickler(file, storage).load()
+    for key in SafeUnpickler(file).load():
+        num_elements = int.from_bytes(file.read(8), "little")
+        values = storages[key]
+        if num_elements != len(values):
+            raise ValueError(f"storage {key} has {num_elements} elements instead of {len(values)}")
+        values.copy_(_flat_tensor(file.read(values.nbytes), values.dtype))
+    return checkpoint
+
+
+def _flat_tensor(data: bytes, dtype: torch.dtype) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Original checkpoint -> Hub folder
+# ----------------------------------------------------------------------------------------------------
+
+# What the original code does where the checkpoint's configuration says nothing ...
+ORIGINAL_VISION_DEFAULTS = {
+    "token_keep_rate": 1.0,
+    "token_drop_loc": [3, 6, 9],
+    "sparse_local_attn": 1,
+    "sparse_random_attn": None,
+    "attn_block_size": 1,
+}
+ORIGINAL_TEXT_DEFAULTS = {"token_keep_rate": 1.0}
+# ... and whatever it says.
+ORIGINAL_BEHAVIOUR = {"attn_mask_padding": False}
+
+
+def convert_checkpoint(
+    path: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    tokenizer: str | os.PathLike = "bert-base-uncased",
+    vision_config: dict | None = None,
+    text_config: dict | None = None,
+):
+    """Converts a checkpoint of the original code to a folder for `from_pretrained`.
+
+    The configuration comes from the shapes of the weights and from the training configuration in the checkpoint. It
+    reproduces the original code, faults included (`attn_mask_padding=False`, no dropping in fusion unless the original
+    did).
+
+    Args:
+        path: The original `.pth`, of pre-training, retrieval or question answering; read by [`read_checkpoint`].
+        output_dir: Folder to write, which must not exist or be empty.
+        tokenizer: Folder or Hub name of the BERT tokenizer that the model was trained with.
+        vision_config: Fields of [`SViTTVisionConfig`] that the checkpoint does not tell, or tells wrongly.
+        text_config: The same for [`SViTTTextConfig`].
+
+    Raises:
+        OSError: if the checkpoint or the tokenizer is not found.
+        ValueError: if the checkpoint is damaged, hostile or of another model, or the output folder is in use.
+    """
+    _check_output(output_dir)
+    _check_output(output_dir)
+    checkpoint = read_checkpoint(path)
+    original = checkpoint.get("model", checkpoint)
+    if not isinstance(original, dict) or not all(isinstance(value, torch.Tensor) for value in original.values()):
+        raise ValueError(f"{path} has no dict of weights under 'model'; its entries are {', '.join(checkpoint)}.")
+    weights = convert_state_dict(original)
+    logger.info("Not converted: %s.", ", ".join(sorted(set(checkpoint) - {"model", "config"})) or "nothing")
+
+    tokenizer = load_tokenizer(tokenizer)
+    config = infer_config(
+        original,
+        _plain(checkpoint.get("config")),
+        vision_config=vision_config,
+        text_config={**special_token_ids(tokenizer), **(text_config or {})},
+    )
+    model = _model_class(weights)(config)
+    # The original's question answering has no pooler, as it does not look at the pooled clip.
+    answers = isinstance(model, modeling_svitt.SViTTForVideoQuestionAnswering)
+    _load(model, weights, may_lack=r"vision_model\.pooler\." if answers else None)
+    save_folder(model, make_processor(config, tokenizer), output_dir)
+
+
+def _model_class(weights: Weights) -> type[PreTrainedModel]:
+    if "text_decoder.cls.predictions.bias" in weights:
+        return modeling_svitt.SViTTForVideoQuestionAnswering
+    if "cls.predictions.bias" in weights:
+        return modeling_svitt.SViTTForPreTraining
+    if "itm_head.weight" in weights:
+        return modeling_svitt.SViTTForVideoTextRetrieval
+    raise ValueError("The checkpoint is of no pre-training, retrieval or question answering model: it has no head.")
+
+
+def infer_config(
+    original: Mapping[str, torch.Tensor],
+    original_config: Mapping | None = None,
+    vision_config: dict | None = None,
+    text_config: dict | None = None,
+) -> SViTTConfig:
+    """The configuration of an original model.
+
+    Args:
+        original: Its state dict, under the original's names.
+        original_config: Its training configuration as plain data, if known: `vision_encoder_args`,
+            `text_encoder_args`, `video_input`, `image_res`, `temp`, `loss_weight`, ... are read.
+        vision_config: Fields of [`SViTTVisionConfig`] that take precedence.
+        text_config: Fields of [`SViTTTextConfig`] that take precedence.
+
+    Raises:
+        ValueError: if the weights do not tell a size (heads of another width than 64, or several grids that fit the
+            bias tables) and nothing else does.
+    """
+    _check_fields(vision_config, text_config)
+    weights = convert_state_dict(original)
+    trained = original_config if isinstance(original_config, Mapping) else {}
+    if not trained:
+        logger.warning(
+            "The checkpoint has no configuration: sparsity is taken to be the published one, "
+            "with the defaults of `SViTTVisionConfig`."
+        )
+    vision = _vision_settings(original, weights, trained, vision_config or {})
+    text = _text_settings(weights, "text_model.", trained, text_config or {})
+    joint = {field: trained[field] for field in ("temp", "mlm_prob", "itm_hard_neg", "loss_weight") if field in trained}
+    if "vision_proj.weight" in weights:
+        joint["embed_dim"] = len(weights["vision_proj.weight"])
+    if "text_decoder.cls.predictions.bias" in weights:
+        text["token_keep_rate"] = 1.0  # the original drops in fusion mode only, and questions are read in multimodal
+        joint["decoder_config"] = _text_sizes(weights, "text_decoder.bert.")
+    return SViTTConfig(vision_config=vision, text_config=text, **joint)
+
+
+def _vision_settings(original: Mapping, weights: Weights, trained: Mapping, given: dict) -> dict:
+    prefix = "vision_model."
+    hidden_size, num_channels, patch_size, _ = _shape(weights, f"{prefix}embeddings.patch_embeddings.projection.weight")
+    num_layers = _num_layers(weights, prefix)
+    sizes = {
+        "hidden_size": hidden_size,
+        "num_channels": num_channels,
+        "patch_size": patch_size,
+        "num_hidden_layers": num_layers,
+        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight")[0],
+        "use_mean_pooling": f"{prefix}layernorm.weight" not in weights,
+        "use_absolute_position_embeddings": f"{prefix}embeddings.position_embeddings" in weights,
+        "use_relative_position_bias": f"{prefix}encoder.layer.0.attention.attention.{BIAS_TABLE}" in weights,
+    }
+    settings = {**(ORIGINAL_VISION_DEFAULTS if trained else {}), "num_attention_heads": hidden_size // 64}
+    settings |= _fields(SViTTVisionConfig, trained, "vit_config", "vision_encoder_args")
+    clips = {"num_frames": (trained.get("video_input") or {}).get("num_frames"), "image_size": trained.get("image_res")}
+    settings |= {field: value for field, value in clips.items() if value is not None}
+    if "token_drop_loc" in settings:  # the original ignores layers that do not exist
+        settings["token_drop_loc"] = [layer for layer in settings["token_drop_loc"] if layer < num_layers]
+    settings |= {**sizes, **ORIGINAL_BEHAVIOUR, **given}
+
+    if sizes["use_relative_position_bias"]:
+        num_rows, settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0))
+        index = next((tensor for name, tensor in original.items() if name.endswith("relative_position_index")), None)
+        settings["num_frames"], settings["image_size"] = _clip_size(
+            num_rows, settings, num_patches=None if index is None else len(index) - 1
+        )
+    elif sizes["use_absolute_position_embeddings"]:
+        num_positions = _shape(weights, f"{prefix}embeddings.position_embeddings")[1]
+        settings["image_size"] = math.isqrt(num_positions - 1) * patch_size
+    return settings
+
+
+def _clip_size(num_rows: int, settings: dict, num_patches: int | None) -> tuple[int, int]:
+    """Frames and image size from the rows of a bias table, (2T-1)(2H-1)(2H-1) + 3, and what else is known."""
+    patch_size = settings["patch_size"]
+    fitting = []
+    for grid_size in range(1, math.isqrt(num_rows) + 1):
+        num_offsets, rest = divmod(num_rows - 3, (2 * grid_size - 1) ** 2)
+        num_frames, image_size = (num_offsets + 1) // 2, grid_size * patch_size
+        if (
+            rest == 0
+            and num_offsets > 0
+            and num_patches in (None, num_frames * grid_size**2)
+            and settings.get("num_frames") in (None, num_frames)
+            and settings.get("image_size") in (None, image_size)
+        ):
+            fitting.append((num_frames, image_size))
+    if len(fitting) != 1:
+        known = {field: settings[field] for field in ("num_frames", "image_size") if field in settings}
+        raise ValueError(
+            f"Bias tables of {num_rows} rows and patches of {patch_size} pixels fit "
+            + (f"several (num_frames, image_size): {fitting}; say which." if fitting else f"no clips with {known}.")
+        )
+    return fitting[0]
+
+
+def _text_settings(weights: Weights, prefix: str, trained: Mapping, given: dict) -> dict:
+    sizes = _text_sizes(weights, prefix)
+    settings = {**ORIGINAL_TEXT_DEFAULTS, **_fields(SViTTTextConfig, trained, "bert_config", "text_encoder_args")}
+    if "token_drop_loc" in settings:
+        layers = range(sizes["fusion_layer"], sizes["num_hidden_layers"])
+        settings["token_drop_loc"] = [layer for layer in settings["token_drop_loc"] if layer in layers]
+    settings |= {**sizes, **ORIGINAL_BEHAVIOUR, **given}
+    if "num_attention_heads" not in settings:
+        if sizes["hidden_size"] % 64:
+            raise ValueError(
+                "The weights of BERT do not tell its number of heads, and at a width of "
+                f"{sizes['hidden_size']} they are not 64 wide; say `num_attention_heads` in `text_config`."
+            )
+        settings["num_attention_heads"] = sizes["hidden_size"] // 64
+    return settings
+
+
+def _text_sizes(weights: Weights, prefix: str) -> dict:
+    vocab_size, hidden_size = _shape(weights, f"{prefix}embeddings.word_embeddings.weight")
+    num_layers = _num_layers(weights, prefix)
+    cross_keys = [f"{prefix}encoder.layer.{layer}.crossattention.self.key.weight" for layer in range(num_layers)]
+    fusion_layer = next((layer for layer, name in enumerate(cross_keys) if name in weights), num_layers)
+    sizes = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_layers,
+        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight")[0],
+        "max_position_embeddings": _shape(weights, f"{prefix}embeddings.position_embeddings.weight")[0],
+        "type_vocab_size": _shape(weights, f"{prefix}embeddings.token_type_embeddings.weight")[0],
+        "fusion_layer": fusion_layer,
+    }
+    if fusion_layer < num_layers:
+        sizes["encoder_width"] = weights[cross_keys[fusion_layer]].shape[1]
+    return sizes
+
+
+def _fields(config_class: type, trained: Mapping, *sections: str) -> dict:
+    """What sections of the original's configuration say of the fields of ours."""
+    found = {}
+    for section in sections:
+        values = trained.get(section)
+        if isinstance(values, Mapping):  # `bert_config` is the path of a file in the published configurations
+            found |= {field: value for field, value in values.items() if field in config_class.__annotations__}
+    return found
+
+
+def _check_fields(vision_config: dict | None, text_config: dict | None):
+    for config_class, given in ((SViTTVisionConfig, vision_config), (SViTTTextConfig, text_config)):
+        unknown = set(given or ()) - set(config_class.__annotations__)
+        if unknown:
+            raise ValueError(f"{config_class.__name__} has no field {', '.join(sorted(unknown))}.")
+
+
+def _num_layers(weights: Weights, prefix: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
+    return 1 + max((int(match[1]) for match in map(pattern.match, weights) if match), default=-1)
+
+
+def _shape(weights: Weights, name: str) -> torch.Size:
+    if name not in weights:
+        raise ValueError(f"The checkpoint has no `{name}`.")
+    return weights[name].shape
+
+
+def _bias_table_name(prefix: str, layer: int) -> str:
+    return f"{prefix}encoder.layer.{layer}.attention.attention.{BIAS_TABLE}"
+
+
+def _load(model: PreTrainedModel, weights: Weights, may_lack: str | None = None):
+    """Loads all of `weights`. What the model has besides must match `may_lack`, and keeps its initial value."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        first_misfit = str(error).splitlines()[1].strip()
+        raise ValueError(f"The weights do not fit the configuration: {first_misfit}") from error
+    if unexpected:
+        raise ValueError(f"{type(model).__name__} has no place for {_list(unexpected)}.")
+    new = [name for name in missing if name not in tied]
+    lacking = [name for name in new if may_lack is None or not re.match(may_lack, name)]
+    if lacking:
+        raise ValueError(f"{type(model).__name__} needs weights that are missing: {_list(lacking)}.")
+    if new:
+        logger.info("New, with their initial values: %s.", _list(new))
+
+
+# ----------------------------------------------------------------------------------------------------
+# BEiT + BERT -> fresh SViTT
+# ----------------------------------------------------------------------------------------------------
+
+NEW_MODULES = r".*\.crossattention\.|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\.|temp$|cls\."
+
+
+def init_from_towers(
+    vision: str | os.PathLike,
+    text: str | os.PathLike,
+    num_frames: int = 4,
+    image_size: int | None = None,
+    fusion_layer: int | None = None,
+    vision_config: dict | None = None,
+    text_config: dict | None = None,
+    **kwargs,
+) -> SViTTForPreTraining:
+    """A fresh SViTT from a pretrained BEiT and a pretrained BERT; saved, it loads into every SViTT class.
+
+    Args:
+        vision: Folder or Hub name of a BEiT, with relative (per layer or shared) or absolute positions or both.
+        text: Folder or Hub name of a BERT of any width and depth, with a word prediction head or without.
+        num_frames: Frames of the clips; biases are repeated along time.
+        image_size: Image size of the clips, that of `vision` by default; positions are resized.
+        fusion_layer: First layer of BERT that gets (new) cross-attention. Default: three quarters of the depth.
+        vision_config: Fields of [`SViTTVisionConfig`], such as the sparsity.
+        text_config: Fields of [`SViTTTextConfig`], such as the token dropping.
+        kwargs: Fields of [`SViTTConfig`].
+
+    Raises:
+        OSError: if a tower is not found.
+        ValueError: if a tower is of another kind or incomplete, or a field does not fit.
+    """
+    _check_fields(vision_config, text_config)
+    vision_fields, vision_weights = _beit_tower(vision, num_frames, image_size)
+    text_fields, text_weights = _bert_tower(text)
+    if fusion_layer is None:
+        fusion_layer = text_fields["num_hidden_layers"] * 3 // 4
+    text_fields |= {"fusion_layer": fusion_layer, "encoder_width": vision_fields["hidden_size"]}
+    config = SViTTConfig(
+        vision_config={**vision_fields, **(vision_config or {})},
+        text_config={**text_fields, **(text_config or {})},
+        **kwargs,
+    )
+    model = SViTTForPreTraining(config)
+    _load(model, {**vision_weights, **text_weights}, may_lack=NEW_MODULES)
+    return model
+
+
+def _beit_tower(name: str | os.PathLike, num_frames: int, image_size: int | None) -> tuple[dict, Weights]:
+    """Fields of [`SViTTVisionConfig`] and weights, under our names, from a BEiT."""
+    config, weights = _pretrained(BeitModel, name, may_lack=r"pooler\.")
+    for field in ("image_size", "patch_size"):
+        if not isinstance(getattr(config, field), int):
+            raise ValueError(f"`{field}` of {name} must be one number, got {getattr(config, field)}.")
+    fields = {field: getattr(config, field) for field in SViTTVisionConfig.__annotations__ if hasattr(config, field)}
+    layers = range(config.num_hidden_layers)
+
+    shared_table = weights.pop(f"encoder.{BIAS_TABLE}", None)
+    if shared_table is not None:
+        for table in (_bias_table_name("", layer) for layer in layers):
+            weights[table] = shared_table + weights.get(table, 0)
+        fields["use_relative_position_bias"] = True
+    if not config.layer_scale_init_value:  # no layer scale: our scales are then 1
+        fields["layer_scale_init_value"] = 1.0
+        names = [f"encoder.layer.{layer}.lambda_{branch}" for layer in layers for branch in (1, 2)]
+        weights |= {scale: torch.ones(config.hidden_size) for scale in names}
+    if weights.pop("embeddings.mask_token", None) is not None:
+        logger.warning("Not used from %s: embeddings.mask_token.", name)
+
+    grid_size = config.image_size // config.patch_size
+    fields |= {"num_frames": num_frames, "image_size": image_size or config.image_size}
+    target_size = fields["image_size"] // config.patch_size
+    weights = _resize_positions(weights, (1, grid_size, grid_size), (num_frames, target_size, target_size))
+    return fields, {f"vision_model.{name}": tensor for name, tensor in weights.items()}
+
+
+def _bert_tower(name: str | os.PathLike) -> tuple[dict, Weights]:
+    """Fields of [`SViTTTextConfig`] and weights, under our names, from a BERT, with its word prediction head if any."""
+    architectures = AutoConfig.from_pretrained(name).architectures or []
+    has_head = any(architecture.endswith(("ForMaskedLM", "ForPreTraining")) for architecture in architectures)
+    if has_head:
+        config, weights = _pretrained(BertForMaskedLM, name)
+        weights = {key.replace("bert.", "text_model.", 1): tensor for key, tensor in weights.items()}
+    else:
+        config, weights = _pretrained(BertModel, name, add_pooling_layer=False)
+        weights = {f"text_model.{key}": tensor for key, tensor in weights.items()}
+    fields = {field: getattr(config, field) for field in SViTTTextConfig.__annotations__ if hasattr(config, field)}
+    for field in ("bos_token_id", "eos_token_id", "is_decoder"):  # those of SViTT apply
+        fields.pop(field, None)
+    return fields, weights
+
+
+def _pretrained(
+    model_class: type[PreTrainedModel], name: str | os.PathLike, may_lack: str | None = None, **kwargs
+) -> tuple[AutoConfig, Weights]:
+    """Configuration and float32 weights of a pretrained model, under the names of checkpoints."""
+    model_type = AutoConfig.from_pretrained(name).model_type
+    if model_type != model_class.config_class.model_type:
+        raise ValueError(f"{name} is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
+    model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
+    missing = [key for key in report["missing_keys"] if may_lack is None or not re.match(may_lack, key)]
+    if missing:
+        raise ValueError(f"{name} lacks weights of a {model_class.__name__}: {_list(missing)}.")
+    if report["unexpected_keys"]:
+        logger.warning("Not used from %s: %s.", name, _list(report["unexpected_keys"]))
+    # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size="1000GB")
+        return model.config, load_file(Path(folder, "model.safetensors"))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Folders
+# ----------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(name: str | os.PathLike):
+    """The BERT tokenizer in a folder or of a Hub name; an `OSError` of one sentence where there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OSError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.") from error
+
+
+def special_token_ids(tokenizer) -> dict:
+    """Fields of [`SViTTTextConfig`] that follow from a BERT tokenizer."""
+    return {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "mask_token_id": tokenizer.mask_token_id,
+    }
+
+
+def make_processor(config: SViTTConfig, tokenizer):
+    """The processor that feeds a model of this configuration."""
+    from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
+
+    vocab_size = config.text_config.vocab_size
+    if len(tokenizer) > vocab_size:
+        raise ValueError(f"The tokenizer has {len(tokenizer)} words, the model only {vocab_size}; they do not match.")
+    vision = config.vision_config
+    return SViTTProcessor(SViTTVideoProcessor(size=vision.image_size, num_frames=vision.num_frames), tokenizer)
+
+
+def _check_output(output_dir: str | os.PathLike):
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} is in use; name a folder that does not exist yet, or an empty one.")
+
+
+def save_folder(model: PreTrainedModel, processor, output_dir: str | os.PathLike):
+    """Writes model and processor to a folder that appears when it is complete, or not at all."""
+    _check_output(output_dir)
+    output_dir = Path(output_dir).absolute()
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".svitt-convert-") as scratch:
+        folder = Path(scratch, "model")
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        os.replace(folder, output_dir)
+    logger.info("%s written to %s.", type(model).__name__, output_dir)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------------
+
+
+def _field(text: str) -> tuple[str, object]:
+    field, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} must look like FIELD=VALUE")
+    try:
+        return field, json.loads(value)
+    except json.JSONDecodeError:
+        return field, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="svitt-convert", description="Make SViTT models for transformers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    fields = argparse.ArgumentParser(add_help=False)
+    for tower in ("vision", "text"):
+        fields.add_argument(
+            f"--{tower}_config",
+            nargs="+",
+            type=_field,
+            default=[],
+            metavar="FIELD=VALUE",
+            help=f"fields of SViTT{tower.capitalize()}Config, values in JSON, such as token_keep_rate=0.6",
+        )
+
+    command = commands.add_parser("checkpoint", parents=[fields], help="convert a .pth of the original SViTT code")
+    command.add_argument("checkpoint", help="the .pth: pre-training, retrieval or question answering")
+    command.add_argument("output_dir", help="folder to write, for from_pretrained")
+    command.add_argument("--tokenizer", default="bert-base-uncased", help="folder or Hub name (default: %(default)s)")
+    command.set_defaults(run=_run_checkpoint)
+
+    command = commands.add_parser("towers", parents=[fields], help="join a BEiT and a BERT to a fresh SViTT")
+    command.add_argument("vision", help="folder or Hub name of a BEiT")
+    command.add_argument("text", help="folder or Hub name of a BERT")
+    command.add_argument("output_dir", help="folder to write, for from_pretrained")
+    command.add_argument("--num_frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
+    command.add_argument("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
+    command.add_argument("--fusion_layer", type=int, help="first layer with cross-attention (default: 3/4 of all)")
+    command.add_argument("--tokenizer", help="folder or Hub name (default: that of the BERT)")
+    command.set_defaults(run=_run_towers)
+
+    command = commands.add_parser("expand", help="make a SViTT for longer clips from one for shorter clips")
+    command.add_argument("model", help="folder or Hub name of a SViTT")
+    command.add_argument("output_dir", help="folder to write, for from_pretrained")
+    command.add_argument("--num_frames", type=int, required=True, help="frames of a clip")
+    command.add_argument("--token_keep_rate", type=float, help="share of patch tokens kept at each drop, now lower")
+    command.set_defaults(run=_run_expand)
+    return parser
+
+
+def _run_checkpoint(args: argparse.Namespace):
+    convert_checkpoint(
+        args.checkpoint, args.output_dir, args.tokenizer, dict(args.vision_config), dict(args.text_config)
+    )
+
+
+def _run_towers(args: argparse.Namespace):
+    _check_output(args.output_dir)
+    tokenizer = load_tokenizer(args.tokenizer or args.text)
+    model = init_from_towers(
+        args.vision,
+        args.text,
+        num_frames=args.num_frames,
+        image_size=args.image_size,
+        fusion_layer=args.fusion_layer,
+        vision_config=dict(args.vision_config),
+        text_config={**special_token_ids(tokenizer), **dict(args.text_config)},
+    )
+    save_folder(model, make_processor(model.config, tokenizer), args.output_dir)
+
+
+def _run_expand(args: argparse.Namespace):
+    _check_output(args.output_dir)
+    config = SViTTConfig.from_pretrained(args.model)
+    model_class = getattr(modeling_svitt, config.architectures[0])
+    model = model_class.from_pretrained(args.model)
+    weights, config = expand_num_frames(model.state_dict(), config, args.num_frames)
+    if args.token_keep_rate is not None:
+        config.vision_config.token_keep_rate = args.token_keep_rate
+    model = model_class(config)
+    _load(model, weights)
+    save_folder(model, make_processor(config, load_tokenizer(args.model)), args.output_dir)
+
+
+def main(arguments: list[str] | None = None):
+    """Entry point of `svitt-convert`. Bad input ends it with one sentence and exit code 2."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    try:
+        args.run(args)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
+        print(f"svitt-convert: {' '.join(str(reason).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

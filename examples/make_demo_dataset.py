@@ -1,0 +1,190 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""Make a small set of captioned clips in which only the order of events tells many captions apart.
+
+Every clip has a twin that shows the same frames backwards: "a red circle hops and then a blue square hops" and "a blue
+square hops and then a red circle hops". A model that ignores time cannot tell a clip from its twin.
+
+    python examples/make_demo_dataset.py demo/data
+
+writes H.264 files to demo/data/videos, and train.json, val.json and test.json in the format of run_retrieval.py.
+"""
+
+import argparse
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (60, 90, 230), "yellow": (235, 215, 50)}
+SHAPES = ("circle", "square", "triangle")
+STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+
+FRAME_SIZE = 64
+FRAMES_PER_SECOND = 8
+NUM_STATES = 12
+# Sampling takes the first of the two middle frames of an interval, so from a clip and from its reversal it would take
+# different moments, and a model blind to time could use that. Showing each moment twice gives both the same ones, when
+# 4, 8, 12 or 24 frames are sampled.
+FRAMES_PER_STATE = 2
+OVERSAMPLING = 3
+
+
+class Shape(NamedTuple):
+    kind: str
+    color: tuple[int, int, int]
+    x: float
+    y: float
+    radius: float
+
+
+class Event(NamedTuple):
+    """What happens: a caption forwards and backwards, and the shapes to be seen at time t in [0, 1]."""
+
+    caption: str
+    caption_backwards: str
+    shapes_at: Callable[[float], list[Shape]]
+
+
+def hop_in_turn(rng: random.Random) -> Event:
+    """Two shapes hop, one after the other; backwards, only their order differs."""
+    kinds, colors = rng.sample(SHAPES, 2), rng.sample(sorted(COLORS), 2)
+    columns, height = rng.sample((18, 46), 2), rng.uniform(22, 28)
+
+    def shapes_at(t: float) -> list[Shape]:
+        hops = [math.sin(math.pi * min(max(2 * t - turn, 0), 1)) for turn in (0, 1)]
+        return [
+            Shape(kind, COLORS[color], x, 48 - height * hop, 8)
+            for kind, color, x, hop in zip(kinds, colors, columns, hops, strict=True)
+        ]
+
+    first, second = (f"a {color} {kind} hops" for kind, color in zip(kinds, colors, strict=True))
+    return Event(f"{first} and then {second}", f"{second} and then {first}", shapes_at)
+
+
+def move_two_ways(rng: random.Random) -> Event:
+    """A shape moves along one axis, then along the other."""
+    kind, color, radius = rng.choice(SHAPES), rng.choice(sorted(COLORS)), rng.uniform(7, 9)
+    ways = [rng.choice(("left", "right")), rng.choice(("up", "down"))]
+    rng.shuffle(ways)
+    length = rng.uniform(26, 32)
+    steps = [STEPS[way] for way in ways]
+    start = [FRAME_SIZE / 2 - length / 2 * sum(step[axis] for step in steps) for axis in (0, 1)]
+
+    def shapes_at(t: float) -> list[Shape]:
+        done = [min(max(2 * t - turn, 0), 1) for turn in (0, 1)]
+        x, y = (
+            start[axis] + length * sum(step[axis] * part for step, part in zip(steps, done, strict=True))
+            for axis in (0, 1)
+        )
+        return [Shape(kind, COLORS[color], x, y, radius)]
+
+    first, second = ways
+    return Event(
+        f"a {color} {kind} moves {first} and then {second}",
+        f"a {color} {kind} moves {OPPOSITE[second]} and then {OPPOSITE[first]}",
+        shapes_at,
+    )
+
+
+def change_color(rng: random.Random) -> Event:
+    """A shape turns from one colour to another."""
+    kind, (before, after) = rng.choice(SHAPES), rng.sample(sorted(COLORS), 2)
+    x, y, radius = rng.uniform(20, 44), rng.uniform(20, 44), rng.uniform(9, 13)
+
+    def shapes_at(t: float) -> list[Shape]:
+        share = min(max((t - 0.35) / 0.3, 0), 1)
+        color = tuple(round(a + (b - a) * share) for a, b in zip(COLORS[before], COLORS[after], strict=True))
+        return [Shape(kind, color, x, y, radius)]
+
+    return Event(f"a {kind} turns from {before} to {after}", f"a {kind} turns from {after} to {before}", shapes_at)
+
+
+EVENTS = (hop_in_turn, move_two_ways, change_color)
+
+
+def draw(background: Image.Image, shapes: list[Shape]) -> np.ndarray:
+    """A frame (FRAME_SIZE, FRAME_SIZE, 3) uint8 with smooth edges."""
+    image = background.copy()
+    canvas = ImageDraw.Draw(image)
+    for shape in shapes:
+        x, y, r = (value * OVERSAMPLING for value in (shape.x, shape.y, shape.radius))
+        if shape.kind == "circle":
+            canvas.ellipse((x - r, y - r, x + r, y + r), fill=shape.color)
+        elif shape.kind == "square":
+            canvas.rectangle((x - r, y - r, x + r, y + r), fill=shape.color)
+        else:
+            canvas.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=shape.color)
+    return np.asarray(image.resize((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BILINEAR))
+
+
+def draw_background(rng: random.Random) -> Image.Image:
+    """A dark gradient between four random colours."""
+    corners = np.array([rng.randint(20, 80) for _ in range(12)], dtype=np.uint8).reshape(2, 2, 3)
+    return Image.fromarray(corners).resize((FRAME_SIZE * OVERSAMPLING,) * 2, Image.Resampling.BILINEAR)
+
+
+def write_video(path: Path, frames: list[np.ndarray]):
+    """Write frames (H, W, 3) uint8 as H.264 with a keyframe every 12 frames."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = FRAME_SIZE, FRAME_SIZE, "yuv420p"
+        stream.codec_context.gop_size, stream.thread_count = 12, 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def make_split(folder: Path, split: str, num_clips: int, seed: int) -> list[dict]:
+    """Write clips and their twins; returns annotations `{"video", "caption", "twin"}`.
+
+    Captions occur once in a split other than `train`, so that a clip has one right caption.
+    """
+    rng = random.Random(f"{seed} {split}")
+    annotations, captions = [], set()
+    while len(annotations) < num_clips:
+        event = rng.choice(EVENTS)(rng)
+        if split != "train" and event.caption in captions:
+            continue
+        captions |= {event.caption, event.caption_backwards}
+        background = draw_background(rng)
+        states = [draw(background, event.shapes_at(i / (NUM_STATES - 1))) for i in range(NUM_STATES)]
+        frames = [state for state in states for _ in range(FRAMES_PER_STATE)]
+        names = [f"{split}_{len(annotations) + i:05d}.mp4" for i in (0, 1)]
+        write_video(folder / names[0], frames)
+        write_video(folder / names[1], frames[::-1])
+        annotations.append({"video": names[0], "caption": event.caption, "twin": names[1]})
+        annotations.append({"video": names[1], "caption": event.caption_backwards, "twin": names[0]})
+    return annotations
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to write the videos and annotations")
+    parser.add_argument("--train", type=int, default=1600, help="clips to train on (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=80, help="clips to pick the best epoch by (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=120, help="clips to report on (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    (args.folder / "videos").mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val", "test"):
+        annotations = make_split(args.folder / "videos", split, getattr(args, split), args.seed)
+        (args.folder / f"{split}.json").write_text(json.dumps(annotations, indent=1))
+        print(f"{split}: {len(annotations)} clips")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,665 @@
+"""Names, positions, safe reading, original checkpoints and pretrained towers."""
+
+import argparse
+import builtins
+import json
+import math
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from svitt import (
+    SViTTConfig,
+    SViTTForPreTraining,
+    SViTTForVideoQuestionAnswering,
+    SViTTForVideoTextRetrieval,
+    SViTTModel,
+    SViTTTextModel,
+    SViTTVisionModel,
+)
+from svitt.conversion import (
+    Stub,
+    convert_checkpoint,
+    convert_state_dict,
+    decoder_from_fusion_layers,
+    expand_num_frames,
+    infer_config,
+    init_from_towers,
+    main,
+    read_checkpoint,
+    resize_position_embeddings,
+    resize_relative_position_bias,
+)
+from transformers import (
+    AutoProcessor,
+    BeitConfig,
+    BeitForImageClassification,
+    BeitModel,
+    BertConfig,
+    BertForPreTraining,
+    BertModel,
+    BertTokenizer,
+)
+
+GOLDEN = pathlib.Path(__file__).parent / "fixtures" / "golden"
+WEIGHTS = GOLDEN / "_weights"
+TASKS = {
+    "pretrain": SViTTForPreTraining,
+    "retrieval": SViTTForVideoTextRetrieval,
+    "vqa": SViTTForVideoQuestionAnswering,
+}
+
+
+def original_weights(task: str) -> dict[str, torch.Tensor]:
+    return load_file(WEIGHTS / f"{task}_tiny.safetensors")
+
+
+def original_config(**changes) -> dict:
+    """A training configuration as the original saves it: sizes of BERT are in a file elsewhere."""
+    config = json.loads((GOLDEN / "case06_pretrain" / "config.json").read_text())["config"]
+    config = {field: value for field, value in config.items() if field not in ("vit_config", "bert_config")}
+    return {**config, "bert_config": "configs/config_bert.json", **changes}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    BertTokenizer(str(GOLDEN / "case10b_tokenizer" / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+# ----------------------------------------------------------------------------------------------------
+# Names
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_key_maps_to_one_parameter_of_the_same_shape(task):
+    original = original_weights(task)
+    weights = convert_state_dict(original)
+    buffers = [key for key in original if key.endswith(("relative_position_index", "position_ids"))]
+    assert len(weights) == len(original) - len(buffers)
+    model = TASKS[task](infer_config(original, original_config(), text_config={"num_attention_heads": 4}))
+    parameters = model.state_dict()
+    assert all(parameters[name].shape == tensor.shape for name, tensor in weights.items())
+    missing = set(parameters) - set(weights)
+    assert all(task == "vqa" and ".pooler." in name for name in missing), missing
+
+
+@pytest.mark.parametrize(
+    "prefix, model_class, section",
+    [("vision_encoder.", SViTTVisionModel, "vision_config"), ("text_encoder.bert.", SViTTTextModel, "text_config")],
+)
+def test_an_encoder_alone_keeps_its_names(prefix, model_class, section):
+    original = original_weights("pretrain")
+    alone = {key.removeprefix(prefix): tensor for key, tensor in original.items() if key.startswith(prefix)}
+    config = infer_config(original, original_config(), text_config={"num_attention_heads": 4})
+    model_class(getattr(config, section)).load_state_dict(convert_state_dict(alone), strict=True)
+
+
+def test_unknown_keys_are_named():
+    with pytest.raises(ValueError, match="optimiser.step"):
+        convert_state_dict({**original_weights("retrieval"), "optimiser.step": torch.zeros(1)})
+    with pytest.raises(ValueError, match="model"):
+        convert_state_dict({"model": {}, "config": {}})
+
+
+def test_two_names_of_one_weight_are_an_error():
+    original = original_weights("pretrain")
+    original["text_encoder.embeddings.LayerNorm.bias"] = original["text_encoder.bert.embeddings.LayerNorm.bias"]
+    with pytest.raises(ValueError, match="two names.*text_encoder.bert.embeddings.LayerNorm.bias"):
+        convert_state_dict(original)
+
+
+def test_index_buffers_are_listed(caplog):
+    with caplog.at_level("INFO", "svitt.conversion"):
+        convert_state_dict(original_weights("pretrain"))
+    assert "relative_position_index" in caplog.text and "position_ids" in caplog.text
+
+
+def test_tied_weights_that_differ_are_reported_and_made_one(caplog):
+    original = original_weights("pretrain")
+    original["text_encoder.cls.predictions.decoder.weight"] += 1
+    weights = convert_state_dict(original)
+    assert "differ" in caplog.text
+    assert torch.equal(
+        weights["cls.predictions.decoder.weight"], weights["text_model.embeddings.word_embeddings.weight"]
+    )
+
+
+def downstream_sources(original: dict, run: dict) -> dict:
+    """The pre-training key behind each downstream parameter of a golden run, according to the port."""
+    weights = convert_state_dict(original)
+    if run["kind"] == "vqa" and not run["options"].get("evaluate"):
+        weights |= decoder_from_fusion_layers(weights, fusion_layer=9)
+    key_of = {float(value): key for key, value in reversed(original.items())}
+    ours = {name: key_of[float(value)] for name, value in weights.items()}
+    renamed = {key: next(iter(convert_state_dict({key: torch.zeros(1)})), None) for key in run["loaded_from"]}
+    return {key: ours.get(renamed[key]) for key in run["loaded_from"]}
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["retrieval_finetune_T4", "vqa_finetune_T4", "pretrain_expand_T4", "retrieval_evaluate_T2", "vqa_evaluate_T2"],
+)
+def test_downstream_models_start_from_the_keys_of_the_original(run):
+    golden = json.loads((GOLDEN / "case13_checkpoint_keys" / "config.json").read_text())["expected"]
+    original = {key: torch.tensor(float(number)) for number, key in enumerate(sorted(golden["pretrain_keys"]))}
+    head, bert = "text_encoder.cls.predictions", "text_encoder.bert.embeddings.word_embeddings.weight"
+    original |= {f"{head}.decoder.weight": original[bert], f"{head}.decoder.bias": original[f"{head}.bias"]}
+    run = golden["runs"][run]
+    assert downstream_sources(original, run) == run["loaded_from"]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Positions
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", json.loads((GOLDEN / "case08_relpos_interpolation" / "config.json").read_text())["tables"]
+)
+def test_relative_position_bias_golden(name, golden, assert_close):
+    case = golden("case08_relpos_interpolation")
+    table = case.json["tables"][name]
+    side = (math.isqrt((table["src_rows"] - 3) // table["src_t_size"]) + 1) // 2
+    source_grid = ((table["src_t_size"] + 1) // 2, side, side)
+    actual = resize_relative_position_bias(case.inputs[name], source_grid, tuple(table["dst_window"]))
+    assert_close(actual, case.outputs[name])
+
+
+def test_relative_position_bias_of_images_golden(golden, assert_close):
+    case = golden("case08b_relpos_interpolation_2d")
+    actual = resize_relative_position_bias(case.inputs["table"], (1, 4, 4), (1, 5, 5))
+    assert_close(actual, case.outputs["table"])
+
+
+def test_absolute_positions_golden(golden, assert_close):
+    case = golden("case08c_abs_pos_interpolation")
+    assert_close(resize_position_embeddings(case.inputs["pos"], 6), case.outputs["pos"])
+    assert resize_position_embeddings(case.inputs["pos"], 4) is case.inputs["pos"]
+
+
+def test_space_and_time_are_resized_together(assert_close):
+    """Decision 21: each temporal offset as if it were a table for images, then the offsets by nearest neighbour."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(3 * 49 + 3, 2, generator=generator)
+    actual = resize_relative_position_bias(table, (2, 4, 4), (4, 6, 6))
+    frames = [torch.cat([table[49 * offset : 49 * (offset + 1)], table[-3:]]) for offset in range(3)]
+    frames = [resize_relative_position_bias(frame, (1, 4, 4), (1, 6, 6))[:-3] for frame in frames]
+    nearest = [offset * 3 // 7 for offset in range(7)]
+    assert_close(actual, torch.cat([*(frames[offset] for offset in nearest), table[-3:]]))
+
+
+def test_a_table_of_another_grid_is_an_error():
+    with pytest.raises(ValueError, match="2 frames of 4 x 4 patches has 150 rows, this one has 52"):
+        resize_relative_position_bias(torch.zeros(52, 4), (2, 4, 4), (4, 4, 4))
+
+
+def test_expand_num_frames(golden, assert_close):
+    """The model for longer clips has the golden table, and agrees with the old one resized on the fly."""
+    case = golden("case08_relpos_interpolation")
+    config = SViTTConfig(
+        vision_config=dict(
+            num_frames=4, image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2
+        )
+        | dict(intermediate_size=32, token_drop_loc=[0], token_keep_rate=1.0, sparse_random_attn=None),
+        text_config=dict(vocab_size=200, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+        | dict(intermediate_size=32, fusion_layer=1, encoder_width=16, mask_token_id=4),
+    )
+    model = SViTTModel(config).eval()
+    tables = [name for name in model.state_dict() if name.endswith("bias_table")]
+    model.load_state_dict({name: case.inputs["f_T4_to_T8"] for name in tables}, strict=False)
+    weights, longer = expand_num_frames(model.state_dict(), config, 8)
+    assert (config.vision_config.num_frames, longer.vision_config.num_frames) == (4, 8)
+    for name in tables:
+        assert_close(weights[name], case.outputs["f_T4_to_T8"])
+    expanded = SViTTModel(longer).eval()
+    expanded.load_state_dict(weights)
+    clip = torch.randn(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert_close(expanded.vision_model(clip).pooler_output, model.vision_model(clip).pooler_output)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Safe reading
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def omegaconf():
+    """Classes named as OmegaConf's, which exist only while a checkpoint is written."""
+
+    def build(value):
+        if isinstance(value, dict):
+            return DictConfig({key: build(item) for key, item in value.items()})
+        if isinstance(value, list):
+            return ListConfig([build(item) for item in value])
+        node = AnyNode()
+        node.__dict__ = {"_metadata": Metadata(), "_parent": None, "_val": value}
+        return node
+
+    class Metadata:
+        def __init__(self):
+            self.ref_type, self.flags = dict, {}
+
+    class AnyNode:
+        pass
+
+    class Container:
+        def __init__(self, content):
+            self.__dict__ = {"_metadata": Metadata(), "_parent": None, "_content": content}
+
+    class DictConfig(Container):
+        pass
+
+    class ListConfig(Container):
+        pass
+
+    places = {DictConfig: "dictconfig", ListConfig: "listconfig", AnyNode: "nodes", Metadata: "base"}
+    modules = {"omegaconf": types.ModuleType("omegaconf")}
+    for cls, place in places.items():
+        cls.__module__, cls.__qualname__ = f"omegaconf.{place}", cls.__name__
+        modules[cls.__module__] = module = types.ModuleType(cls.__module__)
+        setattr(module, cls.__name__, cls)
+
+    def save(checkpoint: dict, path, **kwargs):
+        before = {name: sys.modules.get(name) for name in modules}
+        sys.modules.update(modules)
+        try:
+            checkpoint = {**checkpoint, "config": build(checkpoint["config"])}
+            torch.save(checkpoint, path, **kwargs)
+        finally:
+            for name, module in before.items():
+                sys.modules.pop(name) if module is None else sys.modules.update({name: module})
+
+    return save
+
+
+FORMATS = {
+    "zip": {},
+    "legacy": {"_use_new_zipfile_serialization": False},
+    "protocol 4": {"pickle_protocol": 4},
+}
+
+
+@pytest.mark.parametrize("kwargs", FORMATS.values(), ids=FORMATS)
+def test_read_checkpoint(kwargs, tmp_path, omegaconf):
+    base = torch.arange(24.0).reshape(4, 6)
+    tensors = {
+        "half": torch.randn(3, 2).half(),
+        "bfloat16": torch.randn(5).bfloat16(),
+        "integers": torch.arange(7),
+        "booleans": torch.tensor([True, False]),
+        "scalar": torch.tensor(0.07),
+        "empty": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(torch.randn(2, 2)),
+        "view": base[1:3, ::2],
+        "transposed": base.t(),
+    }
+    config, optimizer = original_config(), {"state": {0: {"step": 3}}}
+    omegaconf({"model": tensors, "config": config, "optimizer": optimizer}, tmp_path / "x.pth", **kwargs)
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert checkpoint["optimizer"] == optimizer
+    assert isinstance(checkpoint["config"], Stub) and checkpoint["config"].plain() == config
+    for name, tensor in tensors.items():
+        assert checkpoint["model"][name].dtype == tensor.dtype
+        assert torch.equal(checkpoint["model"][name], tensor), name
+
+
+class Namespace(dict):
+    """Of a module that a reader of the checkpoint need not have."""
+
+
+def test_configurations_of_other_classes_are_read(tmp_path):
+    config = Namespace(image_res=32)
+    config.video_input = argparse.Namespace(num_frames=3)
+    torch.save({"model": {}, "config": config, "path": tmp_path, "seen": {1, 2}}, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert checkpoint["config"].plain() == {"image_res": 32}
+    assert checkpoint["config"].state["video_input"].plain() == {"num_frames": 3}
+    assert checkpoint["seen"] == {1, 2}
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class CallsWithState(Call):
+    def __reduce__(self):
+        return (*self.call, {"state": 1})
+
+
+def touch(path):
+    pathlib.Path(path).touch()
+
+
+def hostile(marker) -> dict:
+    code = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
+    return {
+        "os.system": Call(os.system, f"touch {marker}"),
+        "eval": Call(eval, f"__import__('pathlib').Path({str(marker)!r}).touch()"),
+        "exec": Call(exec, code),
+        "open": Call(builtins.open, str(marker), "w"),
+        "popen": Call(subprocess.Popen, ["touch", str(marker)]),
+        "getattr": Call(getattr, Call(pathlib.Path, str(marker)), "touch"),
+        "own function": Call(touch, str(marker)),
+        "with state": CallsWithState(touch, str(marker)),
+        "torch": Call(torch.storage._load_from_bytes, pickle.dumps(Call(touch, str(marker)))),
+    }
+
+
+@pytest.mark.parametrize("place", ["top", "model", "config"])
+@pytest.mark.parametrize("kwargs", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("attack", hostile("/nowhere"))
+def test_hostile_checkpoints_are_refused_and_do_not_run(attack, kwargs, place, tmp_path, omegaconf):
+    marker, path = tmp_path / "marker", tmp_path / "x.pth"
+    payload = hostile(marker)[attack]
+    checkpoint = {"model": {"weight": torch.zeros(2)}, "config": {"temp": 0.07}, "epoch": 1}
+    if place == "top":
+        checkpoint["epoch"] = payload
+    else:
+        checkpoint[place] = {**checkpoint[place], "nested": payload}
+    omegaconf(checkpoint, path, **kwargs)
+    with pytest.raises(ValueError, match=r"x.pth is refused: it calls `[\w.]+`"):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_the_attack_of_the_test_above_is_one(tmp_path):
+    torch.save({"epoch": hostile(tmp_path / "marker")["os.system"]}, tmp_path / "x.pth")
+    torch.load(tmp_path / "x.pth", weights_only=False)
+    assert (tmp_path / "marker").exists()
+
+
+def test_reading_does_not_import(tmp_path):
+    (tmp_path / "surprise.py").write_text("class Config: pass\nprint('imported')")
+    pickled = b"\x80\x02}X\x06\x00\x00\x00configcsurprise\nConfig\n)\x81s."
+    legacy = b"".join(pickle.dumps(head, 2) for head in (0x1950A86A20F9469CFC6C, 1001, {})) + pickled
+    (tmp_path / "x.pth").write_bytes(legacy + pickle.dumps([], 2))
+    sys.path.insert(0, str(tmp_path))
+    try:
+        assert isinstance(read_checkpoint(tmp_path / "x.pth")["config"], Stub)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert "surprise" not in sys.modules
+
+
+def test_torchscript_and_other_files_are_refused(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pth"))
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save({"model": {"weight": torch.zeros(1000)}}, tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("script", "text", "empty", "cut", "list"):
+        with pytest.raises(ValueError, match=f"{name}.pth (is|holds)"):
+            read_checkpoint(tmp_path / f"{name}.pth")
+    with pytest.raises(OSError, match="none.pth"):
+        read_checkpoint(tmp_path / "none.pth")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Original checkpoints
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_configuration_of_an_original_checkpoint():
+    config = infer_config(
+        original_weights("pretrain"), original_config(), text_config={"num_attention_heads": 4, "mask_token_id": 4}
+    )
+    vision, text = config.vision_config, config.text_config
+    assert (vision.num_frames, vision.image_size, vision.patch_size, vision.grid_size) == (3, 32, 8, 4)
+    assert (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads) == (48, 6, 4)
+    assert (vision.sparse_local_attn, vision.sparse_random_attn, vision.attn_block_size) == (1, 2, 8)
+    assert (vision.token_keep_rate, vision.token_drop_loc) == (0.72, [1, 3])
+    assert (text.hidden_size, text.num_hidden_layers, text.fusion_layer, text.encoder_width) == (48, 4, 2, 48)
+    assert (text.vocab_size, text.max_position_embeddings, text.intermediate_size) == (200, 32, 96)
+    assert (text.token_keep_rate, text.token_drop_loc) == (0.5, [2])
+    assert (config.embed_dim, config.temp, config.mlm_prob) == (32, 0.07, 0.5)
+    assert not vision.attn_mask_padding and not text.attn_mask_padding
+
+
+def test_what_the_original_does_where_its_configuration_says_nothing():
+    """Dense and without dropping; in fusion, the published `joint_encoder_args` are never read (decision 5)."""
+    silent = original_config(vision_encoder_args={}, text_encoder_args={}, joint_encoder_args={"token_keep_rate": 0.1})
+    config = infer_config(original_weights("retrieval"), silent, text_config={"num_attention_heads": 4})
+    vision, text = config.vision_config, config.text_config
+    assert vision.sparse_random_attn is None and vision.token_keep_rate == 1 and vision.token_drop_loc == [3]
+    assert text.token_keep_rate == 1
+    # Question answering reads questions in multimodal mode, where the original drops nothing whatever is configured.
+    config = infer_config(original_weights("vqa"), original_config(), text_config={"num_attention_heads": 4})
+    assert config.text_config.token_keep_rate == 1
+    assert (config.decoder_config.num_hidden_layers, config.decoder_config.num_attention_heads) == (3, 4)
+
+
+def test_sizes_without_a_configuration(caplog):
+    original = original_weights("retrieval")
+    config = infer_config(original, text_config={"num_attention_heads": 4})
+    assert (config.vision_config.num_frames, config.vision_config.image_size) == (3, 32)
+    assert "no configuration" in caplog.text
+    without_index = {key: tensor for key, tensor in original.items() if "relative_position_index" not in key}
+    with pytest.raises(ValueError, match="several.*\\(3, 32\\)"):
+        infer_config(without_index, text_config={"num_attention_heads": 4})
+    config = infer_config(without_index, vision_config={"num_frames": 3}, text_config={"num_attention_heads": 4})
+    assert config.vision_config.image_size == 32
+    with pytest.raises(ValueError, match="'num_frames': 4"):
+        infer_config(original, vision_config={"num_frames": 4}, text_config={"num_attention_heads": 4})
+    with pytest.raises(ValueError, match="num_attention_heads"):
+        infer_config(original)
+    with pytest.raises(ValueError, match="SViTTVisionConfig has no field keep_rate"):
+        infer_config(original, vision_config={"keep_rate": 0.5})
+
+
+@pytest.mark.parametrize("kwargs", [FORMATS["zip"], FORMATS["legacy"]], ids=["zip", "legacy"])
+@pytest.mark.parametrize("task", TASKS)
+def test_original_checkpoint_to_folder(task, kwargs, tmp_path, omegaconf, tokenizer_folder):
+    original = original_weights(task)
+    checkpoint = {"model": original, "config": original_config(), "optimizer": {}, "epoch": 9}
+    omegaconf(checkpoint, tmp_path / "x.pth", **kwargs)
+    convert_checkpoint(tmp_path / "x.pth", tmp_path / "model", tokenizer_folder, text_config={"num_attention_heads": 4})
+    model, report = TASKS[task].from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    parameters = model.state_dict()
+    for name, tensor in convert_state_dict(original).items():
+        assert torch.equal(parameters[name], tensor), name
+    assert model.config.architectures == [TASKS[task].__name__]
+    assert (model.config.text_config.bos_token_id, model.config.text_config.mask_token_id) == (2, 4)
+    processor = AutoProcessor.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert processor.video_processor.num_frames == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "x.pth"]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Towers
+# ----------------------------------------------------------------------------------------------------
+
+BEIT = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+)
+BERT = dict(hidden_size=24, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48, vocab_size=200)
+DENSE = dict(sparse_random_attn=None, token_keep_rate=1.0)
+BEIT_KINDS = {
+    "relative": dict(use_relative_position_bias=True),
+    "shared": dict(use_shared_relative_position_bias=True),
+    "own and shared": dict(use_relative_position_bias=True, use_shared_relative_position_bias=True),
+    "absolute": dict(use_absolute_position_embeddings=True, use_mean_pooling=False, layer_norm_eps=1e-6),
+    "both": dict(use_absolute_position_embeddings=True, use_relative_position_bias=True),
+    "no positions": {},
+    "no layer scale": dict(use_relative_position_bias=True, layer_scale_init_value=0.0),
+    "mask token": dict(use_relative_position_bias=True, use_mask_token=True),
+}
+
+
+def randomise(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():  # zeros, such as bias tables, would hide mistakes
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + 0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory, tokenizer_folder):
+    folder = tmp_path_factory.mktemp("bert")
+    randomise(BertModel(BertConfig(**BERT))).save_pretrained(folder)
+    BertTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", BEIT_KINDS)
+def test_one_frame_gives_the_states_of_beit(kind, tmp_path, bert_folder, assert_close):
+    beit = randomise(BeitModel(BeitConfig(**BEIT, **BEIT_KINDS[kind])))
+    beit.save_pretrained(tmp_path)
+    model = init_from_towers(tmp_path, bert_folder, num_frames=1, vision_config=DENSE).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        actual, expected = model.vision_model(images), beit(images)
+    assert_close(actual.last_hidden_state, expected.last_hidden_state, 1e-5)
+    assert_close(actual.pooler_output, expected.pooler_output, 1e-5)
+
+
+def test_text_mode_gives_the_states_of_bert(tmp_path, bert_folder, assert_close):
+    BeitModel(BeitConfig(**BEIT)).save_pretrained(tmp_path)
+    model = init_from_towers(tmp_path, bert_folder).eval()
+    text = model.config.text_config
+    assert (text.fusion_layer, text.encoder_width, text.hidden_size, text.vocab_size) == (3, 32, 24, 200)
+    ids = torch.randint(5, 200, (2, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    with torch.no_grad():
+        expected = BertModel.from_pretrained(bert_folder)(ids, mask, output_hidden_states=True).hidden_states[3]
+        actual = model.text_model(ids, mask, mode="text").last_hidden_state
+    assert_close(actual[mask.bool()], expected[mask.bool()])
+
+
+def test_biases_are_inflated_and_resized(tmp_path, bert_folder, assert_close):
+    beit = randomise(BeitModel(BeitConfig(**BEIT, use_relative_position_bias=True)))
+    beit.save_pretrained(tmp_path)
+    model = init_from_towers(tmp_path, bert_folder, num_frames=3, image_size=48)
+    key = "encoder.layer.1.attention.attention.relative_position_bias.relative_position_bias_table"
+    source = load_file(tmp_path / "model.safetensors")[key]
+    expected = resize_relative_position_bias(source, (1, 4, 4), (3, 6, 6))
+    assert_close(model.vision_model.state_dict()[key], expected)
+    assert (model.config.vision_config.num_frames, model.config.vision_config.image_size) == (3, 48)
+
+
+def test_heads_are_used_or_listed(tmp_path, caplog, assert_close):
+    randomise(BeitForImageClassification(BeitConfig(**BEIT))).save_pretrained(tmp_path / "beit")
+    bert = randomise(BertForPreTraining(BertConfig(**BERT)))
+    bert.save_pretrained(tmp_path / "bert")
+    model = init_from_towers(tmp_path / "beit", tmp_path / "bert", fusion_layer=2)
+    assert "classifier.weight" in caplog.text and "cls.seq_relationship.weight" in caplog.text
+    assert model.config.text_config.fusion_layer == 2
+    expected = bert.cls.predictions.state_dict()
+    for name, tensor in model.cls.predictions.state_dict().items():
+        assert_close(tensor, expected[name])
+
+
+def test_new_modules_are_initialised_and_named(tmp_path, bert_folder, caplog):
+    randomise(BeitModel(BeitConfig(**BEIT))).save_pretrained(tmp_path)
+    with caplog.at_level("INFO", "svitt.conversion"):
+        model = init_from_towers(tmp_path, bert_folder, text_config={"initializer_range": 0.02})
+    for name in ("crossattention.self.key.weight", "vision_proj.weight", "itm_head.weight", "temp"):
+        assert name in caplog.text
+    layer = model.text_model.encoder.layer[3].crossattention
+    assert 0.01 < layer.self.key.weight.std() < 0.03
+    assert model.temp.item() == pytest.approx(0.07)
+
+
+def test_wrong_towers(tmp_path, bert_folder):
+    BeitModel(BeitConfig(**BEIT)).save_pretrained(tmp_path / "beit")
+    with pytest.raises(ValueError, match="is a 'bert' model; a 'beit' one is needed"):
+        init_from_towers(bert_folder, bert_folder)
+    with pytest.raises(ValueError, match="is a 'beit' model; a 'bert' one is needed"):
+        init_from_towers(tmp_path / "beit", tmp_path / "beit")
+    with pytest.raises(ValueError, match="do not fit the configuration.*size mismatch"):
+        init_from_towers(tmp_path / "beit", bert_folder, vision_config={"intermediate_size": 128})
+    weights = load_file(tmp_path / "beit" / "model.safetensors")
+    torch.save({key: weights[key] for key in weights if "layer.1." not in key}, tmp_path / "beit/pytorch_model.bin")
+    (tmp_path / "beit" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="lacks weights of a BeitModel"):
+        init_from_towers(tmp_path / "beit", bert_folder)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_command_line(tmp_path, bert_folder, tokenizer_folder, omegaconf, capsys):
+    BeitModel(BeitConfig(**BEIT, use_relative_position_bias=True)).save_pretrained(tmp_path / "beit")
+    beit, bert = str(tmp_path / "beit"), str(bert_folder)
+    main(["towers", beit, bert, str(tmp_path / "fresh"), "--num_frames", "2", "--vision_config", "token_keep_rate=0.8"])
+    model = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "fresh")
+    assert (model.config.vision_config.num_frames, model.config.vision_config.token_keep_rate) == (2, 0.8)
+    assert model.config.text_config.mask_token_id == 4
+
+    main(["expand", str(tmp_path / "fresh"), str(tmp_path / "longer"), "--num_frames", "4", "--token_keep_rate", "0.6"])
+    model = SViTTForPreTraining.from_pretrained(tmp_path / "longer")
+    assert (model.config.vision_config.num_frames, model.config.vision_config.token_keep_rate) == (4, 0.6)
+
+    omegaconf({"model": original_weights("vqa"), "config": original_config()}, tmp_path / "x.pth")
+    arguments = ["--tokenizer", str(tokenizer_folder), "--text_config", "num_attention_heads=4"]
+    main(["checkpoint", str(tmp_path / "x.pth"), str(tmp_path / "qa"), *arguments])
+    assert SViTTForVideoQuestionAnswering.from_pretrained(tmp_path / "qa").config.vision_config.num_frames == 3
+
+
+def bad_commands(folder, bert, tokenizer):
+    checkpoint = ["checkpoint", f"{folder}/x.pth", f"{folder}/out", "--tokenizer", tokenizer]
+    return {
+        "num_attention_heads": checkpoint,
+        "keep_rate": [*checkpoint, "--vision_config", "keep_rate=1"],
+        "must be in (0, 1]": [*checkpoint, "--text_config", "num_attention_heads=4", "token_keep_rate=2"],
+        "token_keep_rate": [*checkpoint, "--text_config", "num_attention_heads=4", "token_keep_rate=much"],
+        "none.pth": ["checkpoint", f"{folder}/none.pth", f"{folder}/out"],
+        "refused": ["checkpoint", f"{folder}/hostile.pth", f"{folder}/out"],
+        "No BERT tokenizer": [*checkpoint[:-1], f"{folder}/nowhere"],
+        "in use": ["checkpoint", f"{folder}/x.pth", f"{folder}/full"],
+        "a 'beit' one is needed": ["towers", bert, bert, f"{folder}/out"],
+        "FIELD=VALUE": [*checkpoint, "--vision_config", "token_keep_rate"],
+    }
+
+
+@pytest.mark.parametrize("reason", bad_commands("", "", ""))
+def test_bad_input_ends_with_one_sentence(reason, tmp_path, bert_folder, tokenizer_folder, capsys, omegaconf):
+    omegaconf({"model": original_weights("retrieval"), "config": original_config()}, tmp_path / "x.pth")
+    torch.save({"model": Call(os.system, f"touch {tmp_path}/marker")}, tmp_path / "hostile.pth")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        main(bad_commands(str(tmp_path), str(bert_folder), str(tokenizer_folder))[reason])
+    assert end.value.code == 2
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last_line.startswith("svitt-convert") and reason in last_line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path, bert_folder, monkeypatch):
+    BeitModel(BeitConfig(**BEIT)).save_pretrained(tmp_path / "beit")
+
+    def fail(self, folder, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SViTTForPreTraining, "save_pretrained", fail)
+    with pytest.raises(SystemExit):
+        main(["towers", str(tmp_path / "beit"), str(bert_folder), str(tmp_path / "out")])
+    assert [path.name for path in tmp_path.iterdir()] == ["beit"]
+
+
+def test_help_lists_the_commands():
+    command = [sys.executable, "-c", "from svitt.conversion import main; main()", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(name in shown for name in ("checkpoint", "towers", "expand"))

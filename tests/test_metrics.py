@@ -1,0 +1,68 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Retrieval recall: the original's figures, ties, shortlists and sets of right answers."""
+
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def recall():
+    return evaluate.load(str(ROOT / "metrics/retrieval_recall"))
+
+
+@pytest.mark.parametrize("name", ["one_to_one", "multi_caption", "multi_video"])
+def test_equals_the_original(recall, golden, name):
+    case = golden("case09e_itm_eval")
+    right = case.json["gt"][name]
+    texts_of_video = range(50) if name == "one_to_one" else right["img2txt"].values()
+    metrics = recall.compute(
+        predictions=case.inputs[f"{name}_i2t"],
+        references=[texts if isinstance(texts, list) else [texts] for texts in texts_of_video],
+        text_to_video=case.inputs[f"{name}_t2i"],
+    )
+    assert metrics == case.expected[name]
+
+
+def test_rank_counts_strictly_higher_scores(recall):
+    tied = recall.compute(predictions=np.zeros((3, 3)), references=[[0], [1], [2]])
+    assert tied["txt_r1"] == tied["img_r1"] == 100.0
+    below = recall.compute(predictions=np.ones((3, 3)) - np.eye(3), references=[[0], [1], [2]])
+    assert (below["txt_r1"], below["txt_r5"], below["r_mean"]) == (0.0, 100.0, 66.67)
+
+
+def test_right_answer_outside_the_shortlist_is_a_miss_at_every_k(recall):
+    scores = np.array([[-5.0, -np.inf], [-np.inf, -7.0]])
+    assert recall.compute(predictions=scores, references=[[0], [1]])["r_mean"] == 100.0
+    missed = recall.compute(predictions=scores, references=[[1], [0]])
+    assert missed["txt_r10"] == missed["img_r10"] == 0.0
+
+
+def test_best_of_several_right_answers_counts(recall):
+    # Video 0 has texts 0 and 2, of which 2 comes first; text 1 belongs to videos 1 and 2, of which 2 comes first.
+    scores = np.array([[0.1, 0.5, 0.9], [0.6, 0.2, 0.3], [0.0, 0.8, 0.7]])
+    metrics = recall.compute(predictions=scores, references=[[0, 2], [1], [1]])
+    assert metrics["txt_r1"] == pytest.approx(200 / 3, abs=0.01)
+    assert metrics["img_r1"] == pytest.approx(200 / 3, abs=0.01)
+
+
+def test_each_direction_may_have_its_own_scores(recall):
+    metrics = recall.compute(predictions=np.eye(12), references=[[i] for i in range(12)], text_to_video=1 - np.eye(12))
+    assert (metrics["txt_r1"], metrics["img_r10"], metrics["r_mean"]) == (100.0, 0.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "references", "kwargs", "message"),
+    [
+        ([[np.nan, 0.0]], [[0, 1]], {}, "NaN"),
+        ([[0.0, 1.0]], [[0]], {}, "every text"),
+        ([[0.0, 1.0]], [[0, 1]], {"text_to_video": [[0.0, 1.0]]}, r"must be \(2, 1\)"),
+    ],
+)
+def test_bad_input(recall, scores, references, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        recall.compute(predictions=scores, references=references, **kwargs)

@@ -1,0 +1,130 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""The training loop of all tasks: a model that returns `loss`, batches of its arguments, a score to pick the best by."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from .optimization import cosine_schedule, parameter_groups
+from .processes import fail_together, progress_bar
+
+
+@dataclass
+class OptimizationArguments:
+    """How to train: AdamW, linear warm-up, half a cosine down."""
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
+    num_train_epochs: int = field(default=10, metadata={"help": "Passes over the training pairs."})
+    warmup_epochs: float = field(default=0.0, metadata={"help": "Length of the linear warm-up, in epochs."})
+    min_lr_multi: float = field(
+        default=0.1, metadata={"help": "The learning rate never falls below this share of its peak."}
+    )
+    weight_decay: float = field(default=0.02, metadata={"help": "Of all but biases and 1-D parameters."})
+    larger_lr: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the parameters named by --larger_lr_names."}
+    )
+    larger_lr_names: list[str] = field(
+        default_factory=list, metadata={"help": "Parts of parameter names, such as relative_position_bias_table."}
+    )
+    train_batch_size: int = field(default=32, metadata={"help": "Pairs in a batch of one process."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches added up to one update."})
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Clip gradients to this norm; off by default."})
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Recompute activations in the backward pass: less memory, more time."}
+    )
+    seed: int = field(default=42, metadata={"help": "Of order, augmentation, negatives and dropout."})
+
+
+def train(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    loader: DataLoader,
+    args: OptimizationArguments,
+    save: Callable[[PreTrainedModel], None],
+    validate: Callable[[PreTrainedModel], float] | None = None,
+) -> int:
+    """Train a model and save it after its best epoch, or after each where there is no score to compare by.
+
+    Args:
+        accelerator: made with `args.gradient_accumulation_steps`.
+        model: returns `loss`, and other losses whose names begin with `loss_`, for a batch given as keyword arguments.
+        loader: batches of one process; they are shared out and shuffled by `args.seed` here.
+        args: see [`OptimizationArguments`].
+        save: is called on all processes with the bare model.
+        validate: gives the score of the bare model, higher is better; is called after each epoch.
+
+    Returns:
+        The epoch saved last, from 1.
+
+    Raises:
+        InputError: on all processes, when one of them cannot read a batch.
+    """
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    groups = parameter_groups(
+        model.named_parameters(), args.learning_rate, args.weight_decay, args.larger_lr, args.larger_lr_names
+    )
+    model, optimizer, loader = accelerator.prepare(model, torch.optim.AdamW(groups), loader)
+    # Not prepared: a prepared scheduler steps once per process at each update.
+    updates_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
+    scheduler = cosine_schedule(
+        optimizer.optimizer,
+        args.warmup_epochs * updates_per_epoch,
+        args.num_train_epochs * updates_per_epoch,
+        args.min_lr_multi,
+    )
+
+    best_score, best_epoch = -math.inf, 0
+    for epoch in range(1, args.num_train_epochs + 1):
+        loader.set_epoch(epoch)
+        losses = train_one_epoch(accelerator, model, optimizer, scheduler, loader, args, f"epoch {epoch}")
+        bare_model = accelerator.unwrap_model(model)
+        report = f"epoch {epoch}/{args.num_train_epochs}: " + ", ".join(f"{k} {v:.4f}" for k, v in losses.items())
+        score = math.inf
+        if validate is not None:
+            score = validate(bare_model)
+            report += f", validation {score:.2f}"
+        accelerator.print(report, flush=True)
+        if validate is None or score > best_score:
+            best_score, best_epoch = score, epoch
+            save(bare_model)
+    return best_epoch
+
+
+def train_one_epoch(accelerator, model, optimizer, scheduler, loader, args, description: str) -> dict[str, float]:
+    """One pass over the data; returns the losses, averaged over batches and processes."""
+    model.train()
+    sums, num_batches = {}, 0
+    for batch in progress_bar(batches_of_all(loader), description, total=len(loader)):
+        with accelerator.accumulate(model):
+            outputs = model(**batch)
+            accelerator.backward(outputs.loss)
+            if accelerator.sync_gradients and args.max_grad_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            optimizer.step()
+            if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                scheduler.step()
+            optimizer.zero_grad()
+        num_batches += 1
+        for name, value in outputs.items():
+            if name.startswith("loss") and value is not None:
+                sums[name] = sums.get(name, 0) + value.detach().float()
+    return {name: accelerator.reduce(total, "mean").item() / num_batches for name, total in sums.items()}
+
+
+def batches_of_all(loader: DataLoader) -> Iterator[dict]:
+    """Batches, or in every process the error of the process that could not read its own."""
+    batches = iter(loader)
+    while (batch := fail_together(next, batches, None)) is not None:
+        yield batch

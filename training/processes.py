@@ -1,0 +1,108 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""Running as one or several processes: shares of the work, errors that stop all of them, progress, whole files."""
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object, tqdm
+from transformers.utils import logging
+
+from ..processing_svitt import VideoDecodeError
+
+
+class InputError(ValueError):
+    """Something that the user can mend; the message is one sentence that names the file and the field."""
+
+
+BAD_INPUT = (InputError, VideoDecodeError)
+
+
+def check_launch():
+    """Warn where the launcher was asked for several processes and started one.
+
+    `accelerate launch --cpu --num_processes 2` does so: it leaves starting CPU processes to MPI, and sets only their
+    meeting point.
+    """
+    if "MASTER_ADDR" in os.environ and PartialState().num_processes == 1:
+        warnings.warn(
+            "The launcher prepared several processes but started one, so this job runs as one. To start two on CPU: "
+            "accelerate launch --config_file configs/cpu_2_processes.yaml (or torchrun --nproc_per_node 2).",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def exit_on_bad_input() -> Iterator[None]:
+    """End a script with exit code 2 and one sentence on stderr, from the main process, for an error in its input."""
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    except BAD_INPUT as error:
+        if PartialState().is_main_process:
+            print(f"{Path(sys.argv[0]).name}: {sentence_of(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def sentence_of(error: Exception) -> str:
+    """The message, without the traceback that a DataLoader worker writes in front of it."""
+    return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+
+
+def fail_together(function: Callable, *args, **kwargs) -> Any:
+    """Call a function in every process; where its input is bad in one, all raise that process's `InputError`.
+
+    Otherwise the others would wait for ever at their next exchange.
+    """
+    result, sentences = None, []
+    try:
+        result = function(*args, **kwargs)
+    except BAD_INPUT as error:
+        sentences = [sentence_of(error)]
+    for sentence in gather_object(sentences):
+        raise InputError(sentence)
+    return result
+
+
+def share_of(items: list) -> list:
+    """This process's items: every `num_processes`-th, from its index on."""
+    return items[PartialState().process_index :: PartialState().num_processes]
+
+
+def gather_shares(share: list) -> list:
+    """The items of all processes in the order they had before `share_of`, on every process; no padding, no repeats."""
+    shares = gather_object([share])
+    return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
+
+
+def progress_bar(iterable: Iterable, description: str, total: int | None = None) -> Iterable:
+    """`tqdm` on the main process, and only where somebody looks at a terminal."""
+    return tqdm(iterable, desc=description, total=total, leave=False, disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def write_whole(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder whose files are moved into `folder` at the end, so that an interrupt leaves no half file."""
+    folder = Path(folder)
+    incomplete = folder / ".incomplete"
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir(parents=True)
+    try:
+        yield incomplete
+        for path in incomplete.iterdir():
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
