@@ -32,11 +32,13 @@ import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from scipy.interpolate import RectBivariateSpline
-from transformers import AutoConfig, AutoTokenizer, BeitModel, BertForMaskedLM, BertModel, PreTrainedModel
+from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, BertTokenizer, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
 
 from . import modeling_svitt
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from .modeling_svitt import RelativePositions, SViTTForPreTraining
+from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -799,15 +801,19 @@ def _pretrained(
 # ----------------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(name: str | os.PathLike):
+def load_tokenizer(name: str | os.PathLike) -> BertTokenizer:
     """The BERT tokenizer in a folder or of a Hub name; an `OSError` of one sentence where there is none."""
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise OSError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.") from error
+        tokenizer = BertTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        tokenizer = None
+    # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise OSError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
+    return tokenizer
 
 
-def special_token_ids(tokenizer) -> dict:
+def special_token_ids(tokenizer: BertTokenizer) -> dict:
     """Fields of [`SViTTTextConfig`] that follow from a BERT tokenizer."""
     return {
         "pad_token_id": tokenizer.pad_token_id,
@@ -817,15 +823,24 @@ def special_token_ids(tokenizer) -> dict:
     }
 
 
-def make_processor(config: SViTTConfig, tokenizer):
-    """The processor that feeds a model of this configuration."""
-    from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
+def image_statistics(vision: str | os.PathLike) -> dict:
+    """`image_mean` and `image_std` that a vision tower was trained with, where its folder says so."""
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+    except OSError:
+        logger.info("%s has no preprocessor_config.json: images get BEiT's mean and deviation, 0.5.", vision)
+        return {}
+    return {field: settings[field] for field in ("image_mean", "image_std") if field in settings}
 
+
+def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> SViTTProcessor:
+    """The processor that feeds a model of this configuration; `kwargs` are further ones of its video processor."""
     vocab_size = config.text_config.vocab_size
     if len(tokenizer) > vocab_size:
         raise ValueError(f"The tokenizer has {len(tokenizer)} words, the model only {vocab_size}; they do not match.")
     vision = config.vision_config
-    return SViTTProcessor(SViTTVideoProcessor(size=vision.image_size, num_frames=vision.num_frames), tokenizer)
+    size = {"height": vision.image_size, "width": vision.image_size}
+    return SViTTProcessor(SViTTVideoProcessor(size=size, num_frames=vision.num_frames, **kwargs), tokenizer)
 
 
 def _check_output(output_dir: str | os.PathLike):
@@ -834,7 +849,7 @@ def _check_output(output_dir: str | os.PathLike):
         raise ValueError(f"{output_dir} is in use; name a folder that does not exist yet, or an empty one.")
 
 
-def save_folder(model: PreTrainedModel, processor, output_dir: str | os.PathLike):
+def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: str | os.PathLike):
     """Writes model and processor to a folder that appears when it is complete, or not at all."""
     _check_output(output_dir)
     output_dir = Path(output_dir).absolute()
@@ -891,6 +906,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
     command.add_argument("--fusion_layer", type=int, help="first layer with cross-attention (default: 3/4 of all)")
     command.add_argument("--tokenizer", help="folder or Hub name (default: that of the BERT)")
+    for statistic in ("mean", "std"):
+        command.add_argument(
+            f"--image_{statistic}",
+            nargs=3,
+            type=float,
+            metavar=("RED", "GREEN", "BLUE"),
+            help="to normalise images with (default: what the folder of the BEiT says, else 0.5)",
+        )
     command.set_defaults(run=_run_towers)
 
     command = commands.add_parser("expand", help="make a SViTT for longer clips from one for shorter clips")
@@ -920,7 +943,9 @@ def _run_towers(args: argparse.Namespace):
         vision_config=dict(args.vision_config),
         text_config={**special_token_ids(tokenizer), **dict(args.text_config)},
     )
-    save_folder(model, make_processor(model.config, tokenizer), args.output_dir)
+    statistics = image_statistics(args.vision)
+    statistics |= {field: getattr(args, field) for field in ("image_mean", "image_std") if getattr(args, field)}
+    save_folder(model, make_processor(model.config, tokenizer, **statistics), args.output_dir)
 
 
 def _run_expand(args: argparse.Namespace):
@@ -933,7 +958,10 @@ def _run_expand(args: argparse.Namespace):
         config.vision_config.token_keep_rate = args.token_keep_rate
     model = model_class(config)
     _load(model, weights)
-    save_folder(model, make_processor(config, load_tokenizer(args.model)), args.output_dir)
+    settings, _ = SViTTProcessor.get_processor_dict(args.model)
+    settings = {field: settings[field] for field in ("clean_text", "add_sep")}
+    video_processor = SViTTVideoProcessor.from_pretrained(args.model, num_frames=args.num_frames)
+    save_folder(model, SViTTProcessor(video_processor, load_tokenizer(args.model), **settings), args.output_dir)
 
 
 def main(arguments: list[str] | None = None):

@@ -299,6 +299,11 @@ def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
             f"`fixed_block_pattern` was given a pattern of shape {tuple(pattern.shape)} for a layer with {num_blocks} "
             f"blocks; it must be ({num_blocks}, blocks attended to)."
         )
+    if pattern.min() < 0 or pattern.max() >= num_blocks:
+        raise ValueError(
+            f"`fixed_block_pattern` was given a pattern that holds block {pattern.max()} for a layer whose blocks are "
+            f"0 to {num_blocks - 1}."
+        )
     return pattern.to(device)
 
 
@@ -328,7 +333,7 @@ def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tenso
     """
     score = torch.zeros((), dtype=torch.int64, device=device)
     for key in keys:
-        score = (score ^ key) & 0xFFFFFFFF
+        score = score ^ (key & 0xFFFFFFFF)
         score = ((score ^ score >> 16) * 0x21F0AAAD) & 0xFFFFFFFF
         score = ((score ^ score >> 15) * 0x735A2D97) & 0xFFFFFFFF
         score = score ^ score >> 15
@@ -1351,8 +1356,9 @@ class SViTTModel(SViTTPreTrainedModel):
         return self.itm_head(fused[:, 0])[:, 1].float()
 
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Cosines over the temperature, (videos, texts) float32."""
-        return video_embeds.float() @ text_embeds.float().t() / self.temp.clamp(*self.temp_range)
+        """Cosines over the temperature, (videos, texts) float32 under any autocast."""
+        with torch.autocast(video_embeds.device.type, enabled=False):
+            return video_embeds.float() @ text_embeds.float().t() / self.temp.float().clamp(*self.temp_range)
 
     @can_return_tuple
     @auto_docstring

@@ -14,23 +14,26 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import av
 import numpy as np
 import torch
+from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image
 from torch.nn import functional as F
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict, validate_kwargs
 from transformers.processing_utils import ProcessorMixin, Unpack, VideosKwargs
-from transformers.utils import logging
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-logger = logging.get_logger(__name__)
-
-# A little above 8K UHD (7680 x 4320): an RGB frame stays within 100 MB, and a "decompression bomb" is refused.
+# A little above 8K UHD (7680 x 4320): one RGB frame takes at most 100 MB, whatever a file claims.
 MAX_FRAME_PIXELS = 2**25
+
+
+class VideoDecodeError(ValueError):
+    """A video that cannot be read. The message is one sentence that names the file and what is wrong with it."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -38,13 +41,7 @@ MAX_FRAME_PIXELS = 2**25
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class VideoDecodeError(ValueError):
-    """A video that cannot be read. The message is one sentence that names the file and what is wrong with it."""
-
-
-def read_video(
-    source, pick: Callable[[VideoMetadata], list[int]] | None = None
-) -> tuple[np.ndarray, VideoMetadata]:
+def read_video(source, pick: Callable[[VideoMetadata], list[int]] | None = None) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decodes the frames of a video file that `pick` asks for: exactly those that decoding everything would give.
 
@@ -61,24 +58,24 @@ def read_video(
         frames (T, H, W, 3) uint8 in the order of the indices, and the `VideoMetadata` with `frames_indices` set.
 
     Raises:
-        [`VideoDecodeError`] if the file is missing, empty, no video, larger than `MAX_FRAME_PIXELS` pixels per frame,
-        damaged anywhere, or cut off: a file whose container promises more than it holds is refused even if its first
-        frames can be decoded, because a clip sampled from the rest would be another clip.
+        [`VideoDecodeError`] if the file is missing, empty, no video, above `MAX_FRAME_PIXELS` pixels per frame,
+        damaged, or cut off: a file that ends before its own header or index says is refused even if its first frames
+        can be decoded, since a clip sampled from those would be another clip.
     """
     name, data = _name_and_data(source)
     try:
-        num_frames = _count_frames(name, data)
-        # Packets and frames differ in number in rare streams (field pairs, edit lists): then the frames are right.
+        num_frames, fps = _count_frames(name, data)
         while True:
-            metadata, wanted = _pick_frames(name, data, num_frames, pick)
-            frames, num_decoded = _decode_frames(name, data, set(wanted))
+            metadata = _describe_video(name, num_frames, fps)
+            metadata.frames_indices = list(range(num_frames)) if pick is None else pick(metadata)
+            frames, num_decoded = _decode_frames(name, data, wanted=set(metadata.frames_indices))
             if num_decoded == num_frames:
                 break
+            # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
             num_frames = num_decoded
     except av.error.FFmpegError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise VideoDecodeError(f"{name}: damaged or cut off, it cannot be decoded to its end ({reason}).") from error
-    frames = np.stack([frames[index] for index in wanted])
+        raise VideoDecodeError(f"{name}: damaged or cut off, FFmpeg says '{error.strerror}'.") from error
+    frames = _stack_frames(name, [frames[index] for index in metadata.frames_indices])
     metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
 
@@ -87,9 +84,9 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
     """What to call the video in an error message, and its path or content."""
     if isinstance(source, dict):
         path, content = source.get("path"), source.get("bytes")
-        if content is None and path is None:
-            raise VideoDecodeError(f"A video dict needs `bytes` or `path`, got the keys {sorted(source)}.")
-        return (str(path or "<bytes>"), path if content is None else content)
+        if path is None and content is None:
+            raise VideoDecodeError(f"A video given as a dict needs `path` or `bytes`, this one has {sorted(source)}.")
+        return str(path or "<bytes>"), os.fspath(path) if content is None else content
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>", bytes(source)
     if hasattr(source, "read"):
@@ -99,51 +96,578 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
 
 @contextmanager
 def _open_video(name: str, data: str | bytes) -> Iterator[tuple]:
-    """Yields (container, video stream, size of the file in bytes)."""
+    """Yields the PyAV container and its video stream."""
     try:
-        # FFmpeg gets an open file, not a name that it might take for a URL, a playlist or a numbered sequence.
-        file = io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb")
+        file = open(data, "rb") if isinstance(data, str) else io.BytesIO(data)
     except OSError as error:
-        raise VideoDecodeError(f"{name}: cannot be opened ({(error.strerror or str(error)).lower()}).") from error
+        raise VideoDecodeError(f"{name}: cannot be opened ({error.strerror or error}).") from error
     with file:
+        head = file.read(64)
+        if not head:
+            raise VideoDecodeError(f"{name}: the file is empty.")
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        if size == 0:
-            raise VideoDecodeError(f"{name}: the file is empty (0 bytes).")
         try:
-            container = av.open(file, metadata_errors="ignore")
-        except (av.error.FFmpegError, OSError) as error:
-            file.seek(0)
-            hint = "its index is missing, it was cut off" if file.read(12)[4:8] == b"ftyp" else "FFmpeg knows no such format"
-            raise VideoDecodeError(f"{name}: not a readable video file ({hint}).") from error
+            # FFmpeg gets an open file rather than a name, and may open no other: a "video" can be a playlist of paths.
+            container = av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore")
+        except av.error.FFmpegError as error:
+            is_mp4 = head[4:8] == b"ftyp"
+            reason = "an MP4 without its index, it was cut off" if is_mp4 else "of a kind that FFmpeg does not know"
+            raise VideoDecodeError(f"{name}: not a readable video file ({reason}).") from error
         with container:
-            attached_picture = av.stream.Disposition.attached_pic
-            streams = [stream for stream in container.streams.video if not stream.disposition & attached_picture]
+            is_picture = av.stream.Disposition.attached_pic
+            streams = [stream for stream in container.streams.video if not stream.disposition & is_picture]
             if not streams:
-                kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-                raise VideoDecodeError(f"{name}: has no video stream, it holds {' and '.join(kinds)} only.")
+                kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                raise VideoDecodeError(f"{name}: not a video file, it holds {kinds} only.")
+            _check_complete(name, streams[0], head, size)
             _check_frame_size(name, streams[0].codec_context)
-            yield container, streams[0], size
+            yield container, streams[0]
+
+
+def _check_complete(name: str, stream, head: bytes, size: int):
+    """Refuses a file that is shorter than its index (MP4, MOV) or its first bytes (MKV, WebM) say."""
+    indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    promised = max(indexed, _matroska_size(head))
+    if size < promised:
+        raise VideoDecodeError(f"{name}: cut off, it has {size} bytes of at least {promised}.")
+
+
+def _matroska_size(head: bytes) -> int:
+    """The size in bytes of a Matroska or WebM file according to its first `head` bytes, 0 if they do not say."""
+    end = 0
+    for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the EBML header, then the segment with all the rest
+        start = end + len(identifier)
+        if head[end:start] != identifier or len(head) < start + 8:
+            return 0
+        width = 9 - head[start].bit_length()  # a variable-length integer begins with one zero bit per further byte
+        length = int.from_bytes(head[start : start + width], "big") & (2 ** (7 * width) - 1)
+        end = start + width + length
+    return 0 if length == 2 ** (7 * width) - 1 else end  # all ones: a live recording of unknown length
 
 
 def _check_frame_size(name: str, frame):
     if frame.width * frame.height > MAX_FRAME_PIXELS:
         raise VideoDecodeError(
-            f"{name}: frames of {frame.width}x{frame.height} exceed the limit of {MAX_FRAME_PIXELS} pixels."
+            f"{name}: frames of {frame.width}x{frame.height} are above the limit of {MAX_FRAME_PIXELS} pixels."
         )
 
 
-def _count_frames(name: str, data: str | bytes) -> int:
-    """The number of frames, one per packet, read without decoding. Refuses a file that ends before it should."""
-    with _open_video(name, data) as (container, stream, size):
-        indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-        promised = max(indexed, _matroska_size(container))
-        if promised > size:
-            raise VideoDecodeError(f"{name}: cut off, it has {size} bytes of at least {promised}.")
-        num_frames, last = 0, None
+def _count_frames(name: str, data: str | bytes) -> tuple[int, float | None]:
+    """The number of packets that show a frame, found without decoding, and the average number per second."""
+    num_frames, last = 0, None
+    with _open_video(name, data) as (container, stream):
         for packet in container.demux(stream):
             if packet.size:
                 num_frames, last = num_frames + (not packet.is_discard), packet
-    if last is not None and last.is_corrupt:
-        raise VideoDecodeError(f"{name}: cut off in the middle of its last frame.")
-    return num_frames
+        if last is not None and last.is_corrupt:
+            raise VideoDecodeError(f"{name}: cut off in the middle of a frame, after {num_frames - 1} whole ones.")
+        return num_frames, float(stream.average_rate or stream.guessed_rate or 0) or None
+
+
+def _describe_video(name: str, num_frames: int, fps: float | None) -> VideoMetadata:
+    if num_frames == 0:
+        raise VideoDecodeError(f"{name}: no frame can be decoded, it is cut off or holds no picture.")
+    duration = num_frames / fps if fps else None
+    return VideoMetadata(total_num_frames=num_frames, fps=fps, duration=duration, video_backend="pyav")
+
+
+def _decode_frames(name: str, data: str | bytes, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
+    """The `wanted` frames by index, each (H, W, 3) uint8, and the number of frames in the file."""
+    frames, num_frames = {}, 0
+    with _open_video(name, data) as (container, stream):
+        for frame in container.decode(stream):
+            if num_frames in wanted:
+                _check_frame_size(name, frame)
+                upright = round(frame.rotation / 90) % 4  # quarter turns against the clock
+                frames[num_frames] = np.rot90(frame.to_ndarray(format="rgb24"), k=upright)
+            num_frames += 1
+    return frames, num_frames
+
+
+def _stack_frames(name: str, frames: list[np.ndarray]) -> np.ndarray:
+    if not frames:
+        raise VideoDecodeError(f"{name}: too short, the sampling takes no frame of it.")
+    shapes = sorted({frame.shape[:2] for frame in frames})
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{width}x{height}" for height, width in shapes)
+        raise VideoDecodeError(f"{name}: its frames must have one size, they have {sizes}.")
+    return np.stack(frames)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def sample_frame_indices(
+    num_frames: int,
+    vlen: int,
+    sampling: str = "middle",
+    *,
+    fps: float | None = None,
+    max_num_frames: int | None = None,
+    fix_start: int | None = None,
+    generator: torch.Generator | None = None,
+) -> list[int]:
+    """
+    Chooses frames of a video of `vlen` frames, as the original does.
+
+    `"middle"` and `"rand"` cut the video into min(num_frames, vlen) intervals of equal length and take one frame of
+    each; if `vlen` is smaller than `num_frames`, the last index repeats. `"fpsX"` takes X frames per second.
+
+    Args:
+        num_frames: length of the clip; `"fpsX"` does not look at it.
+        sampling: `"middle"` (evaluation), `"rand"` (training), or `"fps"` followed by a positive number.
+        fps: frame rate of the video, for `"fpsX"`.
+        max_num_frames: upper limit for `"fpsX"`; `None` or -1 means none.
+        fix_start: with `"middle"`, take the frame this many after the beginning of each interval instead.
+        generator: source of the draws of `"rand"`. Without one they come from the global states of `random` and
+            `numpy.random`, call by call as in the original.
+
+    Returns:
+        ascending indices below `vlen`; `num_frames` of them, or with `"fpsX"` as many as there are (perhaps none).
+    """
+    if num_frames < 1 or vlen < 1:
+        raise ValueError(f"`num_frames` and `vlen` must be at least 1, got {num_frames} and {vlen}.")
+    if sampling.startswith("fps"):
+        return _indices_at_rate(sampling, vlen, fps, max_num_frames)
+    edges = np.linspace(0, vlen, min(num_frames, vlen) + 1).astype(int).tolist()
+    intervals = [(low, high - 1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    if sampling == "rand":
+        indices = _random_indices(intervals, vlen, generator)
+    elif sampling != "middle":
+        raise ValueError(f"`sampling` must be 'middle', 'rand' or 'fps' followed by a number, got {sampling!r}.")
+    elif fix_start is not None:
+        indices = [min(first + fix_start, last) for first, last in intervals]
+    else:
+        indices = [(first + last) // 2 for first, last in intervals]
+    return indices + indices[-1:] * (num_frames - len(indices))
+
+
+def _random_indices(intervals: list[tuple[int, int]], vlen: int, generator: torch.Generator | None) -> list[int]:
+    # As in the original, the last frame of an interval is never drawn; intervals of one frame leave nothing to draw.
+    if all(first < last for first, last in intervals):
+        if generator is None:
+            return [random.choice(range(first, last)) for first, last in intervals]
+        return [torch.randint(first, last, (), generator=generator).item() for first, last in intervals]
+    if generator is None:
+        order = np.random.permutation(vlen)
+    else:
+        order = torch.randperm(vlen, generator=generator)
+    return sorted(order[: len(intervals)].tolist())
+
+
+def _indices_at_rate(sampling: str, vlen: int, fps: float | None, max_num_frames: int | None) -> list[int]:
+    try:
+        period = 1 / float(sampling.removeprefix("fps"))
+    except (ValueError, ZeroDivisionError):
+        period = -1
+    if not 0 < period < math.inf:
+        raise ValueError(f"`sampling` must name a positive rate after 'fps', as in 'fps0.5', got {sampling!r}.")
+    if not fps:
+        raise ValueError(f"`sampling={sampling!r}` needs the video's own frame rate; pass it in `video_metadata`.")
+    times = np.arange(period / 2, vlen / fps + period / 2, period)
+    indices = np.around(times * fps).astype(int)
+    indices = indices[indices < vlen].tolist()
+    return indices if max_num_frames is None or max_num_frames < 0 else indices[:max_num_frames]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pixels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def random_crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    generator: torch.Generator | None = None,
+) -> tuple[int, int, int, int]:
+    """
+    Draws (top, left, height, width) in pixels as torchvision's `RandomResizedCrop` does: the same seed, the same box.
+
+    The area is uniform in `scale` (share of the frame), the aspect ratio log-uniform in `ratio` (width / height).
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = height * width * torch.empty(1).uniform_(*scale, generator=generator).item()
+        aspect = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = torch.randint(0, height - crop_height + 1, (1,), generator=generator).item()
+            left = torch.randint(0, width - crop_width + 1, (1,), generator=generator).item()
+            return top, left, crop_height, crop_width
+    # Ten draws did not fit: the largest central box whose aspect ratio is allowed.
+    crop_width, crop_height = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def _rgb_frame(name: str, frame, input_data_format: str | None) -> np.ndarray:
+    """A PIL image, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
+    if isinstance(frame, Image.Image):
+        return np.asarray(frame.convert("RGB"))
+    is_tensor = isinstance(frame, torch.Tensor)
+    frame = frame.numpy(force=True) if is_tensor else frame
+    if frame.dtype != np.uint8:
+        raise ValueError(f"{name}: frames must be uint8 with values from 0 to 255, got {frame.dtype}.")
+    frame = frame[..., None] if frame.ndim == 2 else frame
+    first, last = frame.shape[0], frame.shape[-1]
+    if input_data_format is not None:
+        channels_first = input_data_format == "channels_first"
+    elif 3 in (first, last):  # both: tensors are (C, H, W), arrays (H, W, C)
+        channels_first = last != 3 or (is_tensor and first == 3)
+    else:
+        channels_first = last not in (1, 4) or (is_tensor and first in (1, 4))
+    frame = frame.transpose(1, 2, 0) if channels_first else frame
+    if frame.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"{name}: frames must have 1, 3 or 4 channels, got the shape {(first, *frame.shape[1:])}.")
+    return np.broadcast_to(frame[..., :3], (*frame.shape[:2], 3))
+
+
+class SViTTVideoProcessorKwargs(VideosKwargs, total=False):
+    r"""
+    sampling (`str`, *optional*, defaults to `"middle"`):
+        `"middle"` (evaluation), `"rand"` (training) or `"fpsX"` (X frames per second); see [`sample_frame_indices`].
+    max_num_frames (`int`, *optional*):
+        Upper limit of the number of frames that `"fpsX"` takes.
+    antialias (`bool`, *optional*, defaults to `False`):
+        Whether resizing low-passes first. The published weights were trained without.
+    do_augment (`bool`, *optional*, defaults to `False`):
+        Training: a random crop instead of the whole frame, then perhaps a horizontal flip, the same for all frames
+        of a clip and drawn anew for each clip of a batch.
+    crop_scale (`tuple[float, float]`, *optional*, defaults to `(0.5, 1.0)`):
+        Range of the crop's share of the frame's area.
+    crop_ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`):
+        Range of the crop's width over its height.
+    flip_prob (`float`, *optional*, defaults to 0.5):
+        Probability of the flip. A flip swaps "left" and "right": 0 switches it off.
+    seed (`int` or `list[int]`, *optional*):
+        Seeds what is drawn for frames and augmentation: an `int` for the whole call, or a list with one per clip,
+        which makes a clip's draws independent of the rest of the batch. Without it they come from the global states.
+    """
+
+    sampling: str | None
+    max_num_frames: int | None
+    antialias: bool | None
+    do_augment: bool | None
+    crop_scale: list[float | int] | tuple[float | int, ...] | None
+    crop_ratio: list[float | int] | tuple[float | int, ...] | None
+    flip_prob: float | int | None
+    seed: int | list[int] | None
+
+
+class SViTTVideoProcessor(VideoProcessorMixin):
+    r"""
+    Turns videos into `pixel_values` (B, T, 3, H, W) float32: decode, sample, resize, rescale, normalise.
+
+    One video is a path, `bytes`, a file object, a `datasets` dict (see [`read_video`]), an array (T, H, W, C) or
+    tensor (T, C, H, W) or (T, H, W, C) of uint8, or a list of frames (PIL images, arrays, tensors). An image file, PIL
+    image or array (H, W, C) is a clip of one frame. A list of these, or a 5-D array, is a batch. Sampling applies to
+    every kind of input; `do_sample_frames=False` takes all frames.
+
+    The defaults are the original's evaluation: the middle frames of `num_frames` intervals, each resized to `size`
+    without keeping the aspect ratio, bicubic without antialiasing and rounded to uint8 again, then / 255, then
+    mean 0.5 and standard deviation 0.5. For training: `sampling="rand", do_augment=True`.
+
+    Errors are sentences: [`VideoDecodeError`] (a `ValueError`) for what cannot be read, `ValueError` for the rest.
+    """
+
+    valid_kwargs = SViTTVideoProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    do_sample_frames = True
+    num_frames = 4
+    sampling = "middle"
+    do_augment = False
+    crop_scale = [0.5, 1.0]
+    crop_ratio = [3 / 4, 4 / 3]
+    flip_prob = 0.5
+    do_convert_rgb = True
+    do_resize = True
+    size = {"height": 224, "width": 224}
+    resample = PILImageResampling.BICUBIC
+    antialias = False
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+
+    def __init__(self, **kwargs: Unpack[SViTTVideoProcessorKwargs]):
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+
+    def _validate_preprocess_kwargs(self, **settings):
+        super()._validate_preprocess_kwargs(**settings)
+        fixed = {"do_center_crop": False, "do_pad": False, "do_convert_rgb": True, "data_format": "channels_first"}
+        for name, value in fixed.items():
+            if settings.get(name) not in (None, value):
+                raise ValueError(f"`{name}` can only be {value!r} in SViTT, got {settings[name]!r}.")
+        if settings["do_resize"] and not (settings["size"].height and settings["size"].width):
+            raise ValueError(f"`size` must give `height` and `width`, got {dict(settings['size'])}.")
+
+    def preprocess(self, videos, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> BatchFeature:
+        """
+        Args:
+            videos: one video or a batch of them, of the kinds listed above.
+            kwargs: any attribute of the processor, for this call; `seed`; `return_tensors` ("pt", "np" or `None` for
+                a list with one tensor per video); `return_metadata` for the `VideoMetadata` of each video.
+
+        Returns:
+            `BatchFeature` with `pixel_values` (B, T, 3, H, W) float32; uint8 if neither rescaled nor normalised.
+        """
+        validate_kwargs(valid_processor_keys=list(self.valid_kwargs.__annotations__), captured_kwargs=list(kwargs))
+        validate_typed_dict(self.valid_kwargs, kwargs)
+        settings = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+        settings = self._standardize_kwargs(**settings)
+        self._validate_preprocess_kwargs(**settings)
+
+        videos = _list_videos(videos)
+        known = settings.pop("video_metadata")
+        known = [None] * len(videos) if known is None else make_batched_metadata(videos, known)
+        generators = _seed_generators(settings.pop("seed"), len(videos))
+        clips, metadata = [], []
+        for index, video in enumerate(videos):
+            pick = None
+            if settings["do_sample_frames"]:
+                pick = partial(self.sample_frames, generator=generators[index], **settings)
+            if _is_file(video):
+                frames, video_metadata = read_video(video, pick)
+            else:
+                frames, video_metadata = _take_frames(f"`videos[{index}]`", video, pick, known[index], settings)
+            clips.append(self.transform_frames(frames, generator=generators[index], **settings))
+            metadata.append(video_metadata)
+
+        data = {"pixel_values": clips if settings["return_tensors"] is None else _stack_clips(clips)}
+        if settings["return_metadata"]:
+            data["video_metadata"] = metadata
+        return BatchFeature(data, settings["return_tensors"], skip_tensor_conversion=["video_metadata"])
+
+    def sample_frames(
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        sampling: str | None = None,
+        max_num_frames: int | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs,
+    ) -> list[int]:
+        """The frames to take of a video, see [`sample_frame_indices`]; `fps=X` is short for `sampling="fpsX"`."""
+        return sample_frame_indices(
+            num_frames or self.num_frames,
+            metadata.total_num_frames,
+            f"fps{fps}" if fps is not None else sampling or self.sampling,
+            fps=metadata.fps,
+            max_num_frames=max_num_frames,
+            generator=generator,
+        )
+
+    def transform_frames(
+        self,
+        frames: np.ndarray,
+        do_augment: bool,
+        do_resize: bool,
+        do_rescale: bool,
+        do_normalize: bool,
+        generator: torch.Generator | None = None,
+        device: "str | torch.device | None" = None,
+        **settings,
+    ) -> torch.Tensor:
+        """One clip (T, H, W, 3) uint8 → (T, 3, `height`, `width`); `settings` are the attributes of the processor."""
+        frames = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().to(device)
+        if do_augment:
+            box = random_crop_box(*frames.shape[-2:], settings["crop_scale"], settings["crop_ratio"], generator)
+            top, left, height, width = box
+            frames = frames[..., top : top + height, left : left + width]
+        if do_resize:
+            frames = self.resize(frames, settings["size"], settings["resample"], settings["antialias"])
+        if do_augment and torch.rand(1, generator=generator).item() < settings["flip_prob"]:
+            frames = frames.flip(-1)
+        if do_rescale:
+            frames = frames * settings["rescale_factor"]
+        if do_normalize:
+            mean, std = (torch.tensor(settings[name], device=device) for name in ("image_mean", "image_std"))
+            frames = (frames - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+        return frames
+
+    def resize(self, frames: torch.Tensor, size: SizeDict, resample: int, antialias: bool = False) -> torch.Tensor:
+        """(T, 3, H, W) uint8 → (T, 3, `size.height`, `size.width`) uint8, as torchvision resizes uint8 tensors."""
+        modes = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+        if resample not in modes:
+            raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {resample}.")
+        size, mode = (size.height, size.width), modes[resample]
+        resized = F.interpolate(frames.float(), size, mode=mode, align_corners=False, antialias=bool(antialias))
+        return resized.round().clamp(0, 255).to(torch.uint8)  # bicubic overshoots
+
+
+def _is_file(video) -> bool:
+    return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(video, "read")
+
+
+def _is_frame(video) -> bool:
+    return isinstance(video, Image.Image) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (2, 3))
+
+
+def _list_videos(videos) -> list:
+    """Each entry is a file, an array (T, ...) or a list of frames."""
+    if _is_file(videos):
+        return [videos]
+    if _is_frame(videos):
+        return [[videos]]
+    if isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim in (4, 5):
+        return [videos] if videos.ndim == 4 else list(videos)
+    if not isinstance(videos, (list, tuple)) or len(videos) == 0:
+        shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
+        raise ValueError(
+            f"`videos` must hold files, frames (H, W, C) or clips (T, H, W, C), got {type(videos)}{shape}."
+        )
+    if all(_is_frame(frame) for frame in videos):
+        return [videos]
+    return [video for entry in videos for video in _list_videos(entry)]
+
+
+def _take_frames(name, video, pick, known: VideoMetadata | None, settings) -> tuple[np.ndarray, VideoMetadata]:
+    """What [`read_video`] does, for a video that is an array or a list of frames already."""
+    metadata = VideoMetadata(total_num_frames=len(video), fps=known and known.fps)
+    metadata.duration = len(video) / metadata.fps if metadata.fps else None
+    metadata.frames_indices = list(range(len(video))) if pick is None else pick(metadata)
+    frames = [_rgb_frame(name, video[index], settings["input_data_format"]) for index in metadata.frames_indices]
+    frames = _stack_frames(name, frames)
+    metadata.height, metadata.width = frames.shape[1:3]
+    return frames, metadata
+
+
+def _seed_generators(seed: int | list[int] | None, count: int) -> list[torch.Generator | None]:
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, int):
+        return [torch.Generator().manual_seed(seed)] * count
+    if len(seed) != count:
+        raise ValueError(f"`seed` must be an int or hold one per video, got {len(seed)} seeds for {count} videos.")
+    return [torch.Generator().manual_seed(one) for one in seed]
+
+
+def _stack_clips(clips: list[torch.Tensor]) -> torch.Tensor:
+    shapes = sorted({tuple(clip.shape) for clip in clips})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The clips of a batch must have one shape (T, 3, H, W) to become a tensor, got {shapes}: sample the same "
+            "number of frames of each and resize them, or pass `return_tensors=None` for a list."
+        )
+    return torch.stack(clips)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def clean_text(text: str, max_words: int | None = None) -> str:
+    """The original's form of a caption or question: lower case, without punctuation, at most `max_words` words."""
+    text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower())
+    text = re.sub(r"[-/]", " ", text).replace("<person>", "person")
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
+class SViTTProcessor(ProcessorMixin):
+    r"""
+    A [`SViTTVideoProcessor`] and a BERT tokenizer in one: `processor(videos=..., text=..., return_tensors="pt")`.
+
+    Captions and questions become `[CLS] w1 ... wn` without a final [SEP], the form the published weights were trained
+    with, padded to the longest of the batch and truncated to 32 tokens (`padding` and `max_length` change that per
+    call, `from_pretrained(..., max_length=64)` for good). Both switches are saved with the processor, since they
+    belong to the weights, and can be passed to a call as well.
+
+    Args:
+        video_processor ([`SViTTVideoProcessor`]): makes the `pixel_values`.
+        tokenizer ([`BertTokenizer`]): makes `input_ids` and `attention_mask`.
+        clean_text (`bool`, *optional*, defaults to `True`): apply [`clean_text`] first.
+        add_sep (`bool`, *optional*, defaults to `False`): encode as `[CLS] w1 ... wn [SEP]`, as BERT users expect.
+    """
+
+    text_kwargs = {"padding": True, "truncation": True, "max_length": 32}
+
+    def __init__(self, video_processor=None, tokenizer=None, clean_text=True, add_sep=False):
+        super().__init__(video_processor, tokenizer)
+        self.clean_text = clean_text
+        self.add_sep = add_sep
+        # Saving writes this into the folder, loading does not read it back: set, a processor equals its reloaded self.
+        self.auto_map = {"AutoProcessor": "processing_svitt.SViTTProcessor"}
+
+    def __call__(self, videos=None, text: str | list[str] | None = None, **kwargs) -> BatchFeature:
+        """
+        Args:
+            videos: one video or a batch, of the kinds that [`SViTTVideoProcessor`] takes; an image is a video too.
+            text: one caption or question or a batch; as many as videos or not, they are not paired here.
+            kwargs: `clean_text` and `add_sep`, and whatever the video processor or tokenizer takes.
+
+        Returns:
+            `BatchFeature` with `pixel_values` (B, T, 3, H, W), `input_ids` and `attention_mask` (B, L), as far as the
+            input goes.
+        """
+        if kwargs.get("images") is not None or kwargs.get("audio") is not None:
+            raise ValueError("SViTT takes `videos` and `text`: pass an image in `videos`, as a clip of one frame.")
+        self.validate_inputs(videos=videos, text=text)
+        clean = kwargs.pop("clean_text", self.clean_text)
+        add_sep = kwargs.pop("add_sep", self.add_sep)
+        kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        data = {}
+        if videos is not None:
+            data.update(self.video_processor(videos, **kwargs["videos_kwargs"]))
+        if text is not None:
+            data.update(self._encode_text(text, clean, add_sep, **kwargs["text_kwargs"]))
+        return_tensors = kwargs["text_kwargs"].get("return_tensors")
+        return BatchFeature(data, return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def _encode_text(self, text: str | list[str], clean: bool, add_sep: bool, **kwargs) -> dict:
+        if isinstance(text, list):
+            text = [self._write_tokens(one, clean, add_sep) for one in text]
+        else:
+            text = self._write_tokens(text, clean, add_sep)
+        tokens = self.tokenizer(text, **{"add_special_tokens": add_sep, **kwargs})
+        return {name: value for name, value in tokens.items() if name not in self.unused_input_names}
+
+    def _write_tokens(self, text: str, clean: bool, add_sep: bool) -> str:
+        text = clean_text(text) if clean else text
+        # Written out, the tokenizer parses [CLS] as the special token and counts it when it truncates.
+        return text if add_sep else f"{self.tokenizer.cls_token} {text}"
+
+    def encode_answers(self, answers: str | list[str], max_length: int = 5, **kwargs) -> BatchFeature:
+        """
+        Encodes answers as `[CLS] answer [SEP]`, uncleaned, for the decoder of question answering.
+
+        The [SEP] is written behind the answer before truncation, as in the original: an answer of more than
+        `max_length - 2` tokens loses it. `kwargs` go to the tokenizer.
+        """
+        answers = [answers] if isinstance(answers, str) else answers
+        answers = [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
+        settings = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt", **kwargs}
+        return BatchFeature(self._encode_text(answers, clean=False, add_sep=False, **settings))
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        return ["token_type_ids"]  # the text encoder has one token type
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        # The base class looks the mixin up at the top level of transformers, where it needs torchvision to exist.
+        if argument_name == "video_processor" and isinstance(argument, VideoProcessorMixin):
+            return VideoProcessorMixin
+        return super().check_argument_for_proper_class(argument_name, argument)
+
+
+SViTTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+SViTTProcessor.register_for_auto_class("AutoProcessor")
+
+
+__all__ = [
+    "SViTTProcessor",
+    "SViTTVideoProcessor",
+    "VideoDecodeError",
+    "clean_text",
+    "read_video",
+    "sample_frame_indices",
+]

@@ -600,6 +600,7 @@ def test_wrong_towers(tmp_path, bert_folder):
 
 def test_command_line(tmp_path, bert_folder, tokenizer_folder, omegaconf, capsys):
     BeitModel(BeitConfig(**BEIT, use_relative_position_bias=True)).save_pretrained(tmp_path / "beit")
+    (tmp_path / "beit" / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3]}')
     beit, bert = str(tmp_path / "beit"), str(bert_folder)
     main(["towers", beit, bert, str(tmp_path / "fresh"), "--num_frames", "2", "--vision_config", "token_keep_rate=0.8"])
     model = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "fresh")
@@ -609,6 +610,9 @@ def test_command_line(tmp_path, bert_folder, tokenizer_folder, omegaconf, capsys
     main(["expand", str(tmp_path / "fresh"), str(tmp_path / "longer"), "--num_frames", "4", "--token_keep_rate", "0.6"])
     model = SViTTForPreTraining.from_pretrained(tmp_path / "longer")
     assert (model.config.vision_config.num_frames, model.config.vision_config.token_keep_rate) == (4, 0.6)
+    processor = AutoProcessor.from_pretrained(tmp_path / "longer", trust_remote_code=True)
+    assert processor.video_processor.num_frames == 4
+    assert processor.video_processor.image_mean == [0.1, 0.2, 0.3] and processor.video_processor.image_std == [0.5] * 3
 
     omegaconf({"model": original_weights("vqa"), "config": original_config()}, tmp_path / "x.pth")
     arguments = ["--tokenizer", str(tokenizer_folder), "--text_config", "num_attention_heads=4"]
@@ -625,7 +629,8 @@ def bad_commands(folder, bert, tokenizer):
         "token_keep_rate": [*checkpoint, "--text_config", "num_attention_heads=4", "token_keep_rate=much"],
         "none.pth": ["checkpoint", f"{folder}/none.pth", f"{folder}/out"],
         "refused": ["checkpoint", f"{folder}/hostile.pth", f"{folder}/out"],
-        "No BERT tokenizer": [*checkpoint[:-1], f"{folder}/nowhere"],
+        "No BERT tokenizer was found at": [*checkpoint[:-1], f"{folder}/nowhere"],
+        "No BERT tokenizer was": [*checkpoint[:-1], f"{folder}/full"],
         "in use": ["checkpoint", f"{folder}/x.pth", f"{folder}/full"],
         "a 'beit' one is needed": ["towers", bert, bert, f"{folder}/out"],
         "FIELD=VALUE": [*checkpoint, "--vision_config", "token_keep_rate"],

@@ -5,7 +5,7 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""Annotations as the original's users have them, JSON lists beside a folder of videos, read and checked before any work."""
+"""Annotations as the original's users have them: JSON lists beside a folder of videos, checked before any work."""
 
 import json
 from pathlib import Path
@@ -54,8 +54,8 @@ def strings_of(annotation_file: Path, row_number: int, row: dict, field: str) ->
     values = row[field] if isinstance(row[field], list) else [row[field]]
     if not values or not all(isinstance(value, str) and value.strip() for value in values):
         raise InputError(
-            f"{annotation_file}, row {row_number}: `{field}` must be a string or a list of strings, none of them blank, "
-            f"got {row[field]!r}."
+            f"{annotation_file}, row {row_number}: `{field}` must be a string or a list of strings, none blank, got "
+            f"{row[field]!r}."
         )
     return values
 

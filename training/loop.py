@@ -5,7 +5,7 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""The training loop of all tasks: a model that returns `loss`, batches of its arguments, a score to pick the best by."""
+"""The training loop of all tasks: a model that returns `loss`, batches of its arguments, a score to pick the best."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -5,10 +5,11 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""Two-stage retrieval (paper section 4.1): rank all pairs by their embeddings, re-rank the best with the fusion encoder.
+"""Two-stage retrieval (paper section 4): rank all pairs by their embeddings, re-rank the best by fusing them.
 
-V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps their
-tokens, as these are large; embeddings, texts and scores are gathered, so results do not depend on the number of processes.
+V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps
+their tokens, as these are large; embeddings, texts and scores are gathered. So work is shared and results are the same
+for any number of processes.
 """
 
 from collections import Counter

@@ -26,8 +26,8 @@ Args:
         differs from it where each direction scores its own shortlist.
 
 Returns:
-    `txt_r1`, `txt_r5`, `txt_r10` (video to text) and their mean `txt_r_mean`; `img_r1` ... `img_r_mean` (text to video);
-    `r_mean`, the mean of both means. In percent, rounded to 2 decimals.
+    `txt_r1`, `txt_r5`, `txt_r10` (video to text) and their mean `txt_r_mean`; `img_r1` ... `img_r_mean` (text to
+    video); `r_mean`, the mean of both means. In percent, rounded to 2 decimals.
 
 Raises:
     ValueError: if a score is NaN, the shapes do not fit, or a video or a text has no right candidate.
@@ -82,8 +82,8 @@ class RetrievalRecall(evaluate.Metric):
         text_to_video = video_to_text.T if text_to_video is None else np.asarray(text_to_video, dtype=np.float32)
         if text_to_video.shape != video_to_text.shape[::-1]:
             raise ValueError(
-                f"`text_to_video` has shape {text_to_video.shape}; with `predictions` of shape {video_to_text.shape} it "
-                f"must be {video_to_text.shape[::-1]}."
+                f"`text_to_video` has shape {text_to_video.shape}; with `predictions` of shape {video_to_text.shape} "
+                f"it must be {video_to_text.shape[::-1]}."
             )
         if np.isnan(video_to_text).any() or np.isnan(text_to_video).any():
             raise ValueError("Some scores are NaN, so candidates cannot be ranked.")
