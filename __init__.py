@@ -2,3 +2,4 @@
 
 from .configuration_svitt import *  # noqa: F403
 from .modeling_svitt import *  # noqa: F403
+from .processing_svitt import *  # noqa: F403

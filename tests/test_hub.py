@@ -1,0 +1,121 @@
+"""Remote code: what `save_pretrained` writes loads through every Auto class where this repository is unknown."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from svitt import (
+    SViTTConfig,
+    SViTTForPreTraining,
+    SViTTForVideoClassification,
+    SViTTForVideoQuestionAnswering,
+    SViTTForVideoTextRetrieval,
+    SViTTModel,
+    SViTTProcessor,
+    SViTTVideoProcessor,
+)
+from transformers import BertTokenizer
+
+CODE = {"configuration_svitt.py", "modeling_svitt.py", "processing_svitt.py"}
+ENTRY_POINTS = {
+    SViTTModel: "AutoModel",
+    SViTTForPreTraining: "AutoModelForPreTraining",
+    SViTTForVideoQuestionAnswering: "AutoModelForVisualQuestionAnswering",
+    SViTTForVideoClassification: "AutoModelForVideoClassification",
+}
+FRESH_PROCESS = """
+import json, sys
+import numpy as np
+import torch, transformers
+folder, auto_class = sys.argv[1:]
+config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True).eval()
+processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+# `transformers.AutoVideoProcessor` is a dummy object where torchvision is absent; the class itself needs none.
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert "svitt" not in sys.modules
+for loaded in (config, model, processor, video_processor):
+    assert type(loaded).__module__.startswith("transformers_modules."), type(loaded)
+video = np.arange(5 * 20 * 24 * 3, dtype=np.uint8).reshape(5, 20, 24, 3)
+inputs = processor(videos=[video], text=["A red dog."], return_tensors="pt")
+if auto_class == "AutoModelForVideoClassification":
+    inputs = {"pixel_values": inputs["pixel_values"]}
+with torch.no_grad():
+    outputs = model(**inputs)
+first = next(value for value in outputs.to_tuple() if torch.is_tensor(value))
+print(json.dumps([type(model).__name__, inputs["pixel_values"].sum().item(), first.sum().item()]))
+"""
+
+
+@pytest.fixture
+def processor():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "cat"]
+    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    return SViTTProcessor(SViTTVideoProcessor(num_frames=2, size={"height": 16, "width": 16}), tokenizer)
+
+
+def make_model(model_class):
+    tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    special_ids = {"bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4}
+    torch.manual_seed(0)
+    config = SViTTConfig(
+        vision_config={**tower, "num_frames": 2, "image_size": 16, "patch_size": 4, "attn_block_size": 4},
+        text_config={**tower, **special_ids, "vocab_size": 9, "fusion_layer": 1, "encoder_width": 16},
+    )
+    return model_class(config).eval()
+
+
+@pytest.mark.parametrize("model_class", ENTRY_POINTS)
+def test_loads_in_a_process_that_knows_nothing_of_us(model_class, processor, tmp_path):
+    folder = tmp_path / "svitt-tiny.v1"
+    model = make_model(model_class)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    assert CODE <= set(os.listdir(folder))
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoConfig"] == "configuration_svitt.SViTTConfig"
+    for entry_class, auto_class in ENTRY_POINTS.items():
+        assert auto_map[auto_class] == f"modeling_svitt.{entry_class.__name__}"
+
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": ""}
+    command = [sys.executable, "-c", FRESH_PROCESS, str(folder), ENTRY_POINTS[model_class]]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    name, pixel_sum, output_sum = json.loads(result.stdout.splitlines()[-1])
+    assert name == model_class.__name__
+
+    video = np.arange(5 * 20 * 24 * 3, dtype=np.uint8).reshape(5, 20, 24, 3)
+    inputs = processor(videos=[video], text=["A red dog."], return_tensors="pt")
+    assert pixel_sum == pytest.approx(inputs["pixel_values"].sum().item(), rel=1e-6)
+    if model_class is SViTTForVideoClassification:
+        inputs = {"pixel_values": inputs["pixel_values"]}
+    first = next(value for value in model(**inputs).to_tuple() if torch.is_tensor(value))
+    assert output_sum == pytest.approx(first.sum().item(), abs=1e-4)
+
+
+def test_retrieval_models_load_as_models(processor, tmp_path):
+    make_model(SViTTForVideoTextRetrieval).save_pretrained(tmp_path)
+    assert SViTTModel.from_pretrained(tmp_path).config.vision_config.num_frames == 2
+
+
+def test_loads_again_after_being_saved_by_remote_code(processor, tmp_path):
+    """A folder loaded as remote code saves itself with its code, as a fine-tuning run of somebody else does."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_model(SViTTModel).save_pretrained(first)
+    processor.save_pretrained(first)
+    again = (
+        "import sys; from transformers import AutoModel, AutoProcessor; a, b = sys.argv[1:]\n"
+        "AutoModel.from_pretrained(a, trust_remote_code=True).save_pretrained(b)\n"
+        "AutoProcessor.from_pretrained(a, trust_remote_code=True).save_pretrained(b)\n"
+        "print(AutoModel.from_pretrained(b, trust_remote_code=True).config.vision_config.num_frames)"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": ""}
+    command = [sys.executable, "-c", again, str(first), str(second)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().endswith("2") and CODE <= set(os.listdir(second))
