@@ -59,8 +59,9 @@ def read_video(source, pick: Callable[[VideoMetadata], list[int]] | None = None)
 
     Raises:
         [`VideoDecodeError`] if the file is missing, empty, no video, above `MAX_FRAME_PIXELS` pixels per frame,
-        damaged, or cut off: a file that ends before its own header or index says is refused even if its first frames
-        can be decoded, since a clip sampled from those would be another clip.
+        damaged, or cut off. A file that ends before its index (MP4, MOV, AVI) or header (MKV, WebM) says is refused
+        even if its first frames can be decoded, since a clip sampled from those would be another clip; GIF and the
+        streams of broadcasting (TS, PS) do not say where they end.
     """
     name, data = _name_and_data(source)
     try:
@@ -111,15 +112,17 @@ def _open_video(name: str, data: str | bytes) -> Iterator[tuple]:
             # FFmpeg gets an open file rather than a name, and may open no other: a "video" can be a playlist of paths.
             container = av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore")
         except av.error.FFmpegError as error:
-            is_mp4 = head[4:8] == b"ftyp"
-            reason = "an MP4 without its index, it was cut off" if is_mp4 else "of a kind that FFmpeg does not know"
-            raise VideoDecodeError(f"{name}: not a readable video file ({reason}).") from error
+            if head[4:8] == b"ftyp":
+                raise VideoDecodeError(f"{name}: an MP4 or MOV without its index, it was cut off.") from error
+            raise VideoDecodeError(f"{name}: not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF.") from error
         with container:
             is_picture = av.stream.Disposition.attached_pic
             streams = [stream for stream in container.streams.video if not stream.disposition & is_picture]
             if not streams:
-                kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-                raise VideoDecodeError(f"{name}: not a video file, it holds {kinds} only.")
+                kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+                raise VideoDecodeError(f"{name}: has no video stream, what it holds is: {kinds or 'nothing'}.")
+            if streams[0].codec_context is None:
+                raise VideoDecodeError(f"{name}: cut off, or coded in a way that this build of FFmpeg cannot decode.")
             _check_complete(name, streams[0], head, size)
             _check_frame_size(name, streams[0].codec_context)
             yield container, streams[0]
@@ -136,7 +139,7 @@ def _check_complete(name: str, stream, head: bytes, size: int):
 def _matroska_size(head: bytes) -> int:
     """The size in bytes of a Matroska or WebM file according to its first `head` bytes, 0 if they do not say."""
     end = 0
-    for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the EBML header, then the segment with all the rest
+    for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, then the segment: all the rest
         start = end + len(identifier)
         if head[end:start] != identifier or len(head) < start + 8:
             return 0
@@ -313,7 +316,8 @@ def _rgb_frame(name: str, frame, input_data_format: str | None) -> np.ndarray:
     if frame.dtype != np.uint8:
         raise ValueError(f"{name}: frames must be uint8 with values from 0 to 255, got {frame.dtype}.")
     frame = frame[..., None] if frame.ndim == 2 else frame
-    first, last = frame.shape[0], frame.shape[-1]
+    shape = frame.shape
+    first, last = shape[0], shape[-1]
     if input_data_format is not None:
         channels_first = input_data_format == "channels_first"
     elif 3 in (first, last):  # both: tensors are (C, H, W), arrays (H, W, C)
@@ -322,7 +326,7 @@ def _rgb_frame(name: str, frame, input_data_format: str | None) -> np.ndarray:
         channels_first = last not in (1, 4) or (is_tensor and first in (1, 4))
     frame = frame.transpose(1, 2, 0) if channels_first else frame
     if frame.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"{name}: frames must have 1, 3 or 4 channels, got the shape {(first, *frame.shape[1:])}.")
+        raise ValueError(f"{name}: frames must have 1, 3 or 4 channels, got a frame of shape {shape}.")
     return np.broadcast_to(frame[..., :3], (*frame.shape[:2], 3))
 
 
@@ -489,8 +493,9 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         if do_rescale:
             frames = frames * settings["rescale_factor"]
         if do_normalize:
-            mean, std = (torch.tensor(settings[name], device=device) for name in ("image_mean", "image_std"))
-            frames = (frames - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+            mean = torch.tensor(settings["image_mean"], dtype=torch.float32, device=device).view(-1, 1, 1)
+            std = torch.tensor(settings["image_std"], dtype=torch.float32, device=device).view(-1, 1, 1)
+            frames = (frames - mean) / std
         return frames
 
     def resize(self, frames: torch.Tensor, size: SizeDict, resample: int, antialias: bool = False) -> torch.Tensor:
@@ -521,9 +526,7 @@ def _list_videos(videos) -> list:
         return [videos] if videos.ndim == 4 else list(videos)
     if not isinstance(videos, (list, tuple)) or len(videos) == 0:
         shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
-        raise ValueError(
-            f"`videos` must hold files, frames (H, W, C) or clips (T, H, W, C), got {type(videos)}{shape}."
-        )
+        raise ValueError(f"`videos` must hold files, frames or clips of frames, got {type(videos).__name__}{shape}.")
     if all(_is_frame(frame) for frame in videos):
         return [videos]
     return [video for entry in videos for video in _list_videos(entry)]
@@ -603,7 +606,8 @@ class SViTTProcessor(ProcessorMixin):
         Args:
             videos: one video or a batch, of the kinds that [`SViTTVideoProcessor`] takes; an image is a video too.
             text: one caption or question or a batch; as many as videos or not, they are not paired here.
-            kwargs: `clean_text` and `add_sep`, and whatever the video processor or tokenizer takes.
+            kwargs: `clean_text` and `add_sep`, and whatever the video processor or tokenizer takes. `add_sep` alone
+                decides about special tokens.
 
         Returns:
             `BatchFeature` with `pixel_values` (B, T, 3, H, W), `input_ids` and `attention_mask` (B, L), as far as the
@@ -628,7 +632,7 @@ class SViTTProcessor(ProcessorMixin):
             text = [self._write_tokens(one, clean, add_sep) for one in text]
         else:
             text = self._write_tokens(text, clean, add_sep)
-        tokens = self.tokenizer(text, **{"add_special_tokens": add_sep, **kwargs})
+        tokens = self.tokenizer(text, **{**kwargs, "add_special_tokens": add_sep})
         return {name: value for name, value in tokens.items() if name not in self.unused_input_names}
 
     def _write_tokens(self, text: str, clean: bool, add_sep: bool) -> str:
@@ -657,6 +661,14 @@ class SViTTProcessor(ProcessorMixin):
         if argument_name == "video_processor" and isinstance(argument, VideoProcessorMixin):
             return VideoProcessorMixin
         return super().check_argument_for_proper_class(argument_name, argument)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        # Through AutoVideoProcessor, loading would ask for `trust_remote_code` although this very module is the code.
+        return [
+            SViTTVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs),
+        ]
 
 
 SViTTVideoProcessor.register_for_auto_class("AutoVideoProcessor")
