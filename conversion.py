@@ -470,7 +470,6 @@ def convert_checkpoint(
         ValueError: if the checkpoint is damaged, hostile or of another model, or the output folder is in use.
     """
     _check_output(output_dir)
-    _check_output(output_dir)
     checkpoint = read_checkpoint(path)
     original = checkpoint.get("model", checkpoint)
     if not isinstance(original, dict) or not all(isinstance(value, torch.Tensor) for value in original.values()):
@@ -486,9 +485,7 @@ def convert_checkpoint(
         text_config={**special_token_ids(tokenizer), **(text_config or {})},
     )
     model = _model_class(weights)(config)
-    # The original's question answering has no pooler, as it does not look at the pooled clip.
-    answers = isinstance(model, modeling_svitt.SViTTForVideoQuestionAnswering)
-    _load(model, weights, may_lack=r"vision_model\.pooler\." if answers else None)
+    _load(model, weights)
     save_folder(model, make_processor(config, tokenizer), output_dir)
 
 
@@ -522,7 +519,7 @@ def infer_config(
             bias tables) and nothing else does.
     """
     _check_fields(vision_config, text_config)
-    weights = convert_state_dict(original)
+    weights = convert_state_dict({name: original[name] for name in original if not name.endswith(INDEX_BUFFERS)})
     trained = original_config if isinstance(original_config, Mapping) else {}
     if not trained:
         logger.warning(
@@ -681,7 +678,8 @@ def _load(model: PreTrainedModel, weights: Weights, may_lack: str | None = None)
     if lacking:
         raise ValueError(f"{type(model).__name__} needs weights that are missing: {_list(lacking)}.")
     if new:
-        logger.info("New, with their initial values: %s.", _list(new))
+        modules = (name.removesuffix(".weight").removesuffix(".bias") for name in new)
+        logger.info("New, with their initial values: %s.", _list(modules))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -904,7 +902,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("output_dir", help="folder to write, for from_pretrained")
     command.add_argument("--num_frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
     command.add_argument("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
-    command.add_argument("--fusion_layer", type=int, help="first layer with cross-attention (default: 3/4 of all)")
+    command.add_argument("--fusion_layer", type=int, help="first with cross-attention (default: after 3/4 of all)")
     command.add_argument("--tokenizer", help="folder or Hub name (default: that of the BERT)")
     for statistic in ("mean", "std"):
         command.add_argument(
@@ -943,8 +941,9 @@ def _run_towers(args: argparse.Namespace):
         vision_config=dict(args.vision_config),
         text_config={**special_token_ids(tokenizer), **dict(args.text_config)},
     )
-    statistics = image_statistics(args.vision)
-    statistics |= {field: getattr(args, field) for field in ("image_mean", "image_std") if getattr(args, field)}
+    statistics = {name: value for name in ("image_mean", "image_std") if (value := getattr(args, name))}
+    if len(statistics) < 2:
+        statistics = image_statistics(args.vision) | statistics
     save_folder(model, make_processor(model.config, tokenizer, **statistics), args.output_dir)
 
 
@@ -973,6 +972,8 @@ def main(arguments: list[str] | None = None):
         args.run(args)
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}."
         print(f"svitt-convert: {' '.join(str(reason).split())}", file=sys.stderr)
         sys.exit(2)
 

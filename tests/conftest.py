@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from svitt.conversion import convert_state_dict
 

@@ -5,6 +5,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from transformers import AttentionInterface
+
 from svitt import (
     SViTTForPreTraining,
     SViTTForVideoQuestionAnswering,
@@ -16,7 +18,6 @@ from svitt import (
     modeling_svitt,
 )
 from svitt.modeling_svitt import token_order
-from transformers import AttentionInterface
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 

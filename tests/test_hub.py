@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import BertTokenizer
+
 from svitt import (
     SViTTConfig,
     SViTTForPreTraining,
@@ -18,7 +20,6 @@ from svitt import (
     SViTTProcessor,
     SViTTVideoProcessor,
 )
-from transformers import BertTokenizer
 
 CODE = {"configuration_svitt.py", "modeling_svitt.py", "processing_svitt.py"}
 ENTRY_POINTS = {
@@ -119,3 +120,15 @@ def test_loads_again_after_being_saved_by_remote_code(processor, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().endswith("2") and CODE <= set(os.listdir(second))
+
+
+def test_auto_classes_need_no_remote_code_where_the_package_is_installed(processor, tmp_path):
+    make_model(SViTTForVideoQuestionAnswering).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    code = (
+        "import sys, svitt; from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor\n"
+        "model = AutoModelForVisualQuestionAnswering.from_pretrained(sys.argv[1])\n"
+        "assert type(model) is svitt.SViTTForVideoQuestionAnswering\n"
+        "assert type(AutoProcessor.from_pretrained(sys.argv[1])) is svitt.SViTTProcessor"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

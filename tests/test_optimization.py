@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from svitt.training.optimization import cosine_schedule, parameter_groups
 from torch import nn
+
+from svitt.training.optimization import cosine_schedule, parameter_groups
 
 GOLDEN = Path(__file__).parent / "fixtures/golden"
 EXPECTED = json.loads((GOLDEN / "case11_optim/config.json").read_text())["expected"]

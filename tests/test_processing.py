@@ -22,6 +22,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import BertTokenizer
+
 from svitt import processing_svitt
 from svitt.processing_svitt import (
     SViTTProcessor,
@@ -32,7 +34,6 @@ from svitt.processing_svitt import (
     read_video,
     sample_frame_indices,
 )
-from transformers import BertTokenizer
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 HELPERS = json.loads((GOLDEN / "case10_data_helpers" / "config.json").read_text())["expected"]
