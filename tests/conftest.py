@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from svitt.conversion import convert_state_dict
 
+torch.set_num_threads(1)  # tensors are tiny: a second thread costs more than it saves
+
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
 

@@ -1,0 +1,173 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Two-stage retrieval scores: the original's, and independent of batches, order and clips' bookkeeping."""
+
+from collections import Counter
+from pathlib import Path
+
+import evaluate
+import pytest
+import torch
+
+from svitt import SViTTForVideoTextRetrieval, fixed_block_pattern
+from svitt.training.retrieval import (
+    RetrievalArguments,
+    RetrievalScores,
+    chance_recall,
+    recall_table,
+    retrieval_metrics,
+    score_retrieval,
+    shortlist,
+)
+
+METRIC = str(Path(__file__).parent.parent / "metrics" / "retrieval_recall")
+CASES = [
+    "case09_ret_concat",
+    "case09b_ret_concat_prune",
+    "case09c_ret_lse_contig",
+    "case09c_ret_max_contig",
+    "case09c_ret_mean_contig",
+    "case09d_ret_lse_sparse",
+]
+
+
+def score(case, videos, texts, batch_size=3, patterns=None, **overrides):
+    """Scores of a golden case's model; texts are (input_ids, attention_mask)."""
+    config = case.json["config"]
+    settings = {
+        "num_frames_test": config["video_input"]["num_frames_test"],
+        "eval_frame_ensemble": config["eval_frame_ensemble"],
+        "strided_clips": config["eval_sparse_sampling"],
+        "k_test": config["k_test"],
+    }
+    model = case.load(SViTTForVideoTextRetrieval, case.config())
+    batches = [dict(zip(("input_ids", "attention_mask"), texts, strict=True))]
+    arguments = (model, videos.split(batch_size), batches, 3, RetrievalArguments(**settings | overrides))
+    if patterns is None:
+        return score_retrieval(*arguments)
+    with fixed_block_pattern(patterns):
+        return score_retrieval(*arguments)
+
+
+def inputs_of(case):
+    return case.inputs["video"], (case.inputs["input_ids"], case.inputs["attention_mask"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_original(golden, assert_close, name):
+    case = golden(name)
+    scores = score(case, *inputs_of(case), patterns=case.series("attn_idx"))
+    # The original marks pairs outside the shortlist by -100.
+    original = RetrievalScores(
+        scores.itc,
+        scores.video_to_text.clamp(min=-100),
+        scores.text_to_video.clamp(min=-100),
+    )
+    assert_close(original.itc, case.outputs["i2t_scores_emb"])
+    assert_close(original.video_to_text, case.outputs["i2t_scores_x"])
+    assert_close(original.text_to_video, case.outputs["t2i_scores_x"])
+
+    texts_of_video = list(case.json["img2txt"].values())
+    metrics = retrieval_metrics(original, texts_of_video)
+    assert metrics["itm"] == case.expected["metrics_x"]
+    assert metrics["itc"] == case.expected["metrics_emb"]
+    # A right answer outside the shortlist of 5 is a miss at 10 too; the original's ranks it behind the few inside.
+    ours = retrieval_metrics(scores, texts_of_video)["itm"]
+    assert all(ours[key] == case.expected["metrics_x"][key] for key in ("txt_r1", "txt_r5", "img_r1", "img_r5"))
+    assert (ours["txt_r10"], ours["img_r10"]) == (ours["txt_r5"], ours["img_r5"])
+
+
+def test_scores_do_not_depend_on_batch_size_or_order(golden, assert_close):
+    case = golden("case09c_ret_lse_contig")
+    videos, (ids, mask) = inputs_of(case)
+    scores = score(case, videos, (ids, mask))
+    video_order, text_order = torch.tensor([4, 1, 5, 0, 2, 3]), torch.tensor([7, 2, 0, 5, 1, 6, 4, 3])
+    permuted = score(case, videos[video_order], (ids[text_order], mask[text_order]), batch_size=4)
+    for name in ("itc", "video_to_text"):
+        want = getattr(scores, name)[video_order][:, text_order].nan_to_num(neginf=-100)
+        assert_close(getattr(permuted, name).nan_to_num(neginf=-100), want)
+    want = scores.text_to_video[text_order][:, video_order].nan_to_num(neginf=-100)
+    assert_close(permuted.text_to_video.nan_to_num(neginf=-100), want)
+
+
+def test_scores_do_not_depend_on_padding_of_texts(golden, assert_close):
+    case = golden("case09_ret_concat")
+    videos, (ids, mask) = inputs_of(case)
+    longer = [torch.nn.functional.pad(tensor, (0, 5)) for tensor in (ids, mask)]
+    assert_close(score(case, videos, longer).itc, score(case, videos, (ids, mask)).itc)
+
+
+def test_all_pairs_are_scored_without_shortlist(golden):
+    case = golden("case09_ret_concat")
+    every = score(case, *inputs_of(case), eval_x_only=True)
+    assert every.video_to_text.isfinite().all()
+    assert torch.equal(every.video_to_text, every.text_to_video.t())
+    short = score(case, *inputs_of(case))
+    inside = short.video_to_text.isfinite()
+    assert inside.sum(dim=1).tolist() == [5] * 6
+    assert torch.equal(short.video_to_text[inside], every.video_to_text[inside])
+    longer_than_the_list = score(case, *inputs_of(case), k_test=128)
+    assert torch.equal(longer_than_the_list.video_to_text, every.video_to_text)
+
+
+def test_each_pair_is_fused_once(golden, monkeypatch):
+    case, calls = golden("case09_ret_concat"), []
+    match = SViTTForVideoTextRetrieval.match
+
+    def counting_match(self, **kwargs):
+        calls.append((len(kwargs["video_hidden_states"]), len(kwargs["text_hidden_states"])))
+        return match(self, **kwargs)
+
+    monkeypatch.setattr(SViTTForVideoTextRetrieval, "match", counting_match)
+    scores = score(case, *inputs_of(case))
+    needed = scores.video_to_text.isfinite() | scores.text_to_video.isfinite().t()
+    assert calls == [(1, count) for count in needed.sum(dim=1).tolist()]
+
+
+def test_shortlist_takes_candidates_tied_with_the_last():
+    scores = torch.tensor([[3.0, 1.0, 2.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
+    assert shortlist(scores, 2).tolist() == [[True, False, True, False], [True, True, True, False]]
+    assert shortlist(scores, 3).tolist() == [[True, True, True, True], [True, True, True, False]]
+    assert shortlist(scores, None).all() and shortlist(scores, 9).all()
+
+
+def test_scores_are_float32_in_half_precision(golden):
+    case = golden("case09_ret_concat")
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = score(case, *inputs_of(case), eval_x_only=True)
+    assert scores.itc.dtype == scores.video_to_text.dtype == torch.float32
+    exact = score(case, *inputs_of(case), eval_x_only=True)
+    assert (scores.itc - exact.itc).abs().max() < 0.02
+    # Held in bfloat16, 48 scores of this range would share a handful of values.
+    assert len(scores.itc.unique()) == 48
+
+
+@pytest.mark.parametrize(
+    ("num_frames_test", "ensemble", "message"), [(7, "lse", "multiple of --num_frames"), (7, "concat", None)]
+)
+def test_frames_must_make_whole_clips(num_frames_test, ensemble, message):
+    args = RetrievalArguments(num_frames_test=num_frames_test, eval_frame_ensemble=ensemble)
+    if message is None:
+        args.set_frames(4)
+    else:
+        with pytest.raises(ValueError, match=message):
+            args.set_frames(4)
+
+
+def test_chance_is_the_expected_recall_of_random_scores():
+    texts_of_video = [[0, 1], [2], [3, 4, 5], [6], [6], [7], [8], [9], [10], [11], [12]]
+    generator, recall, sums = torch.Generator().manual_seed(0), evaluate.load(METRIC, keep_in_memory=True), Counter()
+    for _ in range(400):
+        sums.update(recall.compute(predictions=torch.rand(11, 13, generator=generator), references=texts_of_video))
+    assert chance_recall(texts_of_video) == pytest.approx({name: total / 400 for name, total in sums.items()}, abs=2)
+    one_to_one = chance_recall([[i] for i in range(200)])
+    assert (one_to_one["txt_r1"], one_to_one["img_r10"]) == (0.5, 5.0)
+    assert one_to_one["r_mean"] == pytest.approx((0.5 + 2.5 + 5.0) / 3, abs=0.01)
+
+
+def test_table_shows_chance_beside_the_recalls():
+    scores = torch.eye(20)
+    metrics = retrieval_metrics(RetrievalScores(scores, scores, scores), [[i] for i in range(20)])
+    lines = recall_table("test", metrics).splitlines()
+    assert lines[0].split() == ["test", "R@1", "R@5", "R@10", "mean"]
+    assert lines[2].split()[-4:] == ["100.00"] * 4
+    assert lines[4].split() == ["chance", "5.00", "25.00", "50.00", "26.67"]
