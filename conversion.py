@@ -234,7 +234,7 @@ def _resize_positions(
 def expand_num_frames(
     state_dict: Mapping[str, torch.Tensor], config: SViTTConfig, num_frames: int
 ) -> tuple[Weights, SViTTConfig]:
-    """Temporal expansion (paper section 3.4): a model for clips of `num_frames` frames that starts from one for others.
+    """The paper's temporal sparse expansion: a model for clips of `num_frames` frames that starts from one for others.
 
     Lower `vision_config.token_keep_rate` of the new configuration to keep the cost of longer clips down.
 

@@ -203,7 +203,7 @@ def _hilbert_distance(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
 
 
 class RelativePositions:
-    """Rows of the relative position bias tables for clips of T frames of H x W patches (paper section 3.1).
+    """Rows of the relative position bias tables for clips of T frames of H x W patches.
 
     A table has one row for each offset (t - t', y - y', x - x') of a query and a key patch, then one each for a CLS
     query of a patch key, a patch query of the CLS key, and CLS with itself. A row is linear in packed coordinates
@@ -244,7 +244,7 @@ class RelativePositions:
     def rows_of_table_for(self, num_frames: int, device: torch.device) -> torch.Tensor | None:
         """Rows of a table for `num_frames` frames that make up, in order, the table for this number of frames.
 
-        Temporal offsets are resized by nearest neighbour, the temporal expansion of paper section 3.4. `None` where the
+        Temporal offsets are resized by nearest neighbour (the paper's temporal sparse expansion). `None` where the
         two are the same.
         """
         if num_frames == self.grid[0]:
@@ -308,7 +308,7 @@ def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
 
 
 def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) -> torch.Tensor:
-    """Key blocks of each query block: its neighbours around the ring, then the best-scored others (paper section 3.2).
+    """Key blocks of each query block: its neighbours around the ring, then the best-scored others.
 
     Args:
         scores: (M, M) non-negative.
@@ -327,9 +327,10 @@ def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) ->
 
 
 def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Random-looking int64 scores in [0, 2^32) that depend on the broadcast integer keys alone, on every device.
+    """Random-looking scores that depend on the broadcast integer keys alone: the same in any batch, process and device.
 
-    A chained 32-bit integer hash (constants of Wellons' hash-prospector, all below 2^31 so that int64 never overflows).
+    A chained 32-bit integer hash (constants of Wellons' hash-prospector, all below 2^31 so that int64 never overflows),
+    followed by the last key, in [0, 2^20), so that no two of what it numbers are alike.
     """
     score = torch.zeros((), dtype=torch.int64, device=device)
     for key in keys:
@@ -337,13 +338,13 @@ def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tenso
         score = ((score ^ score >> 16) * 0x21F0AAAD) & 0xFFFFFFFF
         score = ((score ^ score >> 15) * 0x735A2D97) & 0xFFFFFFFF
         score = score ^ score >> 15
-    return score
+    return score << 20 | keys[-1]
 
 
 def evaluation_block_scores(seed: int, layer: int, num_blocks: int, device: torch.device) -> torch.Tensor:
-    """Scores (M, M) for `draw_block_pattern`: the same in any batch, process and run; no two alike within a row."""
+    """Scores (M, M) for `draw_block_pattern` that make it a fixed function of the arguments."""
     block = torch.arange(num_blocks, device=device)
-    return fixed_scores(seed, layer, num_blocks, block[:, None], block, device=device) * num_blocks + block
+    return fixed_scores(seed, layer, num_blocks, block[:, None], block, device=device)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""AdamW parameter groups and the learning rate schedule of SViTT (paper, appendix on implementation)."""
+"""AdamW parameter groups and the learning rate schedule."""
 
 import math
 from collections.abc import Iterable, Sequence

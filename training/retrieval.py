@@ -5,7 +5,7 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""Two-stage retrieval (paper section 4): rank all pairs by their embeddings, re-rank the best by fusing them.
+"""Two-stage retrieval: rank all pairs by their embeddings, re-rank the best by fusing them.
 
 V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps
 their tokens, as these are large; embeddings, texts and scores are gathered. So work is shared and results are the same
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..modeling_svitt import CLIP_ENSEMBLES, pool_clips, split_clips
-from .processes import fail_together, gather_shares, progress_bar, share_of
+from .processes import InputError, fail_together, gather_shares, progress_bar, share_of
 
 TOP_K = (1, 5, 10)
 METRICS = Path(__file__).parent.parent / "metrics"
@@ -32,7 +32,9 @@ METRICS = Path(__file__).parent.parent / "metrics"
 
 @dataclass
 class RetrievalArguments:
-    """How to evaluate: clips per video, shortlist, ensemble."""
+    """How to evaluate: clips of a video, shortlist, ensemble."""
+
+    _argument_group_name = "evaluation"
 
     num_frames_test: int | None = field(
         default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}
@@ -50,6 +52,14 @@ class RetrievalArguments:
     k_test: int = field(default=128, metadata={"help": "Length of the shortlists that are re-ranked."})
     eval_x_only: bool = field(default=False, metadata={"help": "Re-rank all pairs: no shortlist."})
     eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
+
+    def set_frames(self, num_frames: int):
+        """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
+        self.num_frames_test = self.num_frames_test or num_frames
+        if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
+            raise InputError(
+                f"--num_frames_test {self.num_frames_test} must be a multiple of --num_frames, which is {num_frames}."
+            )
 
 
 @dataclass
@@ -102,7 +112,8 @@ def encode_texts(
 
 def itc_scores(video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
     """Cosines (V, T) of embeddings (V, C, embed_dim) and (T, embed_dim), averaged over clips; no temperature."""
-    return torch.einsum("vce,te->vct", video_embeds, text_embeds).mean(dim=1)
+    with torch.autocast(video_embeds.device.type, enabled=False):  # which would make them half precision
+        return torch.einsum("vce,te->vct", video_embeds, text_embeds).mean(dim=1)
 
 
 def shortlist(scores: torch.Tensor, k: int | None) -> torch.Tensor:
