@@ -8,12 +8,20 @@
 """Annotations as the original's users have them: JSON lists beside a folder of videos, checked before any work."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
+from torch.utils.data import DataLoader
+from transformers import BatchFeature, PreTrainedModel
 
-from .processes import InputError
+from ..processing_svitt import SViTTProcessor
+from .processes import InputError, share_of
 
 
 def read_annotations(annotation_file: str | Path) -> list[dict]:
@@ -135,3 +143,87 @@ def retrieval_set(captions: Dataset) -> RetrievalSet:
         texts += row["caption"]
         texts_of_video += [texts_of_row] * len(row["video"])
     return RetrievalSet(videos, texts, texts_of_video)
+
+
+@dataclass
+class ProcessingArguments:
+    """From files to tensors."""
+
+    _argument_group_name = "processing"
+
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's own."})
+    max_text_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a caption, the rest is cut off; by default the model's own."}
+    )
+    augment: bool = field(default=True, metadata={"help": "Train on random crops and flips, the same for a clip."})
+    flip_prob: float = field(
+        default=0.5, metadata={"help": "Probability of a flip, which swaps left and right; 0 where captions name them."}
+    )
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode videos, beside each main process."})
+
+
+def load_model_and_processor(
+    model_class: type[PreTrainedModel], path: str, args: ProcessingArguments
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """A model in float32, and its processor with the number of frames and the text length of `args`.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    overrides = {"num_frames": args.num_frames, "max_length": args.max_text_length}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        model = model_class.from_pretrained(path, dtype=torch.float32)
+        return model, SViTTProcessor.from_pretrained(path, **overrides)
+    except OSError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{path}: cannot be loaded as a model with its processor ({reason}).") from error
+
+
+def pair_loader(pairs: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments) -> DataLoader:
+    """Training batches: `pixel_values` (B, T, C, H, W) of random frames, `input_ids`, `attention_mask`, `video_ids`.
+
+    A last smaller batch, with too few negatives, is left out unless there is no other.
+    """
+    return DataLoader(
+        pairs,
+        batch_size,
+        shuffle=True,
+        drop_last=len(pairs) >= batch_size * PartialState().num_processes,
+        collate_fn=partial(collate_pairs, processor=processor, do_augment=args.augment, flip_prob=args.flip_prob),
+        num_workers=args.num_workers,
+    )
+
+
+def collate_pairs(rows: list[dict], processor: SViTTProcessor, **augmentation) -> BatchFeature:
+    batch = processor(
+        videos=[row["video"] for row in rows],
+        text=[row["caption"] for row in rows],
+        sampling="rand",
+        return_tensors="pt",
+        **augmentation,
+    )
+    batch["video_ids"] = torch.tensor([row["video_id"] for row in rows])
+    return batch
+
+
+def video_loader(
+    videos: list[str], processor: SViTTProcessor, num_frames: int, batch_size: int, num_workers: int = 0
+) -> DataLoader:
+    """Batches of `pixel_values` (B, num_frames, C, H, W), in order; frames from the middle of equal intervals."""
+    collate = partial(collate_videos, processor=processor, num_frames=num_frames)
+    return DataLoader(videos, batch_size, collate_fn=collate, num_workers=num_workers)
+
+
+def collate_videos(videos: list[str], processor: SViTTProcessor, num_frames: int) -> torch.Tensor:
+    return processor(videos=videos, num_frames=num_frames, return_tensors="pt")["pixel_values"]
+
+
+def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 128) -> Iterator[dict]:
+    """Batches of `input_ids` and `attention_mask` of this process's share of the texts, in order.
+
+    All are padded to the longest of all texts, so that what is made of them can be gathered.
+    """
+    share = {name: share_of(tensor) for name, tensor in processor(text=texts, return_tensors="pt").items()}
+    for start in range(0, len(share["input_ids"]), batch_size):
+        yield {name: tensor[start : start + batch_size] for name, tensor in share.items()}

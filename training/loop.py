@@ -24,6 +24,8 @@ from .processes import fail_together, progress_bar
 class OptimizationArguments:
     """How to train: AdamW, linear warm-up, half a cosine down."""
 
+    _argument_group_name = "optimization"
+
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     num_train_epochs: int = field(default=10, metadata={"help": "Passes over the training pairs."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Length of the linear warm-up, in epochs."})
@@ -90,13 +92,13 @@ def train(
         loader.set_epoch(epoch)
         losses = train_one_epoch(accelerator, model, optimizer, scheduler, loader, args, f"epoch {epoch}")
         bare_model = accelerator.unwrap_model(model)
-        report = f"epoch {epoch}/{args.num_train_epochs}: " + ", ".join(f"{k} {v:.4f}" for k, v in losses.items())
-        score = math.inf
+        report = [f"{name} {losses[name]:.4f}" for name in sorted(losses)]
+        score = epoch  # without a score, the latest is the best
         if validate is not None:
             score = validate(bare_model)
-            report += f", validation {score:.2f}"
-        accelerator.print(report, flush=True)
-        if validate is None or score > best_score:
+            report.append(f"validation {score:.2f}")
+        accelerator.print(f"epoch {epoch}/{args.num_train_epochs}: {', '.join(report)}", flush=True)
+        if score > best_score:
             best_score, best_epoch = score, epoch
             save(bare_model)
     return best_epoch

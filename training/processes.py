@@ -31,15 +31,16 @@ BAD_INPUT = (InputError, VideoDecodeError)
 
 
 def check_launch():
-    """Warn where the launcher was asked for several processes and started one.
+    """Warn where the launcher was asked for more processes than take part.
 
-    `accelerate launch --cpu --num_processes 2` does so: it leaves starting CPU processes to MPI, and sets only their
-    meeting point.
+    `accelerate launch --cpu --num_processes 2` starts one: it leaves starting CPU processes to MPI, and only sets the
+    address where they should meet.
     """
-    if "MASTER_ADDR" in os.environ and PartialState().num_processes == 1:
+    num_asked = int(os.environ.get("WORLD_SIZE", 2 if "MASTER_ADDR" in os.environ else 1))
+    if num_asked > PartialState().num_processes:
         warnings.warn(
-            "The launcher prepared several processes but started one, so this job runs as one. To start two on CPU: "
-            "accelerate launch --config_file configs/cpu_2_processes.yaml (or torchrun --nproc_per_node 2).",
+            "The launcher was asked for several processes, but this one works alone. To have two on CPU, use "
+            "accelerate launch --config_file configs/cpu_2_processes.yaml, or torchrun --nproc_per_node 2.",
             stacklevel=2,
         )
 
@@ -93,16 +94,22 @@ def progress_bar(iterable: Iterable, description: str, total: int | None = None)
     return tqdm(iterable, desc=description, total=total, leave=False, disable=not sys.stderr.isatty())
 
 
-@contextmanager
-def write_whole(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder whose files are moved into `folder` at the end, so that an interrupt leaves no half file."""
-    folder = Path(folder)
-    incomplete = folder / ".incomplete"
-    shutil.rmtree(incomplete, ignore_errors=True)
-    incomplete.mkdir(parents=True)
-    try:
-        yield incomplete
-        for path in incomplete.iterdir():
-            os.replace(path, folder / path.name)
-    finally:
+def write_whole(folder: str | Path, *writers: Callable[[Path], Any]):
+    """Let the main process write files into a folder, and the others wait for it.
+
+    Each writer gets a temporary folder, whose files are moved when all are done: an interrupt leaves no half file.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        folder = Path(folder)
+        incomplete = folder / ".incomplete"
         shutil.rmtree(incomplete, ignore_errors=True)
+        incomplete.mkdir(parents=True)
+        try:
+            for write in writers:
+                write(incomplete)
+            for path in incomplete.iterdir():
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(incomplete, ignore_errors=True)
+    state.wait_for_everyone()

@@ -202,7 +202,7 @@ def score_retrieval(
     return RetrievalScores(
         itc=itc,
         video_to_text=itm.masked_fill(~for_video, float("-inf")),
-        text_to_video=itm.masked_fill(~for_text, float("-inf")).t(),
+        text_to_video=itm.masked_fill(~for_text, float("-inf")).t().contiguous(),
     )
 
 
