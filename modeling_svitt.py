@@ -534,10 +534,10 @@ class SViTTVisionSelfAttention(nn.Module):
         # Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions.
         query = F.pad(query, (0, 0, 0, num_blocks * blocks.block_size - num_tokens))
         query = query.reshape(-1, num_heads * num_blocks, blocks.block_size, self.head_dim)
+        if not self.config.attn_mask_padding:  # the zero token that stands for padding
+            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         key, value = (
-            F.pad(tokens, (0, 0, 0, 1))
-            .index_select(2, blocks.key_index.flatten())
-            .view(-1, num_heads * num_blocks, num_keys, self.head_dim)
+            tokens.index_select(2, blocks.key_index.flatten()).view(-1, num_heads * num_blocks, num_keys, self.head_dim)
             for tokens in (key, value)
         )
         context, _ = self.attend(query, key, value, bias.flatten(1, 2), **kwargs)
@@ -636,7 +636,7 @@ class SViTTVisionEncoder(nn.Module):
 
         for i, layer in enumerate(self.layer):
             blocks = self.draw_blocks(i, coordinates, relative_positions)
-            if blocks is None and dense_rows is None:
+            if blocks is None and dense_rows is None and config.use_relative_position_bias:
                 dense_rows = relative_positions.dense_rows(coordinates)
             hidden_states, kept = layer(
                 hidden_states,
