@@ -61,7 +61,7 @@ def make_config(vocab_size: int, hidden_size: int = 64) -> SViTTConfig:
 
 
 @torch.no_grad()
-def prefer_moments(model: SViTTForVideoTextRetrieval, strength: float = 2.0):
+def prefer_moments(model: SViTTForVideoTextRetrieval, strength: float = 2.0, noise: float = 0.5):
     """Let each head begin with a preference for some temporal offsets.
 
     Frame order reaches the model through the tables of relative position biases only, which begin at zero, and from
@@ -70,8 +70,8 @@ def prefer_moments(model: SViTTForVideoTextRetrieval, strength: float = 2.0):
     vision = model.config.vision_config
     for name, table in model.named_parameters():
         if name.endswith("relative_position_bias_table"):
-            num_offsets = 2 * vision.num_frames - 1
-            preference = strength * torch.randn(num_offsets, 1, vision.num_attention_heads)
+            table.normal_(std=noise)
+            preference = strength * torch.randn(2 * vision.num_frames - 1, 1, vision.num_attention_heads)
             table[:-3] += preference.expand(-1, (2 * vision.grid_size - 1) ** 2, -1).flatten(0, 1)
 
 
