@@ -27,7 +27,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (60, 90, 230)}
+COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (60, 90, 230), "yellow": (235, 215, 50)}
 SHAPES = ("circle", "square", "triangle")
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
@@ -174,8 +174,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write the videos and annotations")
     parser.add_argument("--train", type=int, default=1600, help="clips to train on (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=60, help="clips to pick the best epoch by (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=80, help="clips to report on (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=80, help="clips to pick the best epoch by (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=120, help="clips to report on (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
