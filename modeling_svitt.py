@@ -1354,7 +1354,8 @@ class SViTTModel(SViTTPreTrainedModel):
         if text_hidden_states is None:
             text_hidden_states = self.get_text_features(input_ids, attention_mask, return_dict=True).last_hidden_state
         fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask)
-        return self.itm_head(fused[:, 0])[:, 1].float()
+        with torch.autocast(fused.device.type, enabled=False):  # half precision would tie scores
+            return F.linear(fused[:, 0].float(), self.itm_head.weight.float(), self.itm_head.bias.float())[:, 1]
 
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
         """Cosines over the temperature, (videos, texts) float32 under any autocast."""

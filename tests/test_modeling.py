@@ -433,6 +433,8 @@ def test_half_precision(dtype, implementation):
             match = model.match(**inputs)
     assert torch.cosine_similarity(exact, autocast.video_embeds.float()).min() > 0.98
     assert match.dtype == autocast.logits_per_video.dtype == torch.float32
+    for scores in (match, autocast.logits_per_video):  # not merely half-precision values in a float32 tensor
+        assert not torch.equal(scores, scores.to(dtype).float())
     model.train()
     with torch.autocast("cpu", dtype=dtype):
         loss = model(**inputs).loss
