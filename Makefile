@@ -1,11 +1,12 @@
-# make demo   a tiny SViTT learns to search clips made on the spot
-# make test   all tests
+# make demo        a tiny SViTT learns to search clips made on the spot
+# make test        all tests but the long ones
+# make test-long   tests of minutes each
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 READY = $(VENV)/ready
 
-.PHONY: demo test
+.PHONY: demo test test-long
 .DELETE_ON_ERROR:
 
 $(READY): requirements.txt setup.cfg
@@ -28,3 +29,6 @@ demo: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q
+
+test-long: $(READY)
+	$(VENV)/bin/python -m pytest -q -s -m long

@@ -12,13 +12,17 @@ import math
 import os
 import random
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import av
 import numpy as np
 import torch
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
 from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image
 from torch.nn import functional as F
@@ -28,52 +32,81 @@ from transformers.processing_utils import ProcessorMixin, Unpack, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding
+# ---------------------------------------------------------------------------------------------------------------------
+
 # A little above 8K UHD (7680 x 4320): one RGB frame takes at most 100 MB, whatever a file claims.
 MAX_FRAME_PIXELS = 2**25
+# Nearly ten hours at 30 frames per second.
+MAX_FRAMES = 2**20
+# Of the frames returned, as RGB: 4 GB.
+MAX_CLIP_BYTES = 2**32
+# Packets of a video stream are kept in memory, still compressed, up to this size; above it they are read a second time.
+MAX_HELD_BYTES = 2**26
+# Where each packet is one frame, and decoding may start at every packet marked as a keyframe.
+SEEKABLE_CODECS = {"av1", "gif", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "prores", "vp8", "vp9"}
+# Where the decoder knows of frames that no other frame refers to. (HEVC's "non-reference" is relative to a layer.)
+CODECS_WITH_NONREF = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 
 
 class VideoDecodeError(ValueError):
     """A video that cannot be read. The message is one sentence that names the file and what is wrong with it."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Decoding
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def read_video(source, pick: Callable[[VideoMetadata], list[int]] | None = None) -> tuple[np.ndarray, VideoMetadata]:
+def read_video(
+    source,
+    pick: Callable[[VideoMetadata], list[int]] | None = None,
+    *,
+    short_side: int | None = None,
+    num_threads: int = 1,
+    max_frame_pixels: int = MAX_FRAME_PIXELS,
+    max_frames: int = MAX_FRAMES,
+) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decodes the frames of a video file that `pick` asks for: exactly those that decoding everything would give.
 
-    The file is demuxed once to count its frames and decoded once; only the wanted frames are converted to RGB and
-    held. Rotation metadata is applied. A still image or a GIF is a video too; the cover picture of a song is not.
+    The file is demuxed once, which counts its frames and finds its keyframes. Then decoding starts at the keyframe
+    before each wanted frame, or goes on where it is when there is none in between, and only wanted frames are
+    converted to RGB. Files whose index cannot be trusted are decoded from first to last. Rotation metadata is
+    applied. A still image or a GIF is a video too; the cover picture of a song is not.
 
     Args:
         source: path (`str` or `os.PathLike`), `bytes`, file object opened for binary reading, or the dict
             `{"bytes": ..., "path": ...}` of `datasets.Video(decode=False)`.
         pick: gets the `VideoMetadata` (`total_num_frames`, `fps`, `duration` in seconds) and returns the indices of
             the wanted frames, in any order and with repetitions. All frames when omitted.
+        short_side: frames whose shorter side has more pixels are scaled down to that, aspect ratio kept, while they
+            are converted to RGB: faster and smaller than full frames, but other pixels.
+        num_threads: of the decoder, 0 for as many as FFmpeg sees fit. More than one takes more CPU time in total, so
+            one suits worker processes.
+        max_frame_pixels: larger frames are refused before they are decoded.
+        max_frames: longer videos are refused.
 
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the `VideoMetadata` with `frames_indices` set.
 
     Raises:
-        [`VideoDecodeError`] if the file is missing, empty, no video, above `MAX_FRAME_PIXELS` pixels per frame,
-        damaged, or cut off. A file that ends before its index (MP4, MOV, AVI) or header (MKV, WebM) says is refused
-        even if its first frames can be decoded, since a clip sampled from those would be another clip; GIF and the
-        streams of broadcasting (TS, PS) do not say where they end.
+        [`VideoDecodeError`] if the file is missing, empty, no video, above a limit, damaged, or cut off. A file that
+        ends before its index (MP4, MOV, AVI) or header (MKV, WebM) says is refused even if its first frames can be
+        decoded, since a clip sampled from those would be another clip; GIF and the streams of broadcasting (TS, PS)
+        do not say where they end.
     """
     name, data = _name_and_data(source)
     try:
-        num_frames, fps = _count_frames(name, data)
-        while True:
-            metadata = _describe_video(name, num_frames, fps)
-            metadata.frames_indices = list(range(num_frames)) if pick is None else pick(metadata)
-            frames, num_decoded = _decode_frames(name, data, wanted=set(metadata.frames_indices))
-            if num_decoded == num_frames:
-                break
-            # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
-            num_frames = num_decoded
+        with _open_video(name, data, num_threads, max_frame_pixels) as (container, stream):
+            index = _index_packets(name, container, stream, max_frames)
+            decoder = _FrameDecoder(name, data, container, stream, index, short_side, max_frame_pixels)
+            num_frames = index.num_frames
+            while True:
+                metadata = _describe_video(name, num_frames, index.fps)
+                metadata.frames_indices = list(range(num_frames)) if pick is None else list(pick(metadata))
+                _check_clip_size(name, stream.codec_context, len(metadata.frames_indices), short_side)
+                frames, num_decoded = decoder.decode(set(metadata.frames_indices))
+                if num_decoded == num_frames:
+                    break
+                # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
+                num_frames = num_decoded
     except av.error.FFmpegError as error:
         raise VideoDecodeError(f"{name}: damaged or cut off, FFmpeg says '{error.strerror}'.") from error
     frames = _stack_frames(name, [frames[index] for index in metadata.frames_indices])
@@ -96,7 +129,7 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
 
 
 @contextmanager
-def _open_video(name: str, data: str | bytes) -> Iterator[tuple]:
+def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels: int) -> Iterator[tuple]:
     """Yields the PyAV container and its video stream."""
     try:
         file = open(data, "rb") if isinstance(data, str) else io.BytesIO(data)
@@ -108,24 +141,33 @@ def _open_video(name: str, data: str | bytes) -> Iterator[tuple]:
             raise VideoDecodeError(f"{name}: the file is empty.")
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
+        # FFmpeg gets an open file rather than a name, and may open no other: a "video" can be a playlist of paths.
+        options = {"protocol_whitelist": "none", "max_pixels": str(max_frame_pixels)}
         try:
-            # FFmpeg gets an open file rather than a name, and may open no other: a "video" can be a playlist of paths.
-            container = av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore")
+            container = av.open(file, options=options, metadata_errors="ignore", buffer_size=2**18)
         except av.error.FFmpegError as error:
             if head[4:8] == b"ftyp":
                 raise VideoDecodeError(f"{name}: an MP4 or MOV without its index, it was cut off.") from error
             raise VideoDecodeError(f"{name}: not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF.") from error
         with container:
-            is_picture = av.stream.Disposition.attached_pic
-            streams = [stream for stream in container.streams.video if not stream.disposition & is_picture]
-            if not streams:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams}))
-                raise VideoDecodeError(f"{name}: has no video stream, what it holds is: {kinds or 'nothing'}.")
-            if streams[0].codec_context is None:
-                raise VideoDecodeError(f"{name}: cut off, or coded in a way that this build of FFmpeg cannot decode.")
-            _check_complete(name, streams[0], head, size)
-            _check_frame_size(name, streams[0].codec_context)
-            yield container, streams[0]
+            stream = _video_stream(name, container)
+            _check_complete(name, stream, head, size)
+            _check_frame_size(name, stream.codec_context, max_frame_pixels)
+            stream.codec_context.options = {"max_pixels": str(max_frame_pixels)}
+            stream.codec_context.thread_type = "AUTO" if num_threads != 1 else "NONE"
+            stream.codec_context.thread_count = num_threads
+            yield container, stream
+
+
+def _video_stream(name: str, container):
+    is_picture = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & is_picture]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise VideoDecodeError(f"{name}: has no video stream, what it holds is: {kinds or 'nothing'}.")
+    if streams[0].codec_context is None:
+        raise VideoDecodeError(f"{name}: cut off, or coded in a way that this build of FFmpeg cannot decode.")
+    return streams[0]
 
 
 def _check_complete(name: str, stream, head: bytes, size: int):
@@ -149,23 +191,83 @@ def _matroska_size(head: bytes) -> int:
     return 0 if length == 2 ** (7 * width) - 1 else end  # all ones: a live recording of unknown length
 
 
-def _check_frame_size(name: str, frame):
-    if frame.width * frame.height > MAX_FRAME_PIXELS:
+def _check_frame_size(name: str, frame, max_frame_pixels: int):
+    if frame.width * frame.height > max_frame_pixels:
         raise VideoDecodeError(
-            f"{name}: frames of {frame.width}x{frame.height} are above the limit of {MAX_FRAME_PIXELS} pixels."
+            f"{name}: frames of {frame.width}x{frame.height} are above the limit of {max_frame_pixels} pixels."
         )
 
 
-def _count_frames(name: str, data: str | bytes) -> tuple[int, float | None]:
-    """The number of packets that show a frame, found without decoding, and the average number per second."""
-    num_frames, last = 0, None
-    with _open_video(name, data) as (container, stream):
-        for packet in container.demux(stream):
-            if packet.size:
-                num_frames, last = num_frames + (not packet.is_discard), packet
-        if last is not None and last.is_corrupt:
-            raise VideoDecodeError(f"{name}: cut off in the middle of a frame, after {num_frames - 1} whole ones.")
-        return num_frames, float(stream.average_rate or stream.guessed_rate or 0) or None
+def _check_clip_size(name: str, frame, num_frames: int, short_side: int | None):
+    scale = min(1, (short_side or math.inf) / max(1, min(frame.width, frame.height)))
+    num_bytes = 3 * num_frames * frame.width * frame.height * scale**2
+    if num_bytes > MAX_CLIP_BYTES:
+        raise VideoDecodeError(
+            f"{name}: {num_frames} frames of {frame.width}x{frame.height} take {num_bytes / 1e9:.1f} GB, the limit is "
+            f"{MAX_CLIP_BYTES / 1e9:.1f} GB: take fewer, or scale them down with `short_side`."
+        )
+
+
+@dataclass
+class _PacketIndex:
+    """The packets of a video stream in the order of the file, which is that of decoding."""
+
+    times: list[int | None] = field(default_factory=list)  # when the frame of a packet is shown
+    is_key: list[bool] = field(default_factory=list)
+    is_shown: list[bool] = field(default_factory=list)  # some packets only serve the decoding of others
+    packets: list | None = field(default_factory=list)  # None where they are too many to be kept
+    fps: float | None = None
+    can_seek: bool = True
+
+    @property
+    def num_frames(self) -> int:
+        return sum(self.is_shown)
+
+
+def _index_packets(name: str, container, stream, max_frames: int) -> _PacketIndex:
+    """Reads the whole stream without decoding it."""
+    index, num_bytes, smallest, last = _PacketIndex(), 0, math.inf, None
+    codec = stream.codec_context.codec.canonical_name
+    for packet in container.demux(stream):
+        if packet.size == 0:
+            continue
+        if len(index.times) == max_frames:
+            raise VideoDecodeError(f"{name}: has more frames than the limit of {max_frames}.")
+        last, num_bytes, smallest = packet, num_bytes + packet.size, min(smallest, packet.size)
+        index.times.append(packet.pts)
+        index.is_key.append(packet.is_keyframe and (codec != "gif" or len(index.is_key) == 0))  # a GIF marks them all
+        is_hidden = codec == "vp8" and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
+        index.is_shown.append(not packet.is_discard and not is_hidden)
+        if index.packets is not None:
+            index.packets.append(packet)
+            if num_bytes > MAX_HELD_BYTES:
+                index.packets = None
+    if last is not None and last.is_corrupt:
+        raise VideoDecodeError(f"{name}: cut off in the middle of a frame, after {index.num_frames - 1} whole ones.")
+    index.fps = _frame_rate(stream, index)
+    index.can_seek = (
+        codec in SEEKABLE_CODECS
+        and stream.codec_context.field_order <= 1  # else two packets may be the fields of one frame
+        and not (codec == "mpeg4" and smallest <= 10)  # holds no picture: the packet before has two, or nothing moved
+        and not (container.format.name == "avi" and stream.codec_context.has_b_frames)  # which knows no times
+        # Above all these, only formats with a list of keyframes are sure to land where they should.
+        and (index.packets is not None or container.format.name.startswith(("mov", "matroska")))
+        and None not in index.times
+        and len(set(index.times)) == len(index.times) > 0
+        and index.is_key[0]
+        and index.times[0] == min(index.times)
+    )
+    return index
+
+
+def _frame_rate(stream, index: _PacketIndex) -> float | None:
+    """Frames per second: the container's word, unless the times of its frames say otherwise."""
+    told = float(stream.average_rate or stream.guessed_rate or 0)
+    times = [time for time, is_shown in zip(index.times, index.is_shown, strict=True) if is_shown]
+    if len(times) < 2 or None in times or max(times) == min(times):
+        return told or None
+    measured = (len(times) - 1) / float((max(times) - min(times)) * stream.time_base)
+    return told if math.isclose(told, measured, rel_tol=0.02) else measured
 
 
 def _describe_video(name: str, num_frames: int, fps: float | None) -> VideoMetadata:
@@ -175,17 +277,128 @@ def _describe_video(name: str, num_frames: int, fps: float | None) -> VideoMetad
     return VideoMetadata(total_num_frames=num_frames, fps=fps, duration=duration, video_backend="pyav")
 
 
-def _decode_frames(name: str, data: str | bytes, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
-    """The `wanted` frames by index, each (H, W, 3) uint8, and the number of frames in the file."""
-    frames, num_frames = {}, 0
-    with _open_video(name, data) as (container, stream):
-        for frame in container.decode(stream):
+@dataclass
+class _FrameDecoder:
+    """Decodes wanted frames of an indexed stream."""
+
+    name: str
+    data: str | bytes
+    container: object
+    stream: object
+    index: _PacketIndex
+    short_side: int | None
+    max_frame_pixels: int
+    reformatter: VideoReformatter = field(default_factory=VideoReformatter)
+
+    def decode(self, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
+        """The `wanted` frames by their index, each (H, W, 3) uint8, and the number of frames in the file."""
+        if self.index.can_seek and len(wanted) < self.index.num_frames:
+            frames = self._decode_spans(wanted)
+            if len(frames) == len(wanted):
+                return frames, self.index.num_frames
+        return self._decode_everything(wanted)
+
+    def _decode_spans(self, wanted: set[int]) -> dict[int, np.ndarray]:
+        """Decodes from keyframes on. Frames are missing if they do not come out or a keyframe is none."""
+        times = self.index.times
+        shown = sorted((i for i, is_shown in enumerate(self.index.is_shown) if is_shown), key=times.__getitem__)
+        frame_at = {times[shown[frame]]: frame for frame in wanted}
+        frames, codec = {}, self.stream.codec_context
+        try:
+            for first, last in self._spans([shown[frame] for frame in wanted]):
+                starts_with_picture = not self.index.is_shown[first]  # an edit list may hide it
+                for frame in self._decode_span(first, last, frame_at):
+                    if frame.pts == times[first]:
+                        starts_with_picture = frame.pict_type == PictureType.I
+                    if frame.pts in frame_at:
+                        frames[frame_at[frame.pts]] = self._to_rgb(frame)
+                codec.flush_buffers()
+                if not starts_with_picture:  # but with a row of intra blocks, which refresh it little by little
+                    return {}
+        except av.error.FFmpegError:  # perhaps what is marked as a keyframe is none
+            pass
+        return frames
+
+    def _spans(self, packets: list[int]) -> list[tuple[int, int]]:
+        """Ranges of packets (first, last) to decode for the frames of `packets`; each begins with a keyframe."""
+        times = self.index.times
+        keys = [i for i, is_key in enumerate(self.index.is_key) if is_key]
+        spans = []
+        for packet in packets:
+            # Frames shown before their keyframe, as open groups of pictures have them, need the keyframe before.
+            first = bisect_right(keys, packet) - 1
+            while times[keys[first]] > times[packet]:
+                first -= 1
+            spans.append((keys[first], packet))
+        merged = []
+        for first, last in sorted(spans):
+            if merged and first <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+            else:
+                merged.append((first, last))
+        return merged
+
+    def _decode_span(self, first: int, last: int, wanted_times) -> Iterator:
+        codec = self.stream.codec_context
+        can_skip = codec.codec.canonical_name in CODECS_WITH_NONREF
+        for packet in self._packets(first, last):
+            if can_skip:
+                codec.skip_frame = "DEFAULT" if packet.pts in wanted_times else "NONREF"
+            yield from codec.decode(packet)
+        yield from codec.decode(None)
+
+    def _packets(self, first: int, last: int) -> Iterator:
+        if self.index.packets is not None:
+            yield from self.index.packets[first : last + 1]
+            return
+        self.container.seek(self.index.times[first], stream=self.stream)
+        position = None
+        for packet in self.container.demux(self.stream):
+            if position is None and packet.pts == self.index.times[first]:
+                position = first
+            if position is not None and packet.size:
+                yield packet
+                position += 1
+                if position > last:
+                    break
+
+    def _decode_everything(self, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
+        frames, num_frames = {}, 0
+        for frame in self._decode_all_packets():
             if num_frames in wanted:
-                _check_frame_size(name, frame)
-                upright = round(frame.rotation / 90) % 4  # quarter turns against the clock
-                frames[num_frames] = np.rot90(frame.to_ndarray(format="rgb24"), k=upright)
+                frames[num_frames] = self._to_rgb(frame)
             num_frames += 1
-    return frames, num_frames
+        return frames, num_frames
+
+    def _decode_all_packets(self) -> Iterator:
+        codec = self.stream.codec_context
+        codec.skip_frame = "DEFAULT"
+        codec.flush_buffers()
+        if self.index.packets is not None:
+            packets = self.index.packets
+            for packet in packets:
+                yield from codec.decode(packet)
+        else:
+            with _open_video(self.name, self.data, codec.thread_count, self.max_frame_pixels) as (container, stream):
+                for packet in container.demux(stream):
+                    if packet.size:
+                        yield from codec.decode(packet)
+        yield from codec.decode(None)
+
+    def _to_rgb(self, frame) -> np.ndarray:
+        _check_frame_size(self.name, frame, self.max_frame_pixels)
+        settings = {}
+        if self.short_side is not None and self.short_side < min(frame.width, frame.height):
+            scale = self.short_side / min(frame.width, frame.height)
+            # Of swscale's filters, "area" averages all pixels that become one: no aliasing.
+            settings = {
+                "width": round(frame.width * scale),
+                "height": round(frame.height * scale),
+                "interpolation": "AREA",
+            }
+        # One reformatter and one thread: setting up either for every frame costs more than small frames themselves.
+        pixels = self.reformatter.reformat(frame, format="rgb24", threads=1, **settings).to_ndarray()
+        return np.rot90(pixels, k=round(frame.rotation / 90) % 4)  # quarter turns against the clock
 
 
 def _stack_frames(name: str, frames: list[np.ndarray]) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Golden vectors of the original SViTT code (fixtures/golden/README.md), as inputs and outputs of this port."""
 
 import json
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -102,3 +105,69 @@ def golden():
 @pytest.fixture(scope="session", name="assert_close")
 def assert_close_fixture():
     return assert_close
+
+
+# Videos --------------------------------------------------------------------------------------------------------------
+
+FORMATS = {  # name → codec, pixel format, options of the container and of the codec
+    "end.mp4": ("libx264", "yuv420p", {}, {"g": "12"}),
+    "start.mp4": ("libx264", "yuv420p", {"movflags": "faststart"}, {"bf": "3"}),
+    "fragments.mp4": ("libx264", "yuv420p", {"movflags": "frag_keyframe+empty_moov"}, {"g": "12"}),
+    "clip.mkv": ("libx264", "yuv420p", {}, {}),
+    "clip.webm": ("libvpx-vp9", "yuv420p", {}, {"deadline": "realtime", "cpu-used": "8"}),
+    "clip.avi": ("mpeg4", "yuv420p", {}, {}),
+    "clip.gif": ("gif", "rgb8", {}, {}),
+}
+
+
+def _write_video(
+    path, codec=None, pixel_format="yuv420p", container=None, options=None, *, num_frames=24, size=(64, 48), rotation=0,
+    times=None,
+):  # fmt: skip
+    """Frames of uniform grey over noise, so that every frame is another and large enough to be cut.
+
+    `times` in milliseconds, 40 of them per frame by default. A file's name alone says how, if it is one of `FORMATS`.
+    """
+    if codec is None:
+        codec, pixel_format, container, options = FORMATS[path.name]
+    width, height = size
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
+    with av.open(str(path), "w", options=container) as output:
+        stream = output.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        if times is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for index in range(num_frames):
+            pixels = (np.roll(noise, 2 * index, axis=1) + 190 * index // num_frames).astype(np.uint8)
+            pixels[: height // 4, : width // 4] = (250, 0, 0)  # a red corner shows which way is up
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+def _decode_all(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="session")
+def write_video():
+    return _write_video
+
+
+@pytest.fixture(scope="session")
+def decode_all():
+    """PyAV's own frames, all of them, (T, H, W, 3) uint8, not rotated."""
+    return _decode_all
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    """Paths of 24 frames in each of `FORMATS`, by name."""
+    folder = tmp_path_factory.mktemp("videos")
+    return {name: _write_video(folder / name) for name in FORMATS}

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -31,7 +30,6 @@ from svitt.processing_svitt import (
     VideoDecodeError,
     clean_text,
     random_crop_box,
-    read_video,
     sample_frame_indices,
 )
 
@@ -40,186 +38,10 @@ HELPERS = json.loads((GOLDEN / "case10_data_helpers" / "config.json").read_text(
 TOKENS = json.loads((GOLDEN / "case10b_tokenizer" / "config.json").read_text())["expected"]["rows"]
 VOCAB = str(GOLDEN / "case10b_tokenizer" / "vocab.txt")
 
-FORMATS = {  # name → codec, pixel format, options of the container and of the codec
-    "end.mp4": ("libx264", "yuv420p", {}, {"g": "12"}),
-    "start.mp4": ("libx264", "yuv420p", {"movflags": "faststart"}, {"bf": "3"}),
-    "fragments.mp4": ("libx264", "yuv420p", {"movflags": "frag_keyframe+empty_moov"}, {"g": "12"}),
-    "clip.mkv": ("libx264", "yuv420p", {}, {}),
-    "clip.webm": ("libvpx-vp9", "yuv420p", {}, {"deadline": "realtime", "cpu-used": "8"}),
-    "clip.avi": ("mpeg4", "yuv420p", {}, {}),
-    "clip.gif": ("gif", "rgb8", {}, {}),
-}
-
-
-def write_video(path, num_frames=24, size=(64, 48), rotation=0):
-    """Frames of uniform grey over noise, so that every frame is another and large enough to be cut."""
-    codec, pixel_format, container_options, options = FORMATS[path.name]
-    width, height = size
-    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
-    with av.open(str(path), "w", options=container_options) as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for index in range(num_frames):
-            pixels = (noise + 190 * index // num_frames).astype(np.uint8)
-            pixels[: height // 4, : width // 4] = (250, 0, 0)  # a red corner shows which way is up
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-def decode_all(path):
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    return {name: write_video(folder / name) for name in FORMATS}
-
 
 @pytest.fixture(scope="module")
 def processor():
     return SViTTProcessor(SViTTVideoProcessor(size=32), BertTokenizer(vocab=VOCAB))
-
-
-# Decoding ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_frames_equal_those_of_decoding_everything(videos, name):
-    reference = decode_all(videos[name])
-    frames, metadata = read_video(videos[name])
-    np.testing.assert_array_equal(frames, reference)
-    assert metadata.total_num_frames == 24 and (metadata.height, metadata.width) == (48, 64)
-    assert metadata.fps == 25 and metadata.duration == 24 / 25
-
-    wanted = [20, 3, 3, 11]
-    frames, metadata = read_video(videos[name], lambda metadata: wanted)
-    np.testing.assert_array_equal(frames, reference[wanted])
-    assert metadata.frames_indices == wanted
-
-
-def test_every_kind_of_source_gives_the_same_frames(videos):
-    path = videos["start.mp4"]
-    content = path.read_bytes()
-    reference = decode_all(path)
-    with open(path, "rb") as file:
-        sources = [str(path), path, content, bytearray(content), io.BytesIO(content), file]
-        sources += [{"bytes": content, "path": None}, {"bytes": None, "path": str(path)}]
-        for source in sources:
-            np.testing.assert_array_equal(read_video(source)[0], reference)
-
-
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_metadata_is_applied(tmp_path, degrees):
-    path = write_video(tmp_path / "end.mp4", num_frames=3, rotation=degrees)
-    frames, metadata = read_video(path)
-    np.testing.assert_array_equal(frames, np.rot90(decode_all(path), k=degrees // 90, axes=(1, 2)))
-    assert (metadata.height, metadata.width) == ((64, 48) if degrees != 180 else (48, 64))
-    # Display rotation is counted against the clock, so at 90 degrees the upper left corner goes to the lower left.
-    corner = {90: (-5, 5), 180: (-5, -5), 270: (5, -5)}[degrees]
-    assert frames[0][corner][0] > 180 and frames[0][corner][1] < 60
-
-
-def test_image_file_is_a_video_of_one_frame(tmp_path, processor):
-    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
-    Image.fromarray(image).save(tmp_path / "image.png")
-    frames, metadata = read_video(tmp_path / "image.png")
-    np.testing.assert_array_equal(frames, image[None])
-    assert metadata.total_num_frames == 1
-
-
-def broken(tmp_path, kind, videos):
-    path = tmp_path / f"{kind}.mp4"
-    name, _, share = kind.partition("@")
-    if share:
-        content = videos[name].read_bytes()
-        path.write_bytes(content[: int(len(content) * float(share))])
-    elif kind == "text":
-        path.write_text("this is not a video\n" * 100)
-    elif kind == "playlist":  # FFmpeg would read the other file
-        path.write_text(f"ffconcat version 1.0\nfile {videos['end.mp4'].name}\n")
-        (tmp_path / "end.mp4").write_bytes(videos["end.mp4"].read_bytes())
-    elif kind == "audio":
-        write_audio(path)
-    elif kind == "empty":
-        path.touch()
-    elif kind == "folder":
-        path.mkdir()
-    return path
-
-
-def write_audio(path, cover=None):
-    with av.open(str(path), "w", format="mp3") as container:
-        stream = container.add_stream("mp3", rate=44100)
-        if cover:
-            picture = container.add_stream("mjpeg", rate=1)
-            picture.width, picture.height, picture.pix_fmt = 16, 16, "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 44100), np.int16), format="s16", layout="stereo")
-        frame.rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-        if cover:
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
-            container.mux(picture.encode())
-
-
-@pytest.mark.parametrize(
-    "kind, reason",
-    [
-        ("missing", "cannot be opened (No such file or directory)"),
-        ("folder", "cannot be opened (Is a directory)"),
-        ("empty", "the file is empty"),
-        ("text", "not a video file"),
-        ("playlist", "not a video file"),
-        ("audio", "has no video stream, what it holds is: audio"),
-        ("end.mp4@0.5", "without its index, it was cut off"),
-        ("end.mp4@0.95", "cut off"),
-        ("start.mp4@0.5", "cut off, it has"),
-        ("start.mp4@0.99", "cut off, it has"),
-        ("fragments.mp4@0.7", "cut off"),
-        ("clip.mkv@0.6", "cut off, it has"),
-        ("clip.webm@0.9", "cut off, it has"),
-        ("clip.avi@0.7", "cut off"),
-    ],
-)
-def test_broken_file_is_one_sentence_that_names_it(tmp_path, videos, processor, kind, reason):
-    path = broken(tmp_path, kind, videos)
-    with pytest.raises(VideoDecodeError) as error:
-        processor(videos=[str(videos["clip.mkv"]), str(path)], return_tensors="pt")
-    message = str(error.value)
-    assert message.startswith(f"{path}: ") and reason in message
-    assert message.endswith(".") and "\n" not in message
-
-    if path.is_file():
-        with pytest.raises(VideoDecodeError, match="^dataset/7.mp4: "):
-            read_video({"bytes": path.read_bytes(), "path": "dataset/7.mp4"})
-
-
-def test_damaged_file_is_an_error(tmp_path, videos):
-    content = bytearray(videos["start.mp4"].read_bytes())
-    content[-600:-300] = bytes(300)
-    (tmp_path / "damaged.mp4").write_bytes(content)
-    with pytest.raises(VideoDecodeError, match=r"damaged.mp4: damaged or cut off, FFmpeg says"):
-        read_video(tmp_path / "damaged.mp4")
-
-
-def test_cover_picture_is_no_video(tmp_path):
-    write_audio(tmp_path / "song.mp3", cover=True)
-    with av.open(str(tmp_path / "song.mp3")) as container:
-        assert len(container.streams.video) == 1
-    with pytest.raises(VideoDecodeError, match="song.mp3: has no video stream"):
-        read_video(tmp_path / "song.mp3")
-
-
-def test_pixel_limit(videos, monkeypatch):
-    monkeypatch.setattr(processing_svitt, "MAX_FRAME_PIXELS", 64 * 48 - 1)
-    with pytest.raises(VideoDecodeError, match="end.mp4: frames of 64x48 are above the limit of 3071 pixels"):
-        read_video(videos["end.mp4"])
 
 
 # Sampling ------------------------------------------------------------------------------------------------------------
@@ -294,7 +116,7 @@ def test_sampling_errors(arguments, message):
         sample_frame_indices(**{"num_frames": 4, "vlen": 10, **arguments})
 
 
-def test_sampling_of_files(videos):
+def test_sampling_of_files(videos, decode_all):
     reference = decode_all(videos["end.mp4"])
     video_processor = SViTTVideoProcessor(do_resize=False, do_rescale=False, do_normalize=False)
 
@@ -500,7 +322,7 @@ def test_crop_box_lies_in_the_frame(height, width, seed):
         assert 0.73 < crop_width / crop_height < 1.36
 
 
-def test_sampling_and_augmentation_do_not_share_a_draw(videos):
+def test_sampling_and_augmentation_do_not_share_a_draw(videos, decode_all):
     """The same seed, but the frames change the stream that the crop is drawn from: one generator serves both."""
     as_is = SViTTVideoProcessor(size=24, num_frames=4, do_augment=True)
     generator = torch.Generator().manual_seed(2)
