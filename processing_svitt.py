@@ -520,6 +520,42 @@ def random_crop_box(
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
+def resize_matrices(
+    old: torch.Tensor, new: int, length: int, resample: int = PILImageResampling.BICUBIC, antialias: bool = False
+) -> torch.Tensor:
+    """
+    Resizing as a product: what `torch.nn.functional.interpolate` (`align_corners=False`) does to lines of pixels.
+
+    Args:
+        old: (B,) lengths of the lines, at most `length`; behind them there may be padding, which gets no weight.
+        new: length of the resized lines.
+        resample: bilinear (2) or bicubic (3).
+
+    Returns:
+        (B, new, length) float32 weights of the old pixels.
+    """
+    old = old[:, None, None]
+    stretch = (old / new).clamp(min=1) if antialias else torch.ones_like(old, dtype=torch.float32)
+    centers = (torch.arange(new, device=old.device)[:, None] + 0.5) * (old / new) - 0.5
+    if antialias:
+        pixels = torch.arange(length, device=old.device)
+        weights = _resize_kernel((pixels - centers) / stretch, resample, a=-0.5) * (pixels < old)
+        return weights / weights.sum(-1, keepdim=True)
+    taps = centers.floor() + torch.arange(-1, 3, device=old.device)
+    weights = _resize_kernel(taps - centers, resample, a=-0.75)
+    taps = taps.minimum(old - 1).clamp(min=0).long()  # beyond the edges its pixels repeat
+    return weights.new_zeros(len(old), new, length).scatter_add_(2, taps, weights)
+
+
+def _resize_kernel(distance: torch.Tensor, resample: int, a: float) -> torch.Tensor:
+    """Linear, or Keys' cubic, whose parameter `a` is -0.75 in torch, but with antialiasing -0.5, as in Pillow."""
+    x = distance.abs()
+    if resample == PILImageResampling.BILINEAR:
+        return (1 - x).clamp(min=0)
+    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0))
+
+
 def _rgb_frame(name: str, frame, input_data_format: str | None) -> np.ndarray:
     """A PIL image, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
     if isinstance(frame, Image.Image):
@@ -554,6 +590,11 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):
     do_augment (`bool`, *optional*, defaults to `False`):
         Training: a random crop instead of the whole frame, then perhaps a horizontal flip, the same for all frames
         of a clip and drawn anew for each clip of a batch.
+    decode_short_side (`int`, *optional*):
+        Scale larger frames down to this shorter side while decoding: faster and smaller, but other pixels than those
+        of whole frames. For training on large videos; evaluation as published takes whole frames.
+    decode_threads (`int`, *optional*, defaults to 1):
+        Threads of the decoder, 0 for as many as FFmpeg sees fit.
     crop_scale (`tuple[float, float]`, *optional*, defaults to `(0.5, 1.0)`):
         Range of the crop's share of the frame's area.
     crop_ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`):
@@ -569,6 +610,8 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):
     max_num_frames: int | None
     antialias: bool | None
     do_augment: bool | None
+    decode_short_side: int | None
+    decode_threads: int | None
     crop_scale: list[float | int] | tuple[float | int, ...] | None
     crop_ratio: list[float | int] | tuple[float | int, ...] | None
     flip_prob: float | int | None
@@ -598,6 +641,8 @@ class SViTTVideoProcessor(VideoProcessorMixin):
     num_frames = 4
     sampling = "middle"
     do_augment = False
+    decode_short_side = None
+    decode_threads = 1
     crop_scale = [0.5, 1.0]
     crop_ratio = [3 / 4, 4 / 3]
     flip_prob = 0.5
@@ -624,6 +669,10 @@ class SViTTVideoProcessor(VideoProcessorMixin):
                 raise ValueError(f"`{name}` can only be {value!r} in SViTT, got {settings[name]!r}.")
         if settings["do_resize"] and not (settings["size"].height and settings["size"].width):
             raise ValueError(f"`size` must give `height` and `width`, got {dict(settings['size'])}.")
+        if settings["do_resize"] and settings["resample"] not in (2, 3):
+            raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {settings['resample']}.")
+        if settings["decode_short_side"] is not None and settings["decode_short_side"] < 1:
+            raise ValueError(f"`decode_short_side` must be at least 1, got {settings['decode_short_side']}.")
 
     def preprocess(self, videos, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> BatchFeature:
         """
@@ -635,25 +684,16 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         Returns:
             `BatchFeature` with `pixel_values` (B, T, 3, H, W) float32; uint8 if neither rescaled nor normalised.
         """
-        validate_kwargs(valid_processor_keys=list(self.valid_kwargs.__annotations__), captured_kwargs=list(kwargs))
-        validate_typed_dict(self.valid_kwargs, kwargs)
-        settings = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
-        settings = self._standardize_kwargs(**settings)
-        self._validate_preprocess_kwargs(**settings)
-
+        settings = self._settings(kwargs)
         videos = _list_videos(videos)
         known = settings.pop("video_metadata")
         known = [None] * len(videos) if known is None else make_batched_metadata(videos, known)
         generators = _seed_generators(settings.pop("seed"), len(videos))
         clips, metadata = [], []
         for index, video in enumerate(videos):
-            pick = None
-            if settings["do_sample_frames"]:
-                pick = partial(self.sample_frames, generator=generators[index], **settings)
-            if _is_file(video):
-                frames, video_metadata = read_video(video, pick)
-            else:
-                frames, video_metadata = _take_frames(f"`videos[{index}]`", video, pick, known[index], settings)
+            frames, video_metadata = self._take_frames(
+                f"`videos[{index}]`", video, known[index], generators[index], settings
+            )
             clips.append(self.transform_frames(frames, generator=generators[index], **settings))
             metadata.append(video_metadata)
 
@@ -661,6 +701,25 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         if settings["return_metadata"]:
             data["video_metadata"] = metadata
         return BatchFeature(data, settings["return_tensors"], skip_tensor_conversion=["video_metadata"])
+
+    def _settings(self, kwargs: dict) -> dict:
+        """The attributes of the processor, but for this call's."""
+        validate_kwargs(valid_processor_keys=list(self.valid_kwargs.__annotations__), captured_kwargs=list(kwargs))
+        validate_typed_dict(self.valid_kwargs, kwargs)
+        settings = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+        settings = self._standardize_kwargs(**settings)
+        self._validate_preprocess_kwargs(**settings)
+        return settings
+
+    def _take_frames(
+        self, name, video, known: VideoMetadata | None, generator, settings
+    ) -> tuple[np.ndarray, VideoMetadata]:
+        """The sampled frames (T, H, W, 3) uint8 of a video of any kind; `name` is for errors."""
+        pick = partial(self.sample_frames, generator=generator, **settings) if settings["do_sample_frames"] else None
+        if _is_file(video):
+            limits = {"short_side": settings["decode_short_side"], "num_threads": settings["decode_threads"]}
+            return read_video(video, pick, **limits)
+        return _index_frames(name, video, pick, known, settings["input_data_format"])
 
     def sample_frames(
         self,
@@ -685,40 +744,109 @@ class SViTTVideoProcessor(VideoProcessorMixin):
     def transform_frames(
         self,
         frames: np.ndarray,
-        do_augment: bool,
         do_resize: bool,
-        do_rescale: bool,
-        do_normalize: bool,
         generator: torch.Generator | None = None,
         device: "str | torch.device | None" = None,
         **settings,
     ) -> torch.Tensor:
         """One clip (T, H, W, 3) uint8 → (T, 3, `height`, `width`); `settings` are the attributes of the processor."""
-        frames = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().to(device)
-        if do_augment:
-            box = random_crop_box(*frames.shape[-2:], settings["crop_scale"], settings["crop_ratio"], generator)
-            top, left, height, width = box
-            frames = frames[..., top : top + height, left : left + width]
+        frames, flip = self.augment(frames, generator=generator, **settings)
+        frames = frames.to(device)
         if do_resize:
             frames = self.resize(frames, settings["size"], settings["resample"], settings["antialias"])
-        if do_augment and torch.rand(1, generator=generator).item() < settings["flip_prob"]:
-            frames = frames.flip(-1)
+        return self.normalize(frames.flip(-1) if flip else frames, **settings)
+
+    def augment(
+        self, frames: np.ndarray, do_augment: bool, generator: torch.Generator | None = None, **settings
+    ) -> tuple[torch.Tensor, bool]:
+        """One clip (T, H, W, 3) uint8 → a random box of it (T, 3, h, w), and whether to flip it."""
+        frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        if not do_augment:
+            return frames.contiguous(), False
+        box = random_crop_box(*frames.shape[-2:], settings["crop_scale"], settings["crop_ratio"], generator)
+        top, left, height, width = box
+        flip = torch.rand(1, generator=generator).item() < settings["flip_prob"]
+        return frames[..., top : top + height, left : left + width].contiguous(), flip
+
+    def normalize(self, frames: torch.Tensor, do_rescale: bool, do_normalize: bool, **settings) -> torch.Tensor:
+        """Frames (..., 3, H, W) with values from 0 to 255 → float32, or as they are if nothing is to be done."""
         if do_rescale:
             frames = frames * settings["rescale_factor"]
         if do_normalize:
-            mean = torch.tensor(settings["image_mean"], dtype=torch.float32, device=device).view(-1, 1, 1)
-            std = torch.tensor(settings["image_std"], dtype=torch.float32, device=device).view(-1, 1, 1)
+            mean = torch.tensor(settings["image_mean"], dtype=torch.float32, device=frames.device).view(-1, 1, 1)
+            std = torch.tensor(settings["image_std"], dtype=torch.float32, device=frames.device).view(-1, 1, 1)
             frames = (frames - mean) / std
         return frames
 
     def resize(self, frames: torch.Tensor, size: SizeDict, resample: int, antialias: bool = False) -> torch.Tensor:
         """(T, 3, H, W) uint8 → (T, 3, `size.height`, `size.width`) uint8, as torchvision resizes uint8 tensors."""
         modes = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
-        if resample not in modes:
-            raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {resample}.")
         size, mode = (size.height, size.width), modes[resample]
         resized = F.interpolate(frames.float(), size, mode=mode, align_corners=False, antialias=bool(antialias))
         return resized.round().clamp(0, 255).to(torch.uint8)  # bicubic overshoots
+
+    # `preprocess` in two halves, so that worker processes send bytes and the device does the arithmetic. ------------
+
+    def read_clip(self, video, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> tuple[torch.Tensor, bool]:
+        """
+        What a worker process does of [`preprocess`]: one clip (T, 3, h, w) uint8, and whether it is to be flipped.
+
+        With `do_augment` the clip is the random crop as it is, to be resized by [`to_pixel_values`]; else it has been
+        resized to `size` already, to the same bytes that `preprocess` normalises.
+        """
+        settings = self._settings(kwargs)
+        [generator] = _seed_generators(settings.pop("seed"), 1)
+        frames, _ = self._take_frames("the video", video, None, generator, settings)
+        clip, flip = self.augment(frames, generator=generator, **settings)
+        if settings["do_resize"] and not settings["do_augment"]:
+            clip = self.resize(clip, settings["size"], settings["resample"], settings["antialias"])
+        return clip, flip
+
+    def collate_clips(self, clips: list[tuple[torch.Tensor, bool]]) -> dict[str, torch.Tensor]:
+        """
+        Results of [`read_clip`] as one batch, the arguments of [`to_pixel_values`].
+
+        Returns:
+            `clips` (B, T, 3, H, W) uint8, padded to the right and below where they differ in size; `clip_sizes`
+            (B, 2), their heights and widths; `flips` (B,) bool.
+        """
+        sizes = torch.tensor([clip.shape[-2:] for clip, _ in clips])
+        height, width = sizes.amax(dim=0).tolist()
+        padded = [F.pad(clip, (0, width - clip.shape[-1], 0, height - clip.shape[-2])) for clip, _ in clips]
+        return {
+            "clips": _stack_clips(padded),
+            "clip_sizes": sizes,
+            "flips": torch.tensor([flip for _, flip in clips]),
+        }
+
+    def to_pixel_values(
+        self, clips: torch.Tensor, clip_sizes: torch.Tensor | None = None, flips: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        What the device does of [`preprocess`], for a whole batch of [`collate_clips`] in one step.
+
+        Resizing is a product with one matrix for the rows and one for the columns of each clip; flipping reverses the
+        latter. The result equals that of clip after clip but for the order of sums, which now and then puts a value
+        on the other side of a rounding, 1 / 255 away. Needs eight times the memory of `clips`.
+
+        Args:
+            clips: (B, T, 3, H, W) uint8. The other arguments are left out if they have been resized already.
+
+        Returns:
+            (B, T, 3, `height`, `width`) float32 on the device of `clips`.
+        """
+        settings = self._settings({})
+        frames = clips
+        if clip_sizes is not None and settings["do_resize"]:
+            filters = settings["resample"], settings["antialias"]
+            rows = resize_matrices(clip_sizes[:, 0], settings["size"].height, clips.shape[-2], *filters)
+            columns = resize_matrices(clip_sizes[:, 1], settings["size"].width, clips.shape[-1], *filters)
+            columns = torch.where(flips[:, None, None], columns.flip(1), columns)
+            with torch.autocast(clips.device.type, enabled=False):
+                frames = torch.bmm(clips.float().flatten(1, 3), columns.mT).view(*clips.shape[:-1], -1)
+                frames = rows[:, None, None] @ frames
+            frames = frames.round().clamp(0, 255)
+        return self.normalize(frames, **settings)
 
 
 def _is_file(video) -> bool:
@@ -745,12 +873,12 @@ def _list_videos(videos) -> list:
     return [video for entry in videos for video in _list_videos(entry)]
 
 
-def _take_frames(name, video, pick, known: VideoMetadata | None, settings) -> tuple[np.ndarray, VideoMetadata]:
+def _index_frames(name, video, pick, known: VideoMetadata | None, data_format) -> tuple[np.ndarray, VideoMetadata]:
     """What [`read_video`] does, for a video that is an array or a list of frames already."""
     metadata = VideoMetadata(total_num_frames=len(video), fps=known and known.fps)
     metadata.duration = len(video) / metadata.fps if metadata.fps else None
     metadata.frames_indices = list(range(len(video))) if pick is None else pick(metadata)
-    frames = [_rgb_frame(name, video[index], settings["input_data_format"]) for index in metadata.frames_indices]
+    frames = [_rgb_frame(name, video[index], data_format) for index in metadata.frames_indices]
     frames = _stack_frames(name, frames)
     metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
