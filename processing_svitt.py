@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -92,26 +93,33 @@ def read_video(
         decoded, since a clip sampled from those would be another clip; GIF and the streams of broadcasting (TS, PS)
         do not say where they end.
     """
+    if (short_side is not None and short_side < 1) or num_threads < 0:
+        raise ValueError(f"`short_side` must be at least 1 and `num_threads` 0, got {short_side} and {num_threads}.")
     name, data = _name_and_data(source)
-    try:
-        with _open_video(name, data, num_threads, max_frame_pixels) as (container, stream):
-            index = _index_packets(name, container, stream, max_frames)
-            decoder = _FrameDecoder(name, data, container, stream, index, short_side, max_frame_pixels)
-            num_frames = index.num_frames
-            while True:
-                metadata = _describe_video(name, num_frames, index.fps)
-                metadata.frames_indices = list(range(num_frames)) if pick is None else list(pick(metadata))
-                _check_clip_size(name, stream.codec_context, len(metadata.frames_indices), short_side)
-                frames, num_decoded = decoder.decode(set(metadata.frames_indices))
-                if num_decoded == num_frames:
-                    break
-                # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
-                num_frames = num_decoded
-    except av.error.FFmpegError as error:
-        raise VideoDecodeError(f"{name}: damaged or cut off, FFmpeg says '{error.strerror}'.") from error
+    with _open_video(name, data, num_threads, max_frame_pixels) as (container, stream):
+        index = _index_packets(name, container, stream, max_frames)
+        decoder = _FrameDecoder(name, data, container, stream, index, short_side, max_frame_pixels)
+        num_frames = index.num_frames
+        while True:
+            metadata = _describe_video(name, num_frames, index.fps)
+            metadata.frames_indices = _pick_frames(pick, metadata)
+            _check_clip_size(name, stream.codec_context, len(metadata.frames_indices), short_side)
+            frames, num_decoded = decoder.decode(set(metadata.frames_indices))
+            if num_decoded == num_frames:
+                break
+            # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
+            num_frames = num_decoded
     frames = _stack_frames(name, [frames[index] for index in metadata.frames_indices])
     metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
+
+
+def _pick_frames(pick: Callable[[VideoMetadata], list[int]] | None, metadata: VideoMetadata) -> list[int]:
+    num_frames = metadata.total_num_frames
+    indices = list(range(num_frames)) if pick is None else list(pick(metadata))
+    if indices and not 0 <= min(indices) <= max(indices) < num_frames:
+        raise ValueError(f"`pick` must return indices from 0 to {num_frames - 1}, got {indices}.")
+    return indices
 
 
 def _name_and_data(source) -> tuple[str, str | bytes]:
@@ -132,19 +140,24 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
 def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels: int) -> Iterator[tuple]:
     """Yields the PyAV container and its video stream."""
     try:
+        if isinstance(data, str) and os.path.exists(data) and not (os.path.isfile(data) or os.path.isdir(data)):
+            raise OSError("not a regular file")  # reading from a pipe or a device may never end
         file = open(data, "rb") if isinstance(data, str) else io.BytesIO(data)
-    except OSError as error:
-        raise VideoDecodeError(f"{name}: cannot be opened ({error.strerror or error}).") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideoDecodeError(f"{name}: cannot be opened ({reason}).") from error
     with file:
         head = file.read(64)
         if not head:
             raise VideoDecodeError(f"{name}: the file is empty.")
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        # FFmpeg gets an open file rather than a name, and may open no other: a "video" can be a playlist of paths.
+        # FFmpeg gets no name: it would believe its extension, and read a text as ANSI art; and it may open no other
+        # file: a "video" can be a playlist of paths.
+        nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
         options = {"protocol_whitelist": "none", "max_pixels": str(max_frame_pixels)}
         try:
-            container = av.open(file, options=options, metadata_errors="ignore", buffer_size=2**18)
+            container = av.open(nameless, options=options, metadata_errors="ignore", buffer_size=2**18)
         except av.error.FFmpegError as error:
             if head[4:8] == b"ftyp":
                 raise VideoDecodeError(f"{name}: an MP4 or MOV without its index, it was cut off.") from error
@@ -156,7 +169,16 @@ def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels
             stream.codec_context.options = {"max_pixels": str(max_frame_pixels)}
             stream.codec_context.thread_type = "AUTO" if num_threads != 1 else "NONE"
             stream.codec_context.thread_count = num_threads
-            yield container, stream
+            try:
+                yield container, stream
+            except (av.error.FFmpegError, OSError, MemoryError, OverflowError) as error:
+                raise VideoDecodeError(f"{name}: {_what_is_wrong(error, stream, max_frame_pixels)}") from error
+
+
+def _what_is_wrong(error: Exception, stream, max_frame_pixels: int) -> str:
+    if stream.codec_context.width == 0:  # the probe of the container has not got that far
+        return f"no frame can be decoded, it is damaged or its frames are above the limit of {max_frame_pixels} pixels."
+    return f"damaged or cut off, FFmpeg says '{getattr(error, 'strerror', None) or error}'."
 
 
 def _video_stream(name: str, container):

@@ -182,7 +182,7 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path, width, heig
     path = tmp_path / "huge.png"
     path.write_bytes(png(width, height))
     assert width * height > MAX_FRAME_PIXELS
-    with pytest.raises(VideoDecodeError, match=r"huge.png: (frames of \d+x\d+ are above|not a|cut off|damaged)"):
+    with pytest.raises(VideoDecodeError, match=r"huge.png: .* above the limit of 33554432 pixels"):
         read_video(path)
 
 

@@ -8,6 +8,7 @@
 """Exactly the frames of decoding everything, whatever the codec and container; one sentence for what is broken."""
 
 import io
+import os
 
 import av
 import numpy as np
@@ -310,3 +311,30 @@ def test_limits(videos):
         read_video(videos["end.mp4"], max_frames=23)
     with pytest.raises(VideoDecodeError, match="end.mp4: 1000000 frames of 64x48 take 9.2 GB, the limit is 4.3 GB"):
         read_video(videos["end.mp4"], lambda metadata: [0] * 1_000_000)
+
+
+def test_extensions_are_not_believed(tmp_path, videos, decode_all):
+    """FFmpeg would read text as pictures of a terminal, if the name says so."""
+    for name in ("notes.txt", "art.ans", "readme.nfo", "raw.h261", "a.raw", "a.%03d.png"):
+        (tmp_path / name).write_text("this is not a video\n" * 100)
+        with pytest.raises(VideoDecodeError, match="not a video file"):
+            read_video(tmp_path / name)
+        (tmp_path / name).write_bytes(videos["end.mp4"].read_bytes())
+        assert len(read_video(tmp_path / name)[0]) == 24
+
+
+def test_pipes_and_impossible_names_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoDecodeError, match=r"pipe.mp4: cannot be opened \(not a regular file\)"):
+        read_video(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoDecodeError, match="cannot be opened .*null"):
+        read_video("a\0b.mp4")
+
+
+def test_arguments_are_checked(videos):
+    for picked in ([24], [-1], [0, 99]):
+        with pytest.raises(ValueError, match=rf"`pick` must return indices from 0 to 23, got \[.*{picked[-1]}\]"):
+            read_video(videos["end.mp4"], lambda metadata, picked=picked: picked)
+    for arguments in ({"short_side": 0}, {"num_threads": -1}):
+        with pytest.raises(ValueError, match="`short_side` must be at least 1 and `num_threads` 0"):
+            read_video(videos["end.mp4"], **arguments)
