@@ -43,8 +43,11 @@ MAX_FRAME_PIXELS = 2**25
 MAX_FRAMES = 2**20
 # Of the frames returned, as RGB: 4 GB.
 MAX_CLIP_BYTES = 2**32
-# Packets of a video stream are kept in memory, still compressed, up to this size; above it they are read a second time.
+# Of files up to this size, packets are kept in memory, still compressed; of larger ones, they are read again. That is
+# faster from some 4 MB on, but only formats with a list of keyframes are sure to land where they should.
 MAX_HELD_BYTES = 2**26
+MAX_HELD_BYTES_OF_INDEXED = 2**22
+FORMATS_WITH_INDEX = ("mov", "matroska")
 # Where each packet is one frame, and decoding may start at every packet marked as a keyframe.
 SEEKABLE_CODECS = {"av1", "gif", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "prores", "vp8", "vp9"}
 # Where the decoder knows of frames that no other frame refers to. (HEVC's "non-reference" is relative to a layer.)
@@ -142,7 +145,7 @@ def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels
     try:
         if isinstance(data, str) and os.path.exists(data) and not (os.path.isfile(data) or os.path.isdir(data)):
             raise OSError("not a regular file")  # reading from a pipe or a device may never end
-        file = open(data, "rb") if isinstance(data, str) else io.BytesIO(data)
+        file = open(data, "rb", buffering=0) if isinstance(data, str) else io.BytesIO(data)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoDecodeError(f"{name}: cannot be opened ({reason}).") from error
@@ -157,7 +160,7 @@ def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels
         nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
         options = {"protocol_whitelist": "none", "max_pixels": str(max_frame_pixels)}
         try:
-            container = av.open(nameless, options=options, metadata_errors="ignore", buffer_size=2**18)
+            container = av.open(nameless, options=options, metadata_errors="ignore", buffer_size=2**17)
         except av.error.FFmpegError as error:
             if head[4:8] == b"ftyp":
                 raise VideoDecodeError(f"{name}: an MP4 or MOV without its index, it was cut off.") from error
@@ -194,7 +197,8 @@ def _video_stream(name: str, container):
 
 def _check_complete(name: str, stream, head: bytes, size: int):
     """Refuses a file that is shorter than its index (MP4, MOV) or its first bytes (MKV, WebM) say."""
-    indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    entries = stream.index_entries
+    indexed = entries[len(entries) - 1].pos + entries[len(entries) - 1].size if len(entries) else 0
     promised = max(indexed, _matroska_size(head))
     if size < promised:
         raise VideoDecodeError(f"{name}: cut off, it has {size} bytes of at least {promised}.")
@@ -234,61 +238,70 @@ def _check_clip_size(name: str, frame, num_frames: int, short_side: int | None):
 class _PacketIndex:
     """The packets of a video stream in the order of the file, which is that of decoding."""
 
-    times: list[int | None] = field(default_factory=list)  # when the frame of a packet is shown
-    is_key: list[bool] = field(default_factory=list)
-    is_shown: list[bool] = field(default_factory=list)  # some packets only serve the decoding of others
-    packets: list | None = field(default_factory=list)  # None where they are too many to be kept
-    fps: float | None = None
-    can_seek: bool = True
+    times: np.ndarray  # when the frame of a packet is shown, in units of the stream; None where unknown
+    is_key: np.ndarray
+    is_shown: np.ndarray  # some packets only serve the decoding of others
+    packets: list | None  # None where they are too large to be kept
+    fps: float | None
+    can_seek: bool
 
     @property
     def num_frames(self) -> int:
-        return sum(self.is_shown)
+        return int(self.is_shown.sum())
 
 
 def _index_packets(name: str, container, stream, max_frames: int) -> _PacketIndex:
     """Reads the whole stream without decoding it."""
-    index, num_bytes, smallest, last = _PacketIndex(), 0, math.inf, None
-    codec = stream.codec_context.codec.canonical_name
+    is_indexed = container.format.name.startswith(FORMATS_WITH_INDEX)
+    is_vp8 = stream.codec_context.name == "vp8"
+    times, is_key, is_shown, sizes = [], [], [], []
+    packets = [] if container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES) else None
     for packet in container.demux(stream):
-        if packet.size == 0:
+        size = packet.size
+        if size == 0:
             continue
-        if len(index.times) == max_frames:
+        times.append(packet.pts)
+        sizes.append(size)
+        is_key.append(packet.is_keyframe)
+        is_hidden = is_vp8 and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
+        is_shown.append(not (packet.is_discard or is_hidden))
+        if packets is not None:
+            packets.append(packet)
+        if len(times) > max_frames:
             raise VideoDecodeError(f"{name}: has more frames than the limit of {max_frames}.")
-        last, num_bytes, smallest = packet, num_bytes + packet.size, min(smallest, packet.size)
-        index.times.append(packet.pts)
-        index.is_key.append(packet.is_keyframe and (codec != "gif" or len(index.is_key) == 0))  # a GIF marks them all
-        is_hidden = codec == "vp8" and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
-        index.is_shown.append(not packet.is_discard and not is_hidden)
-        if index.packets is not None:
-            index.packets.append(packet)
-            if num_bytes > MAX_HELD_BYTES:
-                index.packets = None
-    if last is not None and last.is_corrupt:
-        raise VideoDecodeError(f"{name}: cut off in the middle of a frame, after {index.num_frames - 1} whole ones.")
-    index.fps = _frame_rate(stream, index)
-    index.can_seek = (
-        codec in SEEKABLE_CODECS
-        and stream.codec_context.field_order <= 1  # else two packets may be the fields of one frame
-        and not (codec == "mpeg4" and smallest <= 10)  # holds no picture: the packet before has two, or nothing moved
-        and not (container.format.name == "avi" and stream.codec_context.has_b_frames)  # which knows no times
-        # Above all these, only formats with a list of keyframes are sure to land where they should.
-        and (index.packets is not None or container.format.name.startswith(("mov", "matroska")))
-        and None not in index.times
-        and len(set(index.times)) == len(index.times) > 0
-        and index.is_key[0]
-        and index.times[0] == min(index.times)
+        last = packet
+    if times and last.is_corrupt:
+        raise VideoDecodeError(f"{name}: cut off in the middle of a frame, after {sum(is_shown) - 1} whole ones.")
+    times, is_key, is_shown = np.array(times), np.array(is_key, dtype=bool), np.array(is_shown, dtype=bool)
+    if stream.codec_context.name == "gif":  # which marks every packet, though frames build on the last
+        is_key[1:] = False
+    fps = _frame_rate(stream, times[is_shown])
+    can_seek = (packets is not None or is_indexed) and _can_start_at_keyframes(container, stream, times, is_key, sizes)
+    return _PacketIndex(times, is_key, is_shown, packets, fps, can_seek)
+
+
+def _can_start_at_keyframes(container, stream, times: np.ndarray, is_key: np.ndarray, sizes: list[int]) -> bool:
+    """Whether each packet is one frame, and the times of frames are known."""
+    codec = stream.codec_context
+    return (
+        codec.codec.canonical_name in SEEKABLE_CODECS
+        and codec.field_order <= 1  # else two packets may be the fields of one frame
+        and not (container.format.name == "avi" and codec.has_b_frames)  # which has no times
+        and len(times) > 0
+        and times.dtype != object  # with a None
+        and len(np.unique(times)) == len(times)
+        and bool(is_key[0] and times[0] == times.min())
+        # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
+        and not (codec.name == "mpeg4" and min(sizes) <= 10)
     )
-    return index
 
 
-def _frame_rate(stream, index: _PacketIndex) -> float | None:
+def _frame_rate(stream, times: np.ndarray) -> float | None:
     """Frames per second: the container's word, unless the times of its frames say otherwise."""
     told = float(stream.average_rate or stream.guessed_rate or 0)
-    times = [time for time, is_shown in zip(index.times, index.is_shown, strict=True) if is_shown]
-    if len(times) < 2 or None in times or max(times) == min(times):
+    if len(times) < 2 or times.dtype == object or times.max() == times.min():
         return told or None
-    measured = (len(times) - 1) / float((max(times) - min(times)) * stream.time_base)
+    measured = (len(times) - 1) / float(int(times.max() - times.min()) * stream.time_base)
     return told if math.isclose(told, measured, rel_tol=0.02) else measured
 
 
@@ -323,11 +336,12 @@ class _FrameDecoder:
     def _decode_spans(self, wanted: set[int]) -> dict[int, np.ndarray]:
         """Decodes from keyframes on. Frames are missing if they do not come out or a keyframe is none."""
         times = self.index.times
-        shown = sorted((i for i, is_shown in enumerate(self.index.is_shown) if is_shown), key=times.__getitem__)
-        frame_at = {times[shown[frame]]: frame for frame in wanted}
+        shown = np.flatnonzero(self.index.is_shown)
+        shown = shown[np.argsort(times[shown])]  # the packet of each frame
+        frame_at = {int(times[shown[frame]]): frame for frame in wanted}
         frames, codec = {}, self.stream.codec_context
         try:
-            for first, last in self._spans([shown[frame] for frame in wanted]):
+            for first, last in self._spans([int(shown[frame]) for frame in wanted]):
                 starts_with_picture = not self.index.is_shown[first]  # an edit list may hide it
                 for frame in self._decode_span(first, last, frame_at):
                     if frame.pts == times[first]:
@@ -344,7 +358,7 @@ class _FrameDecoder:
     def _spans(self, packets: list[int]) -> list[tuple[int, int]]:
         """Ranges of packets (first, last) to decode for the frames of `packets`; each begins with a keyframe."""
         times = self.index.times
-        keys = [i for i, is_key in enumerate(self.index.is_key) if is_key]
+        keys = np.flatnonzero(self.index.is_key).tolist()
         spans = []
         for packet in packets:
             # Frames shown before their keyframe, as open groups of pictures have them, need the keyframe before.
@@ -373,7 +387,7 @@ class _FrameDecoder:
         if self.index.packets is not None:
             yield from self.index.packets[first : last + 1]
             return
-        self.container.seek(self.index.times[first], stream=self.stream)
+        self.container.seek(int(self.index.times[first]), stream=self.stream)
         position = None
         for packet in self.container.demux(self.stream):
             if position is None and packet.pts == self.index.times[first]:

@@ -8,18 +8,21 @@
 #     http://www.apache.org/licenses/LICENSE-2.0
 """Fine-tune and evaluate SViTT for text-video retrieval.
 
-Annotations are JSON lists of {"video": "a.mp4", "caption": "a cat plays"}; the videos lie in --video_dir:
+On a published dataset, with the settings of the paper, or on annotations of {"video": "a.mp4", "caption": "a cat
+plays"} in JSON, JSON lines or CSV, whose videos lie in --video_dir:
 
+    python run_retrieval.py --model_name_or_path svitt-base --dataset msrvtt --data_dir data --output_dir out
     python run_retrieval.py --model_name_or_path svitt-base --video_dir videos --train_file train.json \
         --validation_file val.json --test_file test.json --output_dir out --num_frames_test 12
     python run_retrieval.py --model_name_or_path out --video_dir videos --test_file test.json --output_dir zero_shot
 
-Without --train_file it evaluates. To run on several devices, start it with `accelerate launch`; for two CPU processes,
-with `accelerate launch --config_file configs/cpu_2_processes.yaml`.
+Without data to train on, or with --evaluate_only, it evaluates. To run on several devices, start it with `accelerate
+launch`; for two CPU processes, with `accelerate launch --config_file configs/cpu_2_processes.yaml`.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +33,7 @@ from safetensors.torch import save_file
 from transformers import HfArgumentParser
 
 from svitt import SViTTForVideoTextRetrieval
-from svitt.training import data, loop, retrieval
+from svitt.training import data, loaders, loop, presets, retrieval
 from svitt.training.processes import InputError, check_launch, exit_on_bad_input, share_of, write_whole
 
 
@@ -41,12 +44,14 @@ class TaskArguments:
     _argument_group_name = "task"
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a SViTT model with its processor."})
-    video_dir: str = field(metadata={"help": "Folder that the names of the videos are relative to."})
     output_dir: str = field(metadata={"help": "Folder for results.json and, after training, the model."})
+    video_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the videos; by default where the dataset or the annotation says."}
+    )
     train_file: str | None = field(default=None, metadata={"help": "Annotations to train on."})
     validation_file: str | None = field(default=None, metadata={"help": "Annotations of the split `validation`."})
     test_file: str | None = field(default=None, metadata={"help": "Annotations of the split `test`."})
-    evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even if there is a --train_file."})
+    evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
     stop_key: str | None = field(
         default=None,
         metadata={"help": "Split whose best r_mean picks the epoch to keep: `validation` if given, else the last."},
@@ -58,16 +63,27 @@ class TaskArguments:
         default="video",
         metadata={"choices": ["video", "caption"], "help": "What positives of a batch share; `caption` for SSv2."},
     )
+    token_keep_rate: float | None = field(
+        default=None, metadata={"help": "Share of video tokens kept at each drop; by default the model's own."}
+    )
+    fusion_token_keep_rate: float | None = field(
+        default=None, metadata={"help": "The same, of the video tokens that the text looks at."}
+    )
     mixed_precision: str = field(default="no", metadata={"choices": ["no", "bf16", "fp16"], "help": "Of the model."})
     save_scores: bool = field(default=False, metadata={"help": "Write all scores to scores_<split>.safetensors."})
 
 
 def main():
-    parser = HfArgumentParser(
-        (TaskArguments, data.ProcessingArguments, loop.OptimizationArguments, retrieval.RetrievalArguments),
-        description="Fine-tune and evaluate SViTT for text-video retrieval.",
+    arguments = (
+        TaskArguments,
+        presets.DatasetArguments,
+        loaders.ProcessingArguments,
+        loop.OptimizationArguments,
+        retrieval.RetrievalArguments,
     )
-    task, processing, optimization, evaluation = parser.parse_args_into_dataclasses()
+    parser = HfArgumentParser(arguments, description="Fine-tune and evaluate SViTT for text-video retrieval.")
+    preset = presets.use_preset(parser, "retrieval")
+    task, _, processing, optimization, evaluation = parser.parse_args_into_dataclasses()
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=task.mixed_precision,
@@ -76,19 +92,31 @@ def main():
     )
     check_launch()
 
-    pairs, splits, stop_key = load_data(task)
+    pairs, splits, stop_key = load_data(task, processing, preset)
     set_seed(optimization.seed)
-    model, processor = data.load_model_and_processor(SViTTForVideoTextRetrieval, task.model_name_or_path, processing)
+    model, processor = loaders.load_model_and_processor(
+        SViTTForVideoTextRetrieval,
+        task.model_name_or_path,
+        processing,
+        token_keep_rate=task.token_keep_rate,
+        fusion_token_keep_rate=task.fusion_token_keep_rate,
+    )
     num_frames = processor.video_processor.num_frames
     evaluation.set_frames(num_frames)
+    bad_videos = loaders.BadVideoReport(Path(task.output_dir) / "bad_videos.jsonl")
+    finish = partial(loaders.to_model_inputs, processor=processor)
 
     def evaluate(model: SViTTForVideoTextRetrieval, split: str) -> dict[str, dict[str, float]]:
         videos, texts, texts_of_video = splits[split]
         num_frames_test, batch_size = evaluation.num_frames_test, evaluation.eval_batch_size
-        clips = data.video_loader(share_of(videos), processor, num_frames_test, batch_size, processing.num_workers)
-        tokens = data.text_batches(texts, processor)
+        loader = loaders.video_loader(share_of(videos), processor, num_frames_test, batch_size, processing)
+        clips = loaders.model_batches(loader, processor, accelerator.device, bad_videos)
+        tokens = loaders.text_batches(texts, processor)
         with accelerator.autocast():
             scores = retrieval.score_retrieval(model, clips, tokens, num_frames, evaluation)
+        num_bad = bad_videos.write(split)
+        if num_bad:
+            accelerator.print(f"{split}: {num_bad} bad videos count as missed, see {bad_videos.path}")
         if task.save_scores:
             write_whole(
                 task.output_dir, lambda folder: save_file(asdict(scores), folder / f"scores_{split}.safetensors")
@@ -101,8 +129,10 @@ def main():
         results["epoch"] = loop.train(
             accelerator,
             model,
-            data.pair_loader(pairs, processor, optimization.train_batch_size, processing),
+            loaders.pair_loader(pairs, processor, optimization.train_batch_size, processing),
             optimization,
+            to_model_inputs=finish,
+            bad_videos=bad_videos,
             save=lambda model: write_whole(task.output_dir, model.save_pretrained, processor.save_pretrained),
             validate=stop_key and (lambda model: evaluate(model, stop_key)["itm"]["r_mean"]),
         )
@@ -115,24 +145,41 @@ def main():
     accelerator.end_training()
 
 
-def load_data(task: TaskArguments) -> tuple[Dataset | None, dict[str, data.RetrievalSet], str | None]:
+def load_data(
+    task: TaskArguments, processing: loaders.ProcessingArguments, preset: presets.Preset
+) -> tuple[Dataset | None, dict[str, data.RetrievalSet], str | None]:
     """Training pairs, if there is something to train; the retrieval set of each split given; the split to stop by."""
     if Path(task.output_dir).is_file():
         raise InputError(f"--output_dir {task.output_dir}: must be a folder, but is a file.")
-    files = {"validation": task.validation_file, "test": task.test_file}
-    splits = {
-        split: data.retrieval_set(data.load_captions(file, task.video_dir, task.join_captions, unique_videos=True))
+    files = {"train": task.train_file, "validation": task.validation_file, "test": task.test_file}
+    sources = preset.splits | {
+        split: presets.Split(f"--{split}_file", annotation=Path(file))
         for split, file in files.items()
         if file is not None
+    }
+    if task.video_dir is not None:
+        sources = {split: replace(source, videos=Path(task.video_dir)) for split, source in sources.items()}
+    for source in sources.values():
+        if source.rows != "captions":
+            raise InputError(f"{source.origin}: it has {source.rows}, but retrieval takes captions.")
+
+    missing = {"skip": "allow", "score_as_missed": "allow", "error": "error"}
+    options = {"join_captions": task.join_captions, "missing_videos": missing[processing.bad_eval_videos]}
+    splits = {
+        split: data.retrieval_set(source.load(unique_videos=True, **options))
+        for split, source in sources.items()
+        if not split.startswith("train")
     }
     stop_key = task.stop_key or ("validation" if "validation" in splits else None)
     if stop_key is not None and stop_key not in splits:
         raise InputError(f"--stop_key {stop_key}: there is no such split, but: {', '.join(splits) or 'none'}.")
-    if task.train_file is None or task.evaluate_only:
+    if "train" not in sources or task.evaluate_only:
         if not splits:
-            raise InputError("There is nothing to do: give --train_file to train, --test_file to evaluate, or both.")
+            raise InputError(
+                "There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate."
+            )
         return None, splits, stop_key
-    captions = data.load_captions(task.train_file, task.video_dir, task.join_captions)
+    captions = sources["train"].load(**options | {"missing_videos": missing[processing.bad_videos]})
     return data.training_pairs(captions, task.match_by), splits, stop_key
 
 

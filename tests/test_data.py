@@ -1,40 +1,93 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Annotations: the original's formats load, faults are sentences that name file and field."""
+"""Annotations: all formats load to the same rows, faults are sentences that name file, row and field."""
 
+import csv
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Value, Video
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from svitt.training.data import load_captions, retrieval_set, training_pairs
+from svitt.processing_svitt import read_video
+from svitt.training.data import (
+    load_answer_list,
+    load_captions,
+    load_choices,
+    load_questions,
+    open_hub,
+    retrieval_set,
+    training_pairs,
+)
 from svitt.training.processes import InputError
 
 
 @pytest.fixture
 def video_dir(tmp_path):
-    for name in ("a.mp4", "b.mp4", "c.mp4"):
+    for name in ("a.mp4", "b.mp4", "c.mp4", "sub/d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
 
 
-def write(folder, content):
-    path = folder / "captions.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+def write(folder, content, name="annotation.json"):
+    """Rows as JSON, JSON lines or CSV, as the name says; a string as it is."""
+    path = folder / name
+    if isinstance(content, str):
+        path.write_text(content, newline="", encoding="utf-8")
+    elif name.endswith(".csv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in content for key in row)))
+            writer.writeheader()
+            writer.writerows(
+                {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
+                for row in content
+            )
+    elif name.endswith(".jsonl"):
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in content))
+    else:
+        path.write_text(json.dumps(content))
     return path
 
 
-def test_several_captions_of_a_video(video_dir):
-    file = write(video_dir, [{"video": "a.mp4", "caption": ["x y", "z"]}, {"video": "b.mp4", "caption": "w"}])
+def names(dataset, folder):
+    """Videos by their paths below a folder; none of them embedded."""
+    assert dataset.features["video"] == Video(decode=False)
+    assert all(video["bytes"] is None for video in dataset["video"])
+    return [video["path"].removeprefix(f"{folder}/") for video in dataset["video"]]
+
+
+FORMATS = ["annotation.json", "annotation.jsonl", "annotation.csv"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Captions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_several_captions_of_a_video(video_dir, name):
+    file = write(video_dir, [{"video": "a.mp4", "caption": ["x y", "z"]}, {"video": "b.mp4", "caption": "w"}], name)
     videos, texts, texts_of_video = retrieval_set(load_captions(file, video_dir, unique_videos=True))
-    assert videos == [str(video_dir / "a.mp4"), str(video_dir / "b.mp4")]
+    assert names(videos, video_dir) == ["a.mp4", "b.mp4"]
     assert (texts, texts_of_video) == (["x y", "z", "w"], [[0, 1], [2]])
     joined = retrieval_set(load_captions(file, video_dir, join_captions=True))
     assert (joined.texts, joined.texts_of_video) == (["x y z", "w"], [[0], [1]])
 
 
-def test_several_videos_of_a_caption(video_dir):
-    rows = [{"video": ["a.mp4", "b.mp4"], "caption": "x"}, {"video": "c.mp4", "caption": "y"}]
-    videos, texts, texts_of_video = retrieval_set(load_captions(write(video_dir, rows), video_dir))
-    assert (len(videos), texts, texts_of_video) == (3, ["x", "y"], [[0], [0], [1]])
+@pytest.mark.parametrize("name", FORMATS)
+def test_several_videos_of_a_caption(video_dir, name):
+    rows = [{"video": ["a.mp4", "b.mp4"], "caption": "x"}, {"video": "sub/d.mp4", "caption": "y"}]
+    captions = load_captions(write(video_dir, rows, name), video_dir)
+    videos, texts, texts_of_video = retrieval_set(captions)
+    assert names(videos, video_dir) == ["a.mp4", "b.mp4", "sub/d.mp4"]
+    assert (texts, texts_of_video) == (["x", "y"], [[0], [0], [1]])
+    pairs = training_pairs(captions, match_by="caption")
+    assert names(pairs, video_dir) == ["a.mp4", "b.mp4", "sub/d.mp4"]
+    assert (pairs["caption"][:], pairs["video_id"][:]) == (["x", "x", "y"], [0, 0, 1])
 
 
 def test_training_pairs_share_an_id_by_video_or_by_caption(video_dir):
@@ -45,24 +98,89 @@ def test_training_pairs_share_an_id_by_video_or_by_caption(video_dir):
     ]
     captions = load_captions(write(video_dir, rows), video_dir)
     pairs = training_pairs(captions)
+    assert names(pairs, video_dir) == ["a.mp4", "b.mp4", "b.mp4", "a.mp4"]
     assert pairs["caption"][:] == ["x", "x", "y", "z"]
     assert pairs["video_id"][:] == [0, 1, 1, 0]
+    assert pairs.features["video_id"] == Value("int64")
     assert training_pairs(captions, match_by="caption")["video_id"][:] == [0, 0, 1, 2]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=5))
+def test_any_text_comes_through_any_format(video_dir, lists):
+    rows = [{"video": f"{number}.mp4", "caption": captions} for number, captions in enumerate(lists)]
+    for number in range(len(lists)):
+        (video_dir / f"{number}.mp4").touch()
+    flat = [(f"{number}.mp4", text, number) for number, captions in enumerate(lists) for text in captions]
+    for name in FORMATS:
+        pairs = training_pairs(load_captions(write(video_dir, rows, name), video_dir))
+        assert list(zip(names(pairs, video_dir), pairs["caption"], pairs["video_id"], strict=True)) == flat
+
+
+def test_lines_of_csv_and_what_spreadsheets_do_to_them(video_dir):
+    content = '\ufeffvideo,caption\r\na.mp4,"one, with ""marks""\r\nand a second line"\r\n\r\nb.mp4,[applause]\r\n'
+    captions = load_captions(write(video_dir, content, "a.csv"), video_dir)
+    assert captions["caption"][:] == [['one, with "marks"\r\nand a second line'], ["[applause]"]]
+
+
+def test_webvid_csv_and_its_folders(video_dir):
+    (video_dir / "011_050").mkdir()
+    (video_dir / "011_050/21179416.mp4").touch()
+    content = "videoid,contentUrl,duration,page_dir,name\n21179416,https://x/y.mp4,PT00H00M11S,011_050,Aerial shot\n"
+    file = write(video_dir, content, "results_2M_val.csv")
+    pairs = training_pairs(load_captions(file, video_dir))
+    assert (names(pairs, video_dir), pairs["caption"][:]) == (["011_050/21179416.mp4"], ["Aerial shot"])
+    columns = {"video": "{page_dir}/{videoid}.mp4", "caption": "{duration}: {name}"}
+    assert load_captions(file, video_dir, columns=columns)["caption"][:] == [["PT00H00M11S: Aerial shot"]]
+    with pytest.raises(InputError, match="row 1: `page` is missing"):
+        load_captions(file, video_dir, columns={"video": "{page}/{videoid}.mp4"})
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv"])
+def test_videofolder_with_metadata_in_subfolders(video_dir, extension):
+    (video_dir / "d.mp4").touch()
+    write(video_dir, [{"file_name": "d.mp4", "text": "x"}], f"metadata.{extension}")
+    write(video_dir / "sub", [{"file_name": "d.mp4", "text": "y"}], f"metadata.{extension}")
+    captions = load_captions(video_dir, unique_videos=True)
+    assert names(captions, video_dir) == ["d.mp4", "sub/d.mp4"]
+    assert (captions["caption"][:], captions["row"][:]) == ([["x"], ["y"]], [0, 1])
+    assert names(load_captions(video_dir / "sub"), video_dir) == ["sub/d.mp4"]
+
+
+def test_images_and_columns_of_other_names(video_dir):
+    file = write(video_dir, [{"image": "a.mp4", "caption": "x", "title": "y"}])
+    assert names(load_captions(file, video_dir), video_dir) == ["a.mp4"]
+    assert load_captions(file, video_dir, columns={"caption": "title"})["caption"][:] == [["y"]]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("[{", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
         ({"video": "a.mp4"}, "must hold a JSON list"),
         ([], "at least one annotation"),
         (["a.mp4"], "row 1: must be an object"),
         ([{"video": "a.mp4", "caption": "x"}, {"video": "b.mp4"}], "row 2: `caption` is missing"),
         ([{"caption": "x"}], "row 1: `video` is missing"),
+        ([{"video": None, "caption": "x"}], "row 1: `video` is missing"),
         ([{"video": "a.mp4", "caption": 5}], "row 1: `caption` must be a string or a list of strings"),
+        ([{"video": "a.mp4", "caption": ["x", 5]}], "row 1: `caption` must be a string or a list of strings"),
+        ([{"video": "a.mp4", "caption": []}], "row 1: `caption` must be a string or a list of strings"),
         ([{"video": "a.mp4", "caption": " "}], "none blank"),
+        ([{"video": "a.mp4", "caption": "\u3000"}], "none blank"),
+        ([{"video": "a.mp4", "caption": "half a \ud83d"}], "row 1: `caption` must be"),
         ([{"video": "d.mp4", "caption": "x"}], "row 1: `video` 'd.mp4' is not in"),
+        ([{"video": "a\0.mp4", "caption": "x"}], "row 1: `video` .* is not in"),
+        ([{"video": "sub", "caption": "x"}], "row 1: `video` 'sub' is not in"),
+        ([{"video": "../a.mp4", "caption": "x"}], "row 1: `video` '../a.mp4' must be a path below"),
+        ([{"video": "sub/../a.mp4", "caption": "x"}], "must be a path below"),
+        ([{"video": "/etc/passwd", "caption": "x"}], "row 1: `video` '/etc/passwd' must be a path below"),
         ([{"video": "a.mp4", "caption": "x"}] * 2, "row 2: `video` 'a.mp4' was already used in row 1"),
+        ([{"video": ["a.mp4", "./a.mp4"], "caption": "x"}], "row 1: `video` './a.mp4' was already used in row 1"),
         (
             [{"id": 7, "video": "a.mp4", "caption": "x"}, {"id": 7, "video": "b.mp4", "caption": "y"}],
             "row 2: `id` 7 was already used in row 1",
@@ -76,8 +194,192 @@ def test_faults_of_annotations(video_dir, content, message):
     assert str(file) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_missing_file_and_folder(video_dir):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"video": "a.mp4", "caption": "x"}\n{"video"\n', "line 2: not a JSON file"),
+        ("a.jsonl", '{"video": "a.mp4", "caption": "x"}\n[]\n', "row 2: must be an object"),
+        ("a.jsonl", "\n", "at least one annotation"),
+        ("a.csv", "video,caption\n", "at least one annotation"),
+        ("a.csv", "", "at least one annotation"),
+        ("a.csv", "video,caption\na.mp4,x\nb.mp4\n", "line 3: must have 2 cells"),
+        ("a.csv", "video,caption\na.mp4,x,y\n", "line 2: must have 2 cells"),
+        ("a.csv", 'video,caption\na.mp4,"x\n', "not a CSV file"),
+        ("a.csv", "video,caption\na.mp4,\n", "row 1: `caption` is missing"),
+        ("a.csv", "video,video\na.mp4,a.mp4\n", "two columns have one name"),
+        ("a.json", '{"video": "a.mp4"}\n{"video": "b.mp4"}\n', "not a JSON file"),
+    ],
+)
+def test_faults_of_lines(video_dir, name, content, message):
+    with pytest.raises(InputError, match=message) as raised:
+        load_captions(write(video_dir, content, name), video_dir)
+    assert name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_missing_files_and_folders(video_dir):
     with pytest.raises(InputError, match="no such annotation file"):
         load_captions(video_dir / "none.json", video_dir)
     with pytest.raises(InputError, match="no such folder of videos"):
         load_captions(write(video_dir, [{"video": "a.mp4", "caption": "x"}]), video_dir / "none")
+    with pytest.raises(InputError, match="holds no metadata.jsonl or metadata.csv"):
+        load_captions(video_dir)
+    with pytest.raises(InputError, match="cannot be read as text in UTF-8"):
+        (video_dir / "latin.csv").write_bytes("video,caption\na.mp4,caf\xe9\n".encode("latin-1"))
+        load_captions(video_dir / "latin.csv", video_dir)
+
+
+def test_missing_videos_are_left_to_the_loader_unless_all_are_missing(video_dir):
+    file = write(video_dir, [{"video": "none.mp4", "caption": "x"}, {"video": "a.mp4", "caption": "y"}])
+    assert names(load_captions(file, video_dir, missing_videos="allow"), video_dir) == ["none.mp4", "a.mp4"]
+    file = write(video_dir, [{"video": "none.mp4", "caption": "x"}, {"video": "nor.mp4", "caption": "y"}])
+    with pytest.raises(InputError, match="none of its videos exists; the first would be .*none.mp4"):
+        load_captions(file, video_dir, missing_videos="allow")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions and choices
+# ---------------------------------------------------------------------------------------------------------------------
+
+QUESTION = {"video": "a.mp4", "question": "what?", "answer": "cat", "question_id": 7}
+
+
+def test_questions(video_dir):
+    rows = [QUESTION, QUESTION | {"answer": ["cat", "cat", "dog"], "question_id": 8, "question_type": "action"}]
+    questions = load_questions(write(video_dir, rows), video_dir)
+    assert names(questions, video_dir) == ["a.mp4", "a.mp4"]
+    assert questions.remove_columns("video")[:] == {
+        "question": ["what?", "what?"],
+        "answer": [["cat"], ["cat", "cat", "dog"]],
+        "question_id": [7, 8],
+        "question_type": [[], ["action"]],
+    }
+    text_ids = load_questions(write(video_dir, [QUESTION | {"question_id": "C-1"}], "q.csv"), video_dir)
+    assert (text_ids["question_id"][:], text_ids["answer"][:]) == (["C-1"], [["cat"]])
+    assert "question_type" not in text_ids.column_names
+    rows = [{key: value for key, value in row.items() if key != "question_id"} for row in rows]
+    assert load_questions(write(video_dir, rows), video_dir)["question_id"][:] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question_id": 7}, "row 2: `question_id` 7 was already used in row 1"),
+        ({"question_id": "8"}, "row 2: `question_id` must be an integer"),
+        ({"question_id": True}, "row 2: `question_id` must be an integer"),
+        ({"question_id": 2**63}, "row 2: `question_id` must be an integer"),
+        ({"question_id": None}, "row 2: `question_id` must be an integer.*got None"),
+        ({"answer": {"cat": 3}}, "row 2: `answer` must be a string or a list of strings"),
+        ({"answer": 3}, "row 2: `answer` must be a string or a list of strings"),
+        ({"answer": None}, "row 2: `answer` is missing"),
+        ({"question": ["a?", "b?"]}, "row 2: `question` must be a string that is not blank"),
+        ({"question": ""}, "row 2: `question` must be a string that is not blank"),
+        ({"video": ["a.mp4", "b.mp4"]}, "row 2: `video` must name one video"),
+        ({"video": "none.mp4"}, "row 2: `video` 'none.mp4' is not in"),
+    ],
+)
+def test_faults_of_questions(video_dir, change, message):
+    file = write(video_dir, [QUESTION, QUESTION | {"question_id": 8} | change])
+    with pytest.raises(InputError, match=message) as raised:
+        load_questions(file, video_dir)
+    assert str(file) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_choices(video_dir, name):
+    rows = [
+        {"video": "a.mp4", "caption": list("vwxyz"), "answer": 4},
+        {"video": "a.mp4", "caption": list("zyxwv"), "answer": 0},
+    ]
+    choices = load_choices(write(video_dir, rows, name), video_dir, num_options=5)
+    assert names(choices, video_dir) == ["a.mp4", "a.mp4"]
+    assert choices.remove_columns("video")[:] == {"caption": [list("vwxyz"), list("zyxwv")], "answer": [4, 0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "num_options", "message"),
+    [
+        ({"answer": 3}, None, "row 1: `answer` must be an integer from 0 to 2, got 3"),
+        ({"answer": -1}, None, "from 0 to 2, got -1"),
+        ({"answer": "1"}, None, "from 0 to 2, got '1'"),
+        ({"answer": True}, None, "from 0 to 2, got True"),
+        ({"answer": None}, None, "`answer` is missing"),
+        ({}, 5, "`caption` must have 5 options, got 3"),
+        ({"caption": "x"}, None, "`caption` must have at least 2 options, got 1"),
+        ({"video": ["a.mp4", "b.mp4"]}, None, "`video` must name one video"),
+    ],
+)
+def test_faults_of_choices(video_dir, change, num_options, message):
+    file = write(video_dir, [{"video": "a.mp4", "caption": ["x", "y", "z"], "answer": 1} | change])
+    with pytest.raises(InputError, match=message):
+        load_choices(file, video_dir, num_options)
+
+
+def test_answer_list(tmp_path):
+    assert load_answer_list(write(tmp_path, ["cat", "dog"])) == ["cat", "dog"]
+    for content, message in [
+        (["cat", "dog", "cat"], "answer 3: 'cat' was already answer 1"),
+        (["cat", " "], "answer 2: must be a string that is not blank"),
+        (["cat", 2], "answer 2: must be a string"),
+        ({"cat": 0}, "must hold a JSON list"),
+        ([], "at least one answer"),
+        ("cat\n", "not a JSON file"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            load_answer_list(write(tmp_path, content))
+    with pytest.raises(InputError, match="no such answer list"):
+        load_answer_list(tmp_path / "none.json")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hub
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+    """A folder as one would push it: Parquet with embedded files, in splits."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    videos = [{"bytes": b"first", "path": "clip.mp4"}, {"bytes": b"second", "path": "clip.mp4"}]
+    folder = tmp_path / "dataset/data"
+    folder.mkdir(parents=True)
+    columns = {"clip": videos, "text": [["x", "y"], ["z"]], "question": ["p?", "q?"], "answer": ["r", "s"]}
+    pq.write_table(pa.table(columns), folder / "train-00000-of-00001.parquet")
+    return str(folder.parent)
+
+
+def test_dataset_of_the_hub(hub_folder):
+    columns = {"video": "clip", "caption": "text"}
+    dataset = open_hub(hub_folder, "train", columns)
+    captions = load_captions(dataset, columns=columns)
+    pairs = training_pairs(captions)
+    assert [video["bytes"] for video in pairs["video"]] == [b"first", b"first", b"second"]
+    # One name in all rows, as uploads have it, does not make them one video.
+    assert (pairs["caption"][:], pairs["video_id"][:]) == (["x", "y", "z"], [0, 0, 1])
+    assert retrieval_set(captions).texts_of_video == [[0, 1], [2]]
+    questions = load_questions(dataset, columns=columns)
+    assert (questions["question"][:], questions["answer"][:]) == (["p?", "q?"], [["r"], ["s"]])
+    assert questions[1]["video"]["bytes"] == b"second"
+
+
+def test_folder_of_images_as_datasets_takes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "images/train").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "images/train/a.png")
+    write(tmp_path / "images/train", [{"file_name": "a.png", "text": "red"}], "metadata.jsonl")
+    captions = load_captions(open_hub(str(tmp_path / "images"), "train"))
+    assert captions["caption"][:] == [["red"]] and captions.features["video"] == Video(decode=False)
+    frames, _ = read_video(training_pairs(captions)[0]["video"])
+    assert frames.shape == (1, 8, 8, 3) and frames[0, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_faults_of_the_hub(hub_folder):
+    for name, split, columns, message in [
+        (hub_folder, "test", {"video": "clip"}, "split test: cannot be loaded"),
+        (hub_folder, "train", {}, "has no column `video`, but: clip, text"),
+        (f"{hub_folder}/none", "train", {}, "none, split train: cannot be loaded"),
+    ]:
+        with pytest.raises(InputError, match=message) as raised:
+            open_hub(name, split, columns)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match="row 1: `caption` is missing"):
+        load_captions(open_hub(hub_folder, "train", {"video": "clip"}), columns={"caption": "caption"})

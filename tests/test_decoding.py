@@ -96,6 +96,7 @@ def spans(monkeypatch):
 def test_any_frame_of_any_stream(streams, references, spans, monkeypatch, name, held):
     if not held:
         monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES", 0)
+        monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES_OF_INDEXED", 0)
     path, reference = streams[name], references[name]
     assert len(reference) == 40
     for index in range(40):

@@ -30,7 +30,7 @@ CASES = [
 ]
 
 
-def score(case, videos, texts, batch_size=3, patterns=None, **overrides):
+def score(case, videos, texts, batch_size=3, patterns=None, is_missing=(), **overrides):
     """Scores of a golden case's model; texts are (input_ids, attention_mask)."""
     config = case.json["config"]
     settings = {
@@ -41,7 +41,10 @@ def score(case, videos, texts, batch_size=3, patterns=None, **overrides):
     }
     model = case.load(SViTTForVideoTextRetrieval, case.config())
     batches = [dict(zip(("input_ids", "attention_mask"), texts, strict=True))]
-    arguments = (model, videos.split(batch_size), batches, 3, RetrievalArguments(**settings | overrides))
+    missing = torch.isin(torch.arange(len(videos)), torch.tensor(is_missing, dtype=torch.long))
+    clips = zip(videos.split(batch_size), missing.split(batch_size), strict=True)
+    clips = [{"pixel_values": pixel_values, "is_missing": missing} for pixel_values, missing in clips]
+    arguments = (model, clips, batches, 3, RetrievalArguments(**settings | overrides))
     if patterns is None:
         return score_retrieval(*arguments)
     with fixed_block_pattern(patterns):
@@ -121,6 +124,28 @@ def test_each_pair_is_fused_once(golden, monkeypatch):
     scores = score(case, *inputs_of(case))
     needed = scores.video_to_text.isfinite() | scores.text_to_video.isfinite().t()
     assert calls == [(1, count) for count in needed.sum(dim=1).tolist()]
+
+
+def test_a_missing_video_is_a_miss_in_both_directions(golden):
+    case = golden("case09_ret_concat")
+    videos, texts = inputs_of(case)
+    whole = score(case, videos, texts, eval_x_only=True)
+    for options in ({"eval_x_only": True}, {"k_test": 128}, {"k_test": 3}):
+        scores = score(case, videos, texts, is_missing=[1, 4], **options)
+        for matrix in (scores.itc, scores.video_to_text, scores.text_to_video.t()):
+            assert matrix[[1, 4]].isneginf().all()
+        others = [0, 2, 3, 5]
+        assert torch.equal(scores.itc[others], whole.itc[others])
+        found = scores.text_to_video.t()[others].isfinite()
+        assert torch.equal(scores.text_to_video.t()[others][found], whole.text_to_video.t()[others][found])
+        assert found.sum(dim=0).tolist() == [min(options.get("k_test", 128), 4)] * found.shape[1]
+
+        one_to_one = [[video] for video in range(6)]
+        perfect = torch.where(scores.itc[:, :6].isneginf(), scores.itc[:, :6], torch.eye(6))
+        metrics = retrieval_metrics(RetrievalScores(perfect, perfect, perfect.t()), one_to_one)
+        for kind in ("itm", "itc"):
+            for name in ("txt_r1", "txt_r10", "img_r1", "img_r10"):
+                assert metrics[kind][name] == pytest.approx(100 * 4 / 6, abs=0.01)
 
 
 def test_shortlist_takes_candidates_tied_with_the_last():

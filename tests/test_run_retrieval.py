@@ -154,6 +154,24 @@ def test_fine_tuning_keeps_the_best_epoch_and_saves_a_model(demo, tmp_path, monk
     assert json.loads((tmp_path / "again/results.json").read_text())["validation"] == results["validation"]
 
 
+def test_dataset_file_gives_splits_and_settings_that_the_command_line_overrides(demo, tmp_path, monkeypatch):
+    (tmp_path / "demo.yaml").write_text(
+        "splits:\n"
+        "  train: {annotation: train.json, videos: videos}\n"
+        "  val_small: {annotation: val.json, videos: videos}\n"
+        "settings: {num_train_epochs: 2, train_batch_size: 8, learning_rate: 1e-3, token_keep_rate: 0.9,\n"
+        "           fusion_token_keep_rate: 0.5, match_by: caption, k_test: 3, stop_key: val_small}\n"
+    )
+    options = {"dataset_file": tmp_path / "demo.yaml", "data_dir": demo / "data", "video_dir": None}
+    options |= {"num_train_epochs": 1, "num_frames_test": None, "k_test": None}
+    run(monkeypatch, *arguments(demo, tmp_path / "out", **options))
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["epoch"] == 1 and set(results) == {"num_processes", "epoch", "val_small"}
+    assert results["val_small"]["itm"]["txt_r5"] == results["val_small"]["itm"]["txt_r10"]  # k_test is 3
+    config = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "out").config
+    assert (config.vision_config.token_keep_rate, config.text_config.token_keep_rate) == (0.9, 0.5)
+
+
 @pytest.mark.slow
 def test_two_processes_fine_tune_one_model(demo, tmp_path):
     options = {"train_file": demo / "data/train.json", "num_train_epochs": 1, "train_batch_size": 4}
@@ -209,13 +227,29 @@ def test_bad_video_is_one_sentence_and_exit_code_2(demo, bad_video, tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("bad_video", ["missing", "truncated"], indirect=True)
+def test_bad_videos_are_skipped_or_missed_and_reported(demo, bad_video, tmp_path, monkeypatch, capfd):
+    (bad_video / "train_00003.mp4").unlink()
+    files = {"train_file": demo / "data/train.json", "test_file": demo / "data/test.json", "video_dir": bad_video}
+    options = {"num_train_epochs": 1, "train_batch_size": 8, "bad_eval_videos": "score_as_missed"}
+    run(monkeypatch, *arguments(demo, tmp_path / "out", **files, **options))
+    lines = [json.loads(line) for line in (tmp_path / "out/bad_videos.jsonl").read_text().splitlines()]
+    assert [(line["split"], line["epoch"], Path(line["video"]).name) for line in lines] == [
+        ("train", 1, "train_00003.mp4"),
+        ("test", None, "test_00003.mp4"),
+    ]
+    printed = capfd.readouterr().out
+    assert "1 bad videos skipped" in printed and "test: 1 bad videos count as missed" in printed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bad_video", ["truncated"], indirect=True)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_bad_video_ends_all_processes(demo, bad_video, tmp_path, split):
     (bad_video / "train_00003.mp4").write_bytes(b"")
     options = {f"{split}_file": demo / f"data/{split}.json", "video_dir": bad_video, "train_batch_size": 4}
-    outcomes = launch_as_processes(2, *arguments(demo, tmp_path / "out", **options, num_workers=1))
+    options |= {"num_workers": 1, "bad_videos": "error"}
+    outcomes = launch_as_processes(2, *arguments(demo, tmp_path / "out", **options))
     assert [code for code, _, _ in outcomes] == [2, 2], outcomes
     assert_one_sentence(outcomes[0][2], f"{split}_00003.mp4")
     assert outcomes[1][2] == ""
@@ -233,6 +267,10 @@ def test_bad_video_ends_all_processes(demo, bad_video, tmp_path, split):
         ({"output_dir": SCRIPT}, ["--output_dir"]),
         ({"train_file": "missing_key.json"}, ["missing_key.json", "row 2", "`caption`"]),
         ({"test_file": "duplicate.json"}, ["duplicate.json", "row 2", "`video`"]),
+        ({"dataset": "msrvt"}, ["msrvt", "retrieval, but: anet, charades"]),
+        ({"dataset": "didemo", "evaluate_only": True}, ["preset didemo, split val: data", "no such annotation file"]),
+        ({"dataset": "msrvtt_mc", "test_file": None}, ["preset msrvtt_mc, split test", "multiple_choice"]),
+        ({"token_keep_rate": 0.0}, ["--token_keep_rate 0.0", "above 0"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -8,7 +8,8 @@
 """The training loop of all tasks: a model that returns `loss`, batches of its arguments, a score to pick the best."""
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,8 +17,9 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from .loaders import BadVideoReport, MixedLoader
 from .optimization import cosine_schedule, parameter_groups
-from .processes import fail_together, progress_bar
+from .processes import next_of_all, progress_bar
 
 
 @dataclass
@@ -51,10 +53,12 @@ class OptimizationArguments:
 def train(
     accelerator: Accelerator,
     model: PreTrainedModel,
-    loader: DataLoader,
+    loader: DataLoader | MixedLoader,
     args: OptimizationArguments,
     save: Callable[[PreTrainedModel], None],
     validate: Callable[[PreTrainedModel], float] | None = None,
+    to_model_inputs: Callable[[dict], dict] = dict,
+    bad_videos: BadVideoReport | None = None,
 ) -> int:
     """Train a model and save it after its best epoch, or after each where there is no score to compare by.
 
@@ -65,6 +69,8 @@ def train(
         args: see [`OptimizationArguments`].
         save: is called on all processes with the bare model.
         validate: gives the score of the bare model, higher is better; is called after each epoch.
+        to_model_inputs: what is still to be done to a batch on the device, as [`loaders.to_model_inputs`].
+        bad_videos: takes the videos that batches report as bad.
 
     Returns:
         The epoch saved last, from 1.
@@ -77,7 +83,8 @@ def train(
     groups = parameter_groups(
         model.named_parameters(), args.learning_rate, args.weight_decay, args.larger_lr, args.larger_lr_names
     )
-    model, optimizer, loader = accelerator.prepare(model, torch.optim.AdamW(groups), loader)
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(groups))
+    loader = loader.prepare(accelerator) if isinstance(loader, MixedLoader) else accelerator.prepare(loader)
     # Not prepared: a prepared scheduler steps once per process at each update.
     updates_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
     scheduler = cosine_schedule(
@@ -90,9 +97,14 @@ def train(
     best_score, best_epoch = -math.inf, 0
     for epoch in range(1, args.num_train_epochs + 1):
         loader.set_epoch(epoch)
-        losses = train_one_epoch(accelerator, model, optimizer, scheduler, loader, args, f"epoch {epoch}")
+        batches = TimedBatches(loader, bad_videos, to_model_inputs)
+        progress = progress_bar(batches, f"epoch {epoch}", total=len(loader))
+        losses = train_one_epoch(accelerator, model, optimizer, scheduler, progress, args)
         bare_model = accelerator.unwrap_model(model)
-        report = [f"{name} {losses[name]:.4f}" for name in sorted(losses)]
+        report = [f"{name} {losses[name]:.4f}" for name in sorted(losses)] + [batches.report()]
+        num_bad = bad_videos.write("train", epoch) if bad_videos is not None else 0
+        if num_bad:
+            report.append(f"{num_bad} bad videos skipped, see {bad_videos.path}")
         score = epoch  # without a score, the latest is the best
         if validate is not None:
             score = validate(bare_model)
@@ -104,11 +116,11 @@ def train(
     return best_epoch
 
 
-def train_one_epoch(accelerator, model, optimizer, scheduler, loader, args, description: str) -> dict[str, float]:
+def train_one_epoch(accelerator, model, optimizer, scheduler, batches: Iterable[dict], args) -> dict[str, float]:
     """One pass over the data; returns the losses, averaged over batches and processes."""
     model.train()
     sums, num_batches = {}, 0
-    for batch in progress_bar(batches_of_all(loader), description, total=len(loader)):
+    for batch in batches:
         with accelerator.accumulate(model):
             outputs = model(**batch)
             accelerator.backward(outputs.loss)
@@ -125,8 +137,31 @@ def train_one_epoch(accelerator, model, optimizer, scheduler, loader, args, desc
     return {name: accelerator.reduce(total, "mean").item() / num_batches for name, total in sums.items()}
 
 
-def batches_of_all(loader: DataLoader) -> Iterator[dict]:
-    """Batches, or in every process the error of the process that could not read its own."""
-    batches = iter(loader)
-    while (batch := fail_together(next, batches, None)) is not None:
-        yield batch
+class TimedBatches:
+    """The batches of an epoch, ready for the model, and how long it waited for them.
+
+    The epoch ends for all processes when one has no more batches; an error in one is raised in all.
+    """
+
+    def __init__(self, loader, bad_videos: BadVideoReport | None, to_model_inputs: Callable[[dict], dict]):
+        self.loader, self.bad_videos, self.to_model_inputs = loader, bad_videos, to_model_inputs
+        self.waited = self.elapsed = 0.0
+        self.num_clips = 0
+
+    def __iter__(self) -> Iterator[dict]:
+        start = before = time.perf_counter()
+        batches = iter(self.loader)
+        while (batch := next_of_all(batches)) is not None:
+            self.waited += time.perf_counter() - before
+            if self.bad_videos is not None:
+                self.bad_videos.take_from(batch)
+            self.num_clips += len(next(iter(batch.values())))
+            batch.pop("medium", None)
+            yield self.to_model_inputs(batch)
+            before = time.perf_counter()
+            self.elapsed = before - start
+
+    def report(self) -> str:
+        """Of this process: clips per second, and which share of the time went by waiting for data."""
+        elapsed = max(self.elapsed, 1e-9)
+        return f"{self.num_clips / elapsed:.1f} clips/s per process, {self.waited / elapsed:.0%} of it waiting for data"

@@ -18,6 +18,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
+from datasets import Dataset
 from transformers.utils import logging
 
 from ..processing_svitt import VideoDecodeError
@@ -78,9 +79,27 @@ def fail_together(function: Callable, *args, **kwargs) -> Any:
     return result
 
 
-def share_of(items: list) -> list:
+def next_of_all(batches: Iterator) -> Any:
+    """The next batch of every process; None for all when one has no more, and for all the error of one."""
+    batch, outcome = None, "end"
+    try:
+        batch = next(batches)
+        outcome = "batch"
+    except StopIteration:
+        pass
+    except BAD_INPUT as error:
+        outcome = InputError(sentence_of(error))
+    outcomes = gather_object([outcome])
+    for outcome in outcomes:
+        if isinstance(outcome, InputError):
+            raise outcome
+    return None if "end" in outcomes else batch
+
+
+def share_of(items: list | Dataset) -> list | Dataset:
     """This process's items: every `num_processes`-th, from its index on."""
-    return items[PartialState().process_index :: PartialState().num_processes]
+    share = slice(PartialState().process_index, None, PartialState().num_processes)
+    return items.select(range(len(items))[share]) if isinstance(items, Dataset) else items[share]
 
 
 def gather_shares(share: list) -> list:

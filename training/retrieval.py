@@ -76,20 +76,23 @@ class RetrievalScores:
 
 
 def encode_videos(
-    model: PreTrainedModel, batches: Iterable[torch.Tensor], num_frames: int, strided_clips: bool = False
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Encode batches (B, C * num_frames, channels, height, width) of videos, all clips of a batch together.
+    model: PreTrainedModel, batches: Iterable[dict], num_frames: int, strided_clips: bool = False
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    """Encode batches of `pixel_values` (B, C * num_frames, channels, height, width), all clips of a batch together.
 
     Returns:
-        For each video, the tokens (C, N, D) of its clips, and their normalised embeddings (C, embed_dim) in float32.
+        For each video, the tokens (C, N, D) of its clips, their normalised embeddings (C, embed_dim) in float32, and
+        `is_missing` () from the batch, false if that has none.
     """
-    tokens, embeds = [], []
-    for pixel_values in batches:
+    tokens, embeds, is_missing = [], [], []
+    for batch in batches:
+        pixel_values = batch["pixel_values"]
         clips = split_clips(pixel_values.to(model.device), num_frames, strided_clips)
         features = model.get_video_features(clips)
         tokens += features.last_hidden_state.unflatten(0, (len(pixel_values), -1))
         embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (len(pixel_values), -1))
-    return tokens, embeds
+        is_missing += batch.get("is_missing", torch.zeros(len(pixel_values), dtype=torch.bool))
+    return tokens, embeds, is_missing
 
 
 def encode_texts(
@@ -153,6 +156,8 @@ def itm_scores(
     for clips, is_candidate in zip(progress_bar(video_tokens, "matching"), pairs, strict=True):
         row = torch.full(is_candidate.shape, float("-inf"))
         for texts in is_candidate.nonzero()[:, 0].split(texts_at_once):
+            if len(texts) == 0:  # of a missing video
+                break
             per_clip = model.match(
                 video_hidden_states=clips,
                 text_hidden_states=text_states[texts].repeat(len(clips), 1, 1),
@@ -166,7 +171,7 @@ def itm_scores(
 @torch.inference_mode()
 def score_retrieval(
     model: PreTrainedModel,
-    video_batches: Iterable[torch.Tensor],
+    video_batches: Iterable[dict],
     text_batches: Iterable[dict[str, torch.Tensor]],
     num_frames: int,
     args: RetrievalArguments,
@@ -175,7 +180,8 @@ def score_retrieval(
 
     Args:
         model: bare (not wrapped for training); used in evaluation mode.
-        video_batches: this process's `share_of` the videos, in batches (B, frames, channels, height, width).
+        video_batches: this process's `share_of` the videos, in batches of `pixel_values` (B, frames, channels, height,
+            width) and perhaps `is_missing` (B,): such videos get -inf for all texts.
         text_batches: this process's `share_of` the texts, in batches of `input_ids` and `attention_mask` (B, L).
         num_frames: frames of a clip.
         args: see [`RetrievalArguments`].
@@ -185,15 +191,15 @@ def score_retrieval(
     """
     model.eval()
     clip_length = args.num_frames_test if args.eval_frame_ensemble == "concat" else num_frames
-    video_tokens, video_embeds = fail_together(
-        encode_videos, model, progress_bar(video_batches, "videos"), clip_length, args.strided_clips
+    video_tokens, video_embeds, is_missing = fail_together(
+        encode_videos, model, video_batches, clip_length, args.strided_clips
     )
-    video_embeds = gather_tensors(video_embeds)
+    video_embeds, is_missing = gather_tensors(video_embeds), gather_tensors(is_missing)
     text_states, text_mask, text_embeds = map(gather_tensors, encode_texts(model, text_batches))
 
-    itc = itc_scores(video_embeds, text_embeds)
+    itc = itc_scores(video_embeds, text_embeds).masked_fill(is_missing[:, None], float("-inf"))
     k = None if args.eval_x_only else args.k_test
-    for_video, for_text = shortlist(itc, k), shortlist(itc.t(), k).t()
+    for_video, for_text = (pairs & ~is_missing[:, None] for pairs in (shortlist(itc, k), shortlist(itc.t(), k).t()))
     pairs = share_of(list(for_video | for_text))
     itm = itm_scores(
         model, video_tokens, text_states.to(model.device), text_mask.to(model.device), pairs, args.eval_frame_ensemble

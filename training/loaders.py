@@ -1,0 +1,406 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""From rows to batches: one loader a task, videos decoded in worker processes, bad videos reported, media mixed.
+
+Batches carry frames as bytes (`clips`, `clip_sizes`, `flips`), which `SViTTVideoProcessor.to_pixel_values` resizes,
+flips and normalises on the device: see [`to_model_inputs`]. They also carry `bad_videos`, those that could not be read.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, send_to_device
+from datasets import Dataset
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+from transformers import PreTrainedModel
+
+from ..processing_svitt import SViTTProcessor, VideoDecodeError
+from .processes import InputError, progress_bar, share_of
+
+# So many videos in a row that cannot be read are no accident.
+MAX_BAD_IN_A_ROW = 10
+
+
+@dataclass
+class ProcessingArguments:
+    """From files to tensors."""
+
+    _argument_group_name = "processing"
+
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's own."})
+    max_text_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a caption, the rest is cut off; by default the model's own."}
+    )
+    augment: bool = field(default=True, metadata={"help": "Train on random crops and flips, the same for a clip."})
+    flip_prob: float = field(
+        default=0.5, metadata={"help": "Probability of a flip, which swaps left and right; 0 where captions name them."}
+    )
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode videos, beside each main process."})
+    decode_short_side: int | None = field(
+        default=None,
+        metadata={"help": "Training: scale larger frames down to this shorter side while decoding, which is faster."},
+    )
+    bad_videos: str = field(
+        default="skip",
+        metadata={
+            "choices": ["skip", "error"],
+            "help": "Training, for videos that cannot be read: take another at random and report them, or stop.",
+        },
+    )
+    bad_eval_videos: str = field(
+        default="error",
+        metadata={
+            "choices": ["error", "score_as_missed"],
+            "help": "Evaluation: stop at a video that cannot be read, or report it and count it as never found.",
+        },
+    )
+
+
+def load_model_and_processor(
+    model_class: type[PreTrainedModel],
+    path: str,
+    args: ProcessingArguments,
+    token_keep_rate: float | None = None,
+    fusion_token_keep_rate: float | None = None,
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """A model in float32, and its processor with the number of frames and the text length of `args`.
+
+    Args:
+        token_keep_rate, fusion_token_keep_rate: of the vision and of the text config; by default as they were saved.
+
+    Raises:
+        InputError: if there is no such model, or a rate is not above 0 and at most 1.
+    """
+    overrides = {"num_frames": args.num_frames, "max_length": args.max_text_length}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    for name, rate in {"token": token_keep_rate, "fusion_token": fusion_token_keep_rate}.items():
+        if rate is not None and not 0 < rate <= 1:
+            raise InputError(f"--{name}_keep_rate {rate}: must be above 0 and at most 1.")
+    try:
+        config = model_class.config_class.from_pretrained(path)
+        if token_keep_rate is not None:
+            config.vision_config.token_keep_rate = token_keep_rate
+        if fusion_token_keep_rate is not None:
+            config.text_config.token_keep_rate = fusion_token_keep_rate
+        model = model_class.from_pretrained(path, config=config, dtype=torch.float32)
+        return model, SViTTProcessor.from_pretrained(path, **overrides)
+    except OSError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{path}: cannot be loaded as a model with its processor ({reason}).") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows with clips
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Columns of rows that have been read: `clip` is what `read_clip` returned, None if that was impossible; `bad_videos`
+# lists the videos that could not be read for this row, {"video", "error"}.
+
+
+def name_of(video: Mapping) -> str:
+    return video["path"] or "<bytes>"
+
+
+class ClipDataset(TorchDataset):
+    """Rows of a dataset with the clips of their videos.
+
+    Args:
+        rows: with a column `video`.
+        read_clip: as `SViTTVideoProcessor.read_clip`.
+        bad_videos: for a video that cannot be read. `"error"`: raise; `"keep"`: give the row without a clip; `"skip"`:
+            give another row in its place, drawn from torch's random state, so that batches keep their size on all
+            processes.
+
+    Raises:
+        VideoDecodeError: when a row is read, see `bad_videos`; if one is skipped, after ten in a row.
+    """
+
+    def __init__(self, rows: Dataset, read_clip: Callable, bad_videos: str = "error"):
+        self.rows, self.read_clip, self.bad_videos = rows, read_clip, bad_videos
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        found = []
+        for _ in range(MAX_BAD_IN_A_ROW):
+            row = self.rows[index]
+            video = row.pop("video")
+            try:
+                return row | {"clip": self.read_clip(video), "bad_videos": found}
+            except VideoDecodeError as error:
+                if self.bad_videos == "error":
+                    raise
+                found = [*found, {"video": name_of(video), "error": str(error)}]
+            if self.bad_videos == "keep":
+                return row | {"clip": None, "bad_videos": found}
+            index = torch.randint(len(self.rows), ()).item()
+        raise too_many_in_a_row(found)
+
+
+class ClipStream(IterableDataset):
+    """Rows of a stream with the clips of their videos; those that cannot be read are left out and reported.
+
+    Args:
+        rows: iterable, with `video` in each row; if it can save its state, so can the stream.
+        read_clip: as `SViTTVideoProcessor.read_clip`.
+        bad_videos: `"skip"`, or `"error"` to raise a `VideoDecodeError`; after ten in a row it is raised anyway.
+    """
+
+    def __init__(self, rows: Iterable[dict], read_clip: Callable, bad_videos: str = "skip"):
+        self.rows, self.read_clip, self.bad_videos = rows, read_clip, bad_videos
+
+    def __iter__(self) -> Iterator[dict]:
+        found = []
+        for row in self.rows:
+            row = dict(row)
+            video = row.pop("video")
+            try:
+                clip = self.read_clip(video)
+            except VideoDecodeError as error:
+                if self.bad_videos == "error":
+                    raise
+                found.append({"video": name_of(video), "error": str(error)})
+                if len(found) == MAX_BAD_IN_A_ROW:
+                    raise too_many_in_a_row(found) from error
+                continue
+            yield row | {"clip": clip, "bad_videos": found}
+            found = []
+
+    def set_epoch(self, epoch: int):
+        self.rows.set_epoch(epoch)
+
+    def state_dict(self) -> dict:
+        return self.rows.state_dict()
+
+    def load_state_dict(self, state: dict):
+        self.rows.load_state_dict(state)
+
+
+def too_many_in_a_row(bad_videos: list[dict]) -> VideoDecodeError:
+    return VideoDecodeError(
+        f"{bad_videos[-1]['error'].rstrip('.')}; and the {len(bad_videos) - 1} videos tried before it could not be "
+        "read either."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loaders
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def training_clip_reader(processor: SViTTProcessor, args: ProcessingArguments) -> Callable:
+    """Reads random frames, and a random crop of them, of a video."""
+    return partial(
+        processor.video_processor.read_clip,
+        sampling="rand",
+        do_augment=args.augment,
+        flip_prob=args.flip_prob,
+        decode_short_side=args.decode_short_side,
+    )
+
+
+def worker_settings(num_workers: int) -> dict:
+    """Of a DataLoader: workers live as long as it does, and hand over memory that a GPU copies without waiting."""
+    return {
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.accelerator.is_available(),
+    }
+
+
+def training_loader(rows: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments, collate):
+    # A last smaller batch, with too few negatives, is left out unless there is no other.
+    return DataLoader(
+        ClipDataset(rows, training_clip_reader(processor, args), args.bad_videos),
+        batch_size,
+        shuffle=True,
+        drop_last=len(rows) >= batch_size * PartialState().num_processes,
+        collate_fn=partial(collate, processor=processor),
+        **worker_settings(args.num_workers),
+    )
+
+
+def pair_loader(pairs: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments) -> DataLoader:
+    """Training batches of [`training_pairs`]: clips of random frames, `input_ids`, `attention_mask`, `video_ids`."""
+    return training_loader(pairs, processor, batch_size, args, collate_pairs)
+
+
+def question_loader(
+    questions: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments
+) -> DataLoader:
+    """Training batches of [`load_questions`]: clips, `input_ids` and `attention_mask` of questions, their `answers`."""
+    return training_loader(questions, processor, batch_size, args, collate_questions)
+
+
+def pair_stream_loader(
+    rows: Iterable[dict], processor: SViTTProcessor, batch_size: int, args: ProcessingArguments
+) -> StatefulDataLoader:
+    """As [`pair_loader`], of a stream of this process, in its order; `state_dict` saves where to go on, exactly."""
+    return StatefulDataLoader(
+        ClipStream(rows, training_clip_reader(processor, args), args.bad_videos),
+        batch_size,
+        drop_last=True,
+        collate_fn=partial(collate_pairs, processor=processor),
+        **worker_settings(args.num_workers),
+    )
+
+
+def video_loader(
+    videos: Dataset,
+    processor: SViTTProcessor,
+    num_frames: int,
+    batch_size: int,
+    args: ProcessingArguments,
+) -> DataLoader:
+    """Batches of a column `video`, in order: frames from the middle of `num_frames` equal intervals.
+
+    With `args.bad_eval_videos="score_as_missed"`, a video that cannot be read has black frames, and `is_missing` is
+    true for it.
+    """
+    read_clip = partial(processor.video_processor.read_clip, num_frames=num_frames)
+    policy = {"error": "error", "score_as_missed": "keep"}[args.bad_eval_videos]
+    return DataLoader(
+        ClipDataset(videos, read_clip, policy),
+        batch_size,
+        collate_fn=partial(collate_videos, processor=processor, num_frames=num_frames),
+        **worker_settings(args.num_workers) | {"persistent_workers": False},
+    )
+
+
+def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 128) -> Iterator[dict]:
+    """Batches of `input_ids` and `attention_mask` of this process's share of the texts, in order.
+
+    All are padded to the longest of all texts, so that what is made of them can be gathered.
+    """
+    share = {name: share_of(tensor) for name, tensor in processor(text=texts, return_tensors="pt").items()}
+    for start in range(0, len(share["input_ids"]), batch_size):
+        yield {name: tensor[start : start + batch_size] for name, tensor in share.items()}
+
+
+def collate_clips(rows: list[dict], processor: SViTTProcessor) -> dict:
+    clips = processor.video_processor.collate_clips([row["clip"] for row in rows])
+    return {**clips, "bad_videos": [bad for row in rows for bad in row["bad_videos"]]}
+
+
+def collate_pairs(rows: list[dict], processor: SViTTProcessor) -> dict:
+    text = processor(text=[row["caption"] for row in rows], return_tensors="pt")
+    return {**collate_clips(rows, processor), **text, "video_ids": torch.tensor([row["video_id"] for row in rows])}
+
+
+def collate_questions(rows: list[dict], processor: SViTTProcessor) -> dict:
+    text = processor(text=[row["question"] for row in rows], return_tensors="pt")
+    return {**collate_clips(rows, processor), **text, "answers": [row["answer"] for row in rows]}
+
+
+def collate_videos(rows: list[dict], processor: SViTTProcessor, num_frames: int) -> dict:
+    """`clips` that have their size already, `is_missing` (B,)."""
+    size = processor.video_processor.size
+    black = torch.zeros(num_frames, 3, size["height"], size["width"], dtype=torch.uint8), False
+    is_missing = [row["clip"] is None for row in rows]
+    clips = processor.video_processor.collate_clips([row["clip"] or black for row in rows])["clips"]
+    bad_videos = [bad for row in rows for bad in row["bad_videos"]]
+    return {"clips": clips, "is_missing": torch.tensor(is_missing), "bad_videos": bad_videos}
+
+
+def to_model_inputs(batch: dict, processor: SViTTProcessor) -> dict:
+    """Finish the clips of a batch on the device where it is: they become `pixel_values` (B, T, 3, H, W) float32."""
+    clips = {name: batch.pop(name) for name in ("clips", "clip_sizes", "flips") if name in batch}
+    return batch | {"pixel_values": processor.video_processor.to_pixel_values(**clips)}
+
+
+def model_batches(
+    loader: DataLoader, processor: SViTTProcessor, device: torch.device, bad_videos: "BadVideoReport"
+) -> Iterator[dict]:
+    """Batches of a loader that Accelerate does not prepare, on the device and ready for the model, with progress."""
+    for batch in progress_bar(loader, "videos"):
+        bad_videos.take_from(batch)
+        yield to_model_inputs(send_to_device(batch, device, non_blocking=True), processor)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bad videos
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class BadVideoReport:
+    """Collects the videos that batches report as bad, and writes them down with [`write`].
+
+    Args:
+        path: file to which one JSON object a line is added, {"split", "epoch", "video", "error"}.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path, self.found = Path(path), {}
+
+    def take_from(self, batch: dict):
+        """Remove `bad_videos` from a batch and remember them."""
+        self.found |= {bad["video"]: bad["error"] for bad in batch.pop("bad_videos", ())}
+
+    def write(self, split: str, epoch: int | None = None) -> int:
+        """Write down what all processes have found since the last time, each video once, and return how many."""
+        found = {}
+        for part in gather_object([self.found]):
+            found |= part
+        self.found = {}
+        if found and PartialState().is_main_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                for video in sorted(found):
+                    line = {"split": split, "epoch": epoch, "video": video, "error": found[video]}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return len(found)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several media
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class MixedLoader:
+    """Batches of several loaders, such as of videos and of images: each step takes one, the same on all processes.
+
+    In an epoch every batch of every loader comes once, in an order that `seed` and the epoch fix, as with the
+    original's MetaLoader. Batches get a key `medium`.
+
+    Args:
+        loaders: by medium, each with a length.
+    """
+
+    def __init__(self, loaders: dict[str, DataLoader], seed: int = 0):
+        self.loaders, self.seed, self.epoch = loaders, seed, 0
+
+    def prepare(self, accelerator: Accelerator) -> "MixedLoader":
+        """With loaders that share their batches out to processes."""
+        return MixedLoader({medium: accelerator.prepare(loader) for medium, loader in self.loaders.items()}, self.seed)
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+        for loader in self.loaders.values():
+            loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loaders.values()))
+
+    def schedule(self) -> list[str]:
+        """The medium of each step of the epoch."""
+        media = [medium for medium, loader in self.loaders.items() for _ in range(len(loader))]
+        return np.random.default_rng((self.seed, self.epoch)).permutation(media).tolist()
+
+    def __iter__(self) -> Iterator[dict]:
+        batches = {medium: iter(loader) for medium, loader in self.loaders.items()}
+        for medium in self.schedule():
+            yield {**next(batches[medium]), "medium": medium}

@@ -1,0 +1,283 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""Datasets by name: the files of each split and the settings published with it, in the YAML files beside this one.
+
+One's own files look the same. A split has one of `annotation`, `hub` and `shards`, and paths are below --data_dir:
+
+    splits:
+      train: {annotation: train.json, videos: videos}           # or JSON lines, or CSV
+      train_images: {annotation: images.json, videos: images, medium: image}
+      train_shards: {shards: "packed/train-*.tar", columns: {caption: json.text}}
+      train_hub: {hub: user/name, hub_split: train}
+      test: {annotation: clips}                                 # a folder with metadata.jsonl, as for "videofolder"
+    settings: {num_frames: 4, learning_rate: 1.0e-5, stop_key: test}
+"""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from datasets import Dataset
+from transformers import HfArgumentParser
+
+from ..data import load_captions, load_choices, load_questions, open_hub, parts_of
+from ..processes import InputError
+from ..streaming import ShuffledStream, load_hub_stream, load_stream
+
+PRESETS = Path(__file__).parent
+ROWS_OF_TASK = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
+SPLIT_KEYS = {  # with the type of each in YAML, and the key that it goes with
+    "annotation": (str, None),
+    "videos": (str, "annotation"),
+    "hub": (str, None),
+    "hub_split": (str, "hub"),
+    "shards": ((str, list), None),
+    "rows": (str, None),
+    "num_options": (int, None),
+    "medium": (str, None),
+    "columns": (dict, None),
+}
+COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type")
+CHOICES = {"rows": ("captions", "questions", "multiple_choice"), "medium": ("video", "image")}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the rows of a split are, and of which kind.
+
+    Args:
+        origin: preset or file, and split, as messages name it.
+        annotation: annotation file, or folder with metadata files.
+        videos: folder that the annotation's names are relative to; by default where it lies.
+        hub, hub_split: name of a dataset of the Hub, or folder that `load_dataset` takes, and its split.
+        shards: paths or URLs, with or without `*`.
+        rows: `"captions"`, `"questions"` or `"multiple_choice"`.
+        num_options: of multiple choice.
+        medium: `"video"` or `"image"`, for training that mixes them.
+        columns: what the rows call our columns, where the names differ.
+    """
+
+    origin: str
+    annotation: Path | None = None
+    videos: Path | None = None
+    hub: str | None = None
+    hub_split: str | None = None
+    shards: tuple[str, ...] = ()
+    rows: str = "captions"
+    num_options: int | None = None
+    medium: str = "video"
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def load(self, missing_videos: str = "error", **options) -> Dataset:
+        """Rows of [`load_captions`], [`load_questions`] or [`load_choices`], which `options` are handed to.
+
+        Raises:
+            InputError: if a file is missing or wrong, or the split is a stream.
+        """
+        if self.shards:
+            raise InputError(f"{self.origin}: shards can only be streamed, by a script that trains on streams.")
+        if self.annotation is not None:
+            self.check_paths()
+        source = self.annotation or open_hub(self.hub, self.hub_split or "train", self.columns)
+        load = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}[self.rows]
+        if self.rows == "multiple_choice":
+            options["num_options"] = self.num_options
+        return load(source, self.videos, columns=self.columns, missing_videos=missing_videos, **options)
+
+    def stream(self, match_by: str = "video", seed: int = 0, buffer_size: int = 1000) -> ShuffledStream:
+        """A stream of [`load_stream`] or [`load_hub_stream`]; raises an `InputError` for a split of annotations."""
+        if self.rows == "multiple_choice":
+            raise InputError(f"{self.origin}: multiple choice is for evaluation, which takes no streams.")
+        options = {"kind": self.rows, "columns": self.columns, "match_by": match_by}
+        options |= {"seed": seed, "buffer_size": buffer_size}
+        if self.shards:
+            return load_stream(list(self.shards), **options)
+        if self.hub is None:
+            raise InputError(f"{self.origin}: only shards and datasets of the Hub can be streamed.")
+        return load_hub_stream(self.hub, self.hub_split or "train", **options)
+
+    def check_paths(self):
+        if not self.annotation.exists():
+            raise InputError(f"{self.origin}: {self.annotation}: there is no such annotation file.")
+        if self.videos is not None and not self.videos.is_dir():
+            raise InputError(f"{self.origin}: {self.videos}: there is no such folder of videos.")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A dataset: its splits by name, settings by the names of a script's arguments, and the answers to choose from."""
+
+    origin: str
+    splits: dict[str, Split] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    answer_list: Path | None = None
+
+
+@dataclass
+class DatasetArguments:
+    """Which dataset, by name or by file; its settings are defaults that this command line overrides."""
+
+    _argument_group_name = "dataset"
+
+    dataset: str | None = field(default=None, metadata={"help": "Name of a published dataset, such as msrvtt."})
+    dataset_file: str | None = field(default=None, metadata={"help": "YAML file that describes one of your own."})
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of annotations and videos: by default `data`, or that of the --dataset_file."},
+    )
+
+
+def preset_names(task: str) -> list[str]:
+    return sorted(file.stem for file in (PRESETS / task).glob("*.yaml"))
+
+
+def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None = None) -> Preset:
+    """Load a published dataset by name, or one of your own from a `.yaml` file.
+
+    Args:
+        task: `"pretraining"`, `"retrieval"` or `"videoqa"`.
+        name_or_file: one of `preset_names(task)`, or a `Path`, or a string that ends in `.yaml` or `.yml`.
+        data_dir: folder that paths are relative to: by default `data`, or that of the file.
+
+    Raises:
+        InputError: if there is none of that name, or the file has a key that is unknown or of a wrong type. Whether
+            the files of a split exist is checked when it is loaded.
+    """
+    file = Path(name_or_file)
+    if isinstance(name_or_file, Path) or file.suffix in (".yaml", ".yml"):
+        origin, data_dir = str(file), Path(data_dir or file.parent)
+    else:
+        origin, data_dir = f"preset {name_or_file}", Path(data_dir or "data")
+        if name_or_file not in preset_names(task):
+            raise InputError(f"{name_or_file}: there is no such dataset for {task}, but: {known(preset_names(task))}.")
+        file = PRESETS / task / f"{name_or_file}.yaml"
+    content = read_yaml(file)
+    check_keys(origin, content, {"splits": dict, "settings": dict, "answer_list": str})
+    if not content.get("splits"):
+        raise InputError(f"{origin}: `splits` is missing.")
+    splits = {}
+    for name, keys in content["splits"].items():
+        splits[str(name)] = parse_split(f"{origin}, split {name}", keys, data_dir, ROWS_OF_TASK[task])
+    answer_list = content.get("answer_list")
+    return Preset(origin, splits, content.get("settings") or {}, answer_list and data_dir / answer_list)
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that comes twice is an error; else its first value would be lost."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"found `{key}` twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: Path):
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), StrictLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())}).") from error
+
+
+def parse_split(origin: str, keys: dict, data_dir: Path, rows: str) -> Split:
+    check_keys(origin, keys, {key: kind for key, (kind, _) in SPLIT_KEYS.items()})
+    sources = [key for key in ("annotation", "hub", "shards") if key in keys]
+    if len(sources) != 1:
+        raise InputError(f"{origin}: must have one of annotation, hub and shards, got {known(sources) or 'none'}.")
+    for key, (_, other) in SPLIT_KEYS.items():
+        if key in keys and other is not None and other not in keys:
+            raise InputError(f"{origin}: `{key}` goes with `{other}`, which is missing.")
+        if key in keys and key in CHOICES and keys[key] not in CHOICES[key]:
+            raise InputError(f"{origin}: `{key}` must be one of {known(CHOICES[key])}, got {keys[key]!r:.200}.")
+    for column, name in keys.get("columns", {}).items():
+        if column not in COLUMNS or not is_name_or_template(name):
+            wanted = f"map some of {known(COLUMNS)} to a field or a template such as {{page_dir}}/{{videoid}}.mp4"
+            raise InputError(f"{origin}: `columns` must {wanted}, got {column}: {name!r:.200}.")
+    values = {"rows": rows} | keys
+    for key in ("annotation", "videos"):
+        if key in keys:
+            values[key] = data_dir / keys[key]
+    if "shards" in keys:
+        patterns = [keys["shards"]] if isinstance(keys["shards"], str) else keys["shards"]
+        values["shards"] = tuple(str(path) if "://" in str(path) else str(data_dir / str(path)) for path in patterns)
+    if "hub" in keys and (data_dir / keys["hub"]).is_dir():
+        values["hub"] = str(data_dir / keys["hub"])
+    return Split(origin, **values)
+
+
+def is_name_or_template(name) -> bool:
+    try:
+        parts = parts_of(name) if isinstance(name, str) else [""]
+        return name != "" and all(part and not set(".[") & set(part) for part in parts)
+    except ValueError:
+        return False
+
+
+def check_keys(origin: str, content, kinds: dict):
+    """Raise an `InputError` for what is no mapping, for an unknown key, or for a value of a wrong type."""
+    if not isinstance(content, dict):
+        raise InputError(f"{origin}: must be a mapping with some of the keys {known(kinds)}, got {content!r:.200}.")
+    for key, value in content.items():
+        if key not in kinds:
+            raise InputError(f"{origin}: there is no key `{key}`, but: {known(kinds)}.")
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            names = {str: "a string", int: "an integer", dict: "a mapping", (str, list): "a string or a list"}
+            raise InputError(f"{origin}: `{key}` must be {names[kinds[key]]}, got {value!r:.200}.")
+
+
+def known(names) -> str:
+    return ", ".join(names)
+
+
+def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> Preset:
+    """Make the settings of the dataset that the command line names the defaults of its parser.
+
+    Returns:
+        The dataset, or one without splits where none is named.
+
+    Raises:
+        InputError: as [`load_preset`], and for a setting that the script has not, or of a wrong type.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    for option in dataclasses.fields(DatasetArguments):
+        first.add_argument(f"--{option.name}", f"--{option.name.replace('_', '-')}")
+    chosen, _ = first.parse_known_args(args)
+    if chosen.dataset is not None and chosen.dataset_file is not None:
+        raise InputError("Give one of --dataset and --dataset_file.")
+    if chosen.dataset is None and chosen.dataset_file is None:
+        return Preset("command line")
+    preset = load_preset(task, chosen.dataset or Path(chosen.dataset_file), chosen.data_dir)
+    options = {}
+    for action in parser._actions:
+        if action.option_strings and not action.required and action.dest not in ("help", *vars(chosen)):
+            options.setdefault(action.dest, action)
+    for name, value in preset.settings.items():
+        if name not in options:
+            raise InputError(f"{preset.origin}: there is no setting `{name}`, but: {known(options)}.")
+        if value is not None:
+            parser.set_defaults(**{name: parse_setting(preset.origin, options[name], value)})
+    return preset
+
+
+def parse_setting(origin: str, action: argparse.Action, value):
+    """A value as the option of a parser would take it from the command line."""
+    if isinstance(value, list) != (action.nargs in ("+", "*")):
+        raise InputError(f"{origin}: setting `{action.dest}` must {'' if action.nargs else 'not '}be a list.")
+    try:
+        parsed = [action.type(str(item)) for item in (value if isinstance(value, list) else [value])]
+    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+        raise InputError(f"{origin}: setting `{action.dest}` cannot be {value!r:.200}.") from error
+    if action.choices is not None and not set(parsed) <= set(action.choices):
+        choices = known(map(str, action.choices))
+        raise InputError(f"{origin}: setting `{action.dest}` must be one of {choices}, got {value!r:.200}.")
+    return parsed if isinstance(value, list) else parsed[0]
