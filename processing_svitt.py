@@ -100,7 +100,7 @@ def read_video(
         raise ValueError(f"`short_side` must be at least 1 and `num_threads` 0, got {short_side} and {num_threads}.")
     name, data = _name_and_data(source)
     with _open_video(name, data, num_threads, max_frame_pixels) as (container, stream):
-        index = _index_packets(name, container, stream, max_frames)
+        index = _read_table(name, container, stream, max_frames) or _index_packets(name, container, stream, max_frames)
         decoder = _FrameDecoder(name, data, container, stream, index, short_side, max_frame_pixels)
         num_frames = index.num_frames
         while True:
@@ -241,13 +241,37 @@ class _PacketIndex:
     times: np.ndarray  # when the frame of a packet is shown, in units of the stream; None where unknown
     is_key: np.ndarray
     is_shown: np.ndarray  # some packets only serve the decoding of others
-    packets: list | None  # None where they are too large to be kept
+    packets: dict | None  # those kept in memory, by position; None where they are too large
     fps: float | None
     can_seek: bool
+    decode_times: np.ndarray | None = None  # from the table of a file; `times` are right only where packets were read
 
     @property
     def num_frames(self) -> int:
         return int(self.is_shown.sum())
+
+
+def _check_num_frames(name: str, num_frames: int, max_frames: int):
+    if num_frames > max_frames:
+        raise VideoDecodeError(f"{name}: has more frames than the limit of {max_frames}.")
+
+
+def _read_table(name: str, container, stream, max_frames: int) -> _PacketIndex | None:
+    """The index that a large MP4 or MOV has itself, so that little of it need be read; None for other files."""
+    entries = stream.index_entries
+    if (
+        not container.format.name.startswith("mov")
+        or container.size <= MAX_HELD_BYTES_OF_INDEXED
+        or len(entries) != stream.frames  # as with fragments, which have tables of their own
+        or not stream.average_rate
+    ):
+        return None
+    _check_num_frames(name, len(entries), max_frames)
+    rows = [(entry.timestamp, entry.is_keyframe, not entry.is_discard, entry.size) for entry in entries]
+    times, is_key, is_shown, sizes = (np.array(column) for column in zip(*rows, strict=True))
+    if not is_key[0] or not _is_one_frame_a_packet(stream.codec_context, sizes.min()):
+        return None
+    return _PacketIndex(times.copy(), is_key, is_shown, {}, float(stream.average_rate), True, decode_times=times)
 
 
 def _index_packets(name: str, container, stream, max_frames: int) -> _PacketIndex:
@@ -255,7 +279,7 @@ def _index_packets(name: str, container, stream, max_frames: int) -> _PacketInde
     is_indexed = container.format.name.startswith(FORMATS_WITH_INDEX)
     is_vp8 = stream.codec_context.name == "vp8"
     times, is_key, is_shown, sizes = [], [], [], []
-    packets = [] if container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES) else None
+    packets = {} if container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES) else None
     for packet in container.demux(stream):
         size = packet.size
         if size == 0:
@@ -266,9 +290,8 @@ def _index_packets(name: str, container, stream, max_frames: int) -> _PacketInde
         is_hidden = is_vp8 and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
         is_shown.append(not (packet.is_discard or is_hidden))
         if packets is not None:
-            packets.append(packet)
-        if len(times) > max_frames:
-            raise VideoDecodeError(f"{name}: has more frames than the limit of {max_frames}.")
+            packets[len(packets)] = packet
+        _check_num_frames(name, len(times), max_frames)
         last = packet
     if times and last.is_corrupt:
         raise VideoDecodeError(f"{name}: cut off in the middle of a frame, after {sum(is_shown) - 1} whole ones.")
@@ -276,23 +299,30 @@ def _index_packets(name: str, container, stream, max_frames: int) -> _PacketInde
     if stream.codec_context.name == "gif":  # which marks every packet, though frames build on the last
         is_key[1:] = False
     fps = _frame_rate(stream, times[is_shown])
-    can_seek = (packets is not None or is_indexed) and _can_start_at_keyframes(container, stream, times, is_key, sizes)
+    can_seek = (
+        (packets is not None or is_indexed)
+        and _are_times_known(container, stream, times, is_key)
+        and _is_one_frame_a_packet(stream.codec_context, min(sizes))
+    )
     return _PacketIndex(times, is_key, is_shown, packets, fps, can_seek)
 
 
-def _can_start_at_keyframes(container, stream, times: np.ndarray, is_key: np.ndarray, sizes: list[int]) -> bool:
-    """Whether each packet is one frame, and the times of frames are known."""
-    codec = stream.codec_context
+def _is_one_frame_a_packet(codec, smallest: int) -> bool:
     return (
         codec.codec.canonical_name in SEEKABLE_CODECS
         and codec.field_order <= 1  # else two packets may be the fields of one frame
-        and not (container.format.name == "avi" and codec.has_b_frames)  # which has no times
-        and len(times) > 0
+        # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
+        and not (codec.name == "mpeg4" and smallest <= 10)
+    )
+
+
+def _are_times_known(container, stream, times: np.ndarray, is_key: np.ndarray) -> bool:
+    return (
+        len(times) > 0
         and times.dtype != object  # with a None
         and len(np.unique(times)) == len(times)
         and bool(is_key[0] and times[0] == times.min())
-        # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
-        and not (codec.name == "mpeg4" and min(sizes) <= 10)
+        and not (container.format.name == "avi" and stream.codec_context.has_b_frames)  # they are those of decoding
     )
 
 
@@ -324,20 +354,71 @@ class _FrameDecoder:
     short_side: int | None
     max_frame_pixels: int
     reformatter: VideoReformatter = field(default_factory=VideoReformatter)
+    num_held_bytes: int = 0
 
     def decode(self, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
         """The `wanted` frames by their index, each (H, W, 3) uint8, and the number of frames in the file."""
         if self.index.can_seek and len(wanted) < self.index.num_frames:
-            frames = self._decode_spans(wanted)
-            if len(frames) == len(wanted):
-                return frames, self.index.num_frames
+            if self.index.decode_times is None or self._read_groups(wanted):
+                frames = self._decode_spans(wanted)
+                if len(frames) == len(wanted):
+                    return frames, self.index.num_frames
         return self._decode_everything(wanted)
+
+    def _read_groups(self, wanted: set[int]) -> bool:
+        """
+        Reads the packets round the wanted frames, whose times the table lacks: their groups of pictures (a keyframe
+        and what follows) and the groups beside these. False if the table or the order of groups cannot be trusted.
+        """
+        index = self.index
+        starts = np.append(np.flatnonzero(index.is_key), len(index.is_key))
+        # As groups are shown one after the other, a frame is in the group where the packet of its number is.
+        packets = np.flatnonzero(index.is_shown)[sorted(wanted)]
+        groups = np.unique(np.searchsorted(starts, packets, side="right") - 1)
+        near = np.unique(np.clip([[0, group - 1, group, group + 1] for group in groups], 0, len(starts) - 2))
+        for run in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):
+            if not self._read_packets(*starts[[run[0], run[0] + 1, run[-1] + 1]].tolist()):
+                return False
+        spans = {group: index.times[starts[group] : starts[group + 1]] for group in near.tolist()}
+        for group, times in spans.items():
+            following = spans.get(group + 1, [math.inf])
+            if len(np.unique(times)) < len(times) or times.max() >= min(following):
+                return False
+        return bool(index.times[0] == spans[0].min())
+
+    def _read_packets(self, first: int, following: int, end: int) -> bool:
+        """
+        Learns the times of packets from `first` up to `end`; false if they do not match the table. `first` and
+        `following` are keyframes, one after the other.
+        """
+        index, expected, position = self.index, self.index.decode_times, first
+        # Seeking goes by the time of showing, a little after that of decoding: aimed at the middle it hits the group.
+        middle = (expected[first] + expected[min(following, len(expected) - 1)]) // 2
+        self.container.seek(int(middle), stream=self.stream)
+        for packet in self.container.demux(self.stream):
+            if packet.size == 0 or packet.dts is None or packet.pts is None:
+                return False
+            if position == first and packet.dts < expected[first]:
+                continue
+            if packet.dts != expected[position] or packet.is_keyframe != index.is_key[position]:
+                return False
+            index.times[position] = packet.pts
+            self.num_held_bytes += packet.size
+            if index.packets is not None:
+                index.packets[position] = packet
+                index.packets = index.packets if self.num_held_bytes <= MAX_HELD_BYTES else None
+            position += 1
+            if position == end:
+                return True
+        return False
 
     def _decode_spans(self, wanted: set[int]) -> dict[int, np.ndarray]:
         """Decodes from keyframes on. Frames are missing if they do not come out or a keyframe is none."""
         times = self.index.times
         shown = np.flatnonzero(self.index.is_shown)
-        shown = shown[np.argsort(times[shown])]  # the packet of each frame
+        group = np.cumsum(self.index.is_key)
+        by_time = (times[shown],) if self.index.decode_times is None else (times[shown], group[shown])
+        shown = shown[np.lexsort(by_time)]  # the packet of each frame
         frame_at = {int(times[shown[frame]]): frame for frame in wanted}
         frames, codec = {}, self.stream.codec_context
         try:
@@ -385,7 +466,7 @@ class _FrameDecoder:
 
     def _packets(self, first: int, last: int) -> Iterator:
         if self.index.packets is not None:
-            yield from self.index.packets[first : last + 1]
+            yield from (self.index.packets[position] for position in range(first, last + 1))
             return
         self.container.seek(int(self.index.times[first]), stream=self.stream)
         position = None
@@ -410,10 +491,9 @@ class _FrameDecoder:
         codec = self.stream.codec_context
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
-        if self.index.packets is not None:
-            packets = self.index.packets
-            for packet in packets:
-                yield from codec.decode(packet)
+        if self.index.packets is not None and len(self.index.packets) == len(self.index.times):
+            for position in range(len(self.index.times)):
+                yield from codec.decode(self.index.packets[position])
         else:
             with _open_video(self.name, self.data, codec.thread_count, self.max_frame_pixels) as (container, stream):
                 for packet in container.demux(stream):

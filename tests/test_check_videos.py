@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
 """svitt-check-videos finds every problem, survives crashes and hangs, and goes on after an interruption."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -344,4 +345,10 @@ def test_ctrl_c_leaves_a_valid_report(tmp_path, write_video, monkeypatch, capsys
     assert capsys.readouterr().err == "Interrupted: the same command goes on with the videos that are left.\n"
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert 0 < len(lines) < 10000 and {line["problem"] for line in lines} == {"too_short"}
+    # A worker that was just starting ends by itself, when it finds that nobody holds the other end of its pipe.
+    del exited
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not multiprocessing.active_children()

@@ -91,12 +91,13 @@ def spans(monkeypatch):
     return counts
 
 
-@pytest.mark.parametrize("held", [True, False], ids=["held", "read twice"])
+@pytest.mark.parametrize("mode", ["small", "large", "too large to be held"])
 @pytest.mark.parametrize("name", STREAMS)
-def test_any_frame_of_any_stream(streams, references, spans, monkeypatch, name, held):
-    if not held:
-        monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES", 0)
+def test_any_frame_of_any_stream(streams, references, spans, monkeypatch, name, mode):
+    if mode != "small":
         monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES_OF_INDEXED", 0)
+    if mode == "too large to be held":
+        monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES", 0)
     path, reference = streams[name], references[name]
     assert len(reference) == 40
     for index in range(40):
@@ -104,7 +105,7 @@ def test_any_frame_of_any_stream(streams, references, spans, monkeypatch, name, 
         assert metadata.total_num_frames == 40
         np.testing.assert_array_equal(frames, reference[[index]])
     starts_at_keyframes = STREAMS[name][4]
-    if held and starts_at_keyframes is not None:
+    if mode != "too large to be held" and starts_at_keyframes is not None:
         assert spans == ({"spans": 40, "everything": 0} if starts_at_keyframes else {"spans": 0, "everything": 40})
 
 
