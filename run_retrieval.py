@@ -116,7 +116,7 @@ def main():
             scores = retrieval.score_retrieval(model, clips, tokens, num_frames, evaluation)
         num_bad = bad_videos.write(split)
         if num_bad:
-            accelerator.print(f"{split}: {num_bad} bad videos count as missed, see {bad_videos.path}")
+            accelerator.print(f"{split}: bad videos that count as missed: {num_bad} (see {bad_videos.path})")
         if task.save_scores:
             write_whole(
                 task.output_dir, lambda folder: save_file(asdict(scores), folder / f"scores_{split}.safetensors")

@@ -239,7 +239,7 @@ def test_bad_videos_are_skipped_or_missed_and_reported(demo, bad_video, tmp_path
         ("test", None, "test_00003.mp4"),
     ]
     printed = capfd.readouterr().out
-    assert "1 bad videos skipped" in printed and "test: 1 bad videos count as missed" in printed
+    assert "bad videos skipped: 1 (see" in printed and "test: bad videos that count as missed: 1" in printed
 
 
 @pytest.mark.slow

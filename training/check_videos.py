@@ -43,17 +43,7 @@ from typing import TextIO
 from transformers import HfArgumentParser
 
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from .data import (
-    METADATA_FILES,
-    VideoColumn,
-    check_first_use,
-    field_name,
-    read_csv,
-    read_json,
-    read_json_lines,
-    string_of,
-    strings_of,
-)
+from .data import VideoColumn, check_first_use, field_name, read_unchecked_rows, string_of, strings_of
 from .presets import ROWS_OF_TASK, DatasetArguments, Split, load_preset, preset_names
 from .processes import InputError, exit_on_bad_input, progress_bar
 from .workers import WorkerFailure, map_in_workers
@@ -188,7 +178,9 @@ def annotated_videos(splits: list[Split], present: list[str]) -> tuple[dict[str,
             continue
         column = VideoColumn(split.annotation, split.videos, split.columns, missing_videos="allow")
         first_rows = defaultdict(dict)
-        for file, number, row in progress_bar(read_rows(split.annotation), f"reading {split.annotation.name}"):
+        for file, number, row in progress_bar(
+            read_unchecked_rows(split.annotation), f"reading {split.annotation.name}"
+        ):
             where = {"annotation_file": str(file), "row": number}
             known = len(column.paths)
             errors = row_errors(column, file, number, row, first_rows)
@@ -209,24 +201,6 @@ def annotated_videos(splits: list[Split], present: list[str]) -> tuple[dict[str,
 
 def stem_of(path: str) -> str:
     return os.path.splitext(path)[0].casefold()
-
-
-def read_rows(annotation: Path) -> Iterator[tuple[Path, int, object]]:
-    """As `data.read_annotations`, but leaves it to [`row_errors`] to find the faults of single rows."""
-    files = [annotation]
-    if annotation.is_dir():
-        files = sorted(file for name in METADATA_FILES for file in annotation.rglob(name))
-    number = 0
-    for file in files:
-        read = {".csv": read_csv, ".jsonl": read_json_lines}.get(file.suffix, read_json)
-        try:
-            with file.open(encoding="utf-8-sig", newline="") as lines:
-                for number, row in enumerate(read(file, lines), start=1):
-                    yield file, number, row
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: cannot be read as text in UTF-8 ({error}).") from error
-    if number == 0:
-        raise InputError(f"{annotation}: must hold at least one annotation.")
 
 
 def row_errors(column: VideoColumn, file: Path, number: int, row, first_rows: dict[str, dict]) -> list[str]:

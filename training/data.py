@@ -51,6 +51,17 @@ def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, dict]]:
     Raises:
         InputError: if a file is missing, cannot be read as such, has no rows, or uses an `id` twice.
     """
+    first_rows = {}
+    for file, number, row in read_unchecked_rows(path):
+        if not isinstance(row, dict):
+            raise InputError(f'{file}, row {number}: must be an object such as {{"video": …}}, got {row!r:.200}.')
+        if "id" in row:
+            check_first_use(file, number, "id", row["id"], first_rows.setdefault(file, {}))
+        yield file, number, row
+
+
+def read_unchecked_rows(path: str | Path) -> Iterator[tuple[Path, int, object]]:
+    """As [`read_annotations`], with whatever the rows are."""
     files = [Path(path)]
     if files[0].is_dir():
         files = sorted(file for name in METADATA_FILES for file in files[0].rglob(name))
@@ -60,15 +71,10 @@ def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, dict]]:
         if not file.is_file():
             raise InputError(f"{file}: there is no such annotation file.")
         read_rows = {".csv": read_csv, ".jsonl": read_json_lines}.get(file.suffix.lower(), read_json)
-        number, first_row_of = 0, {}
+        number = 0
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines:
                 for number, row in enumerate(read_rows(file, lines), start=1):
-                    if not isinstance(row, dict):
-                        wanted = 'an object such as {"video": …}'
-                        raise InputError(f"{file}, row {number}: must be {wanted}, got {row!r:.200}.")
-                    if "id" in row:
-                        check_first_use(file, number, "id", row["id"], first_row_of)
                     yield file, number, row
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: cannot be read as text in UTF-8 ({error}).") from error

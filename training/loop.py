@@ -104,7 +104,7 @@ def train(
         report = [f"{name} {losses[name]:.4f}" for name in sorted(losses)] + [batches.report()]
         num_bad = bad_videos.write("train", epoch) if bad_videos is not None else 0
         if num_bad:
-            report.append(f"{num_bad} bad videos skipped, see {bad_videos.path}")
+            report.append(f"bad videos skipped: {num_bad} (see {bad_videos.path})")
         score = epoch  # without a score, the latest is the best
         if validate is not None:
             score = validate(bare_model)
