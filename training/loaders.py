@@ -152,7 +152,8 @@ class ClipDataset(TorchDataset):
 
 
 class ClipStream(IterableDataset):
-    """Rows of a stream with the clips of their videos; those that cannot be read are left out and reported.
+    """Rows of a stream with the clips of their videos; those that cannot be read are left out, and reported by the next
+    row that can.
 
     Args:
         rows: iterable, with `video` in each row; if it can save its state, so can the stream.
