@@ -33,6 +33,8 @@ from transformers.processing_utils import ProcessorMixin, Unpack, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
+from .picture_order import PictureCounter, counts_follow_times
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Decoding
 # ---------------------------------------------------------------------------------------------------------------------
@@ -47,6 +49,8 @@ MAX_CLIP_BYTES = 2**32
 # faster from some 4 MB on, but only formats with a list of keyframes are sure to land where they should.
 MAX_HELD_BYTES = 2**26
 MAX_HELD_BYTES_OF_INDEXED = 2**22
+# Of files that are decoded whole, which may hold another number of frames than of packets: 100 to 200 MB.
+MAX_HELD_PIXELS = 2**26
 FORMATS_WITH_INDEX = ("mov", "matroska")
 # Where each packet is one frame, and decoding may start at every packet marked as a keyframe.
 SEEKABLE_CODECS = {"av1", "gif", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "prores", "vp8", "vp9"}
@@ -72,7 +76,8 @@ def read_video(
 
     The file is demuxed once, which counts its frames and finds its keyframes. Then decoding starts at the keyframe
     before each wanted frame, or goes on where it is when there is none in between, and only wanted frames are
-    converted to RGB. Files whose index cannot be trusted are decoded from first to last. Rotation metadata is
+    converted to RGB. Files whose index cannot be trusted, and those joined in a way that makes decoders drop frames,
+    are decoded from first to last. Rotation metadata is
     applied. A still image or a GIF is a video too; the cover picture of a song is not.
 
     Args:
@@ -263,15 +268,17 @@ def _read_table(name: str, container, stream, max_frames: int) -> _PacketIndex |
         not container.format.name.startswith("mov")
         or container.size <= MAX_HELD_BYTES_OF_INDEXED
         or len(entries) != stream.frames  # as with fragments, which have tables of their own
-        or not stream.average_rate
     ):
         return None
     _check_num_frames(name, len(entries), max_frames)
     rows = [(entry.timestamp, entry.is_keyframe, not entry.is_discard, entry.size) for entry in entries]
     times, is_key, is_shown, sizes = (np.array(column) for column in zip(*rows, strict=True))
-    if not is_key[0] or not _is_one_frame_a_packet(stream.codec_context, sizes.min()):
+    steps = np.diff(times)
+    is_regular = len(steps) > 0 and 2 * steps.min() >= np.median(steps)  # where files were joined, some are tiny
+    if not (is_regular and is_key[0] and _is_one_frame_a_packet(stream.codec_context, sizes.min())):
         return None
-    return _PacketIndex(times.copy(), is_key, is_shown, {}, float(stream.average_rate), True, decode_times=times)
+    fps = _frame_rate(stream, times[is_shown])
+    return _PacketIndex(times.copy(), is_key, is_shown, {}, fps, True, decode_times=times)
 
 
 def _index_packets(name: str, container, stream, max_frames: int) -> _PacketIndex:
@@ -279,6 +286,8 @@ def _index_packets(name: str, container, stream, max_frames: int) -> _PacketInde
     is_indexed = container.format.name.startswith(FORMATS_WITH_INDEX)
     is_vp8 = stream.codec_context.name == "vp8"
     times, is_key, is_shown, sizes = [], [], [], []
+    count_of, counts = PictureCounter(stream.codec_context.name, stream.codec_context.extradata), []
+    has_new_parameters = False  # for all packets from here on: a decoder must have seen them
     packets = {} if container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES) else None
     for packet in container.demux(stream):
         size = packet.size
@@ -287,8 +296,11 @@ def _index_packets(name: str, container, stream, max_frames: int) -> _PacketInde
         times.append(packet.pts)
         sizes.append(size)
         is_key.append(packet.is_keyframe)
+        if packet.is_keyframe:
+            counts.append(count_of(packet))
         is_hidden = is_vp8 and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
         is_shown.append(not (packet.is_discard or is_hidden))
+        has_new_parameters = has_new_parameters or packet.has_sidedata("new_extradata")
         if packets is not None:
             packets[len(packets)] = packet
         _check_num_frames(name, len(times), max_frames)
@@ -299,10 +311,13 @@ def _index_packets(name: str, container, stream, max_frames: int) -> _PacketInde
     if stream.codec_context.name == "gif":  # which marks every packet, though frames build on the last
         is_key[1:] = False
     fps = _frame_rate(stream, times[is_shown])
+    packets = None if has_new_parameters else packets
     can_seek = (
         (packets is not None or is_indexed)
-        and _are_times_known(container, stream, times, is_key)
+        and not has_new_parameters
+        and _are_times_known(stream, times, is_key)
         and _is_one_frame_a_packet(stream.codec_context, min(sizes))
+        and counts_follow_times(np.flatnonzero(is_key), counts, times.argsort().argsort())
     )
     return _PacketIndex(times, is_key, is_shown, packets, fps, can_seek)
 
@@ -316,14 +331,20 @@ def _is_one_frame_a_packet(codec, smallest: int) -> bool:
     )
 
 
-def _are_times_known(container, stream, times: np.ndarray, is_key: np.ndarray) -> bool:
+def _are_times_known(stream, times: np.ndarray, is_key: np.ndarray) -> bool:
     return (
         len(times) > 0
         and times.dtype != object  # with a None
         and len(np.unique(times)) == len(times)
         and bool(is_key[0] and times[0] == times.min())
-        and not (container.format.name == "avi" and stream.codec_context.has_b_frames)  # they are those of decoding
+        and not _are_times_of_decoding(stream, times)
     )
+
+
+def _are_times_of_decoding(stream, times: np.ndarray) -> bool:
+    """As in AVI and what was made of it: packets of B-frames come after those of frames that are shown later."""
+    is_avi = stream.container.format.name == "avi"  # FFmpeg guesses
+    return bool(stream.codec_context.has_b_frames and (is_avi or np.all(np.diff(times) > 0)))
 
 
 def _frame_rate(stream, times: np.ndarray) -> float | None:
@@ -355,20 +376,27 @@ class _FrameDecoder:
     max_frame_pixels: int
     reformatter: VideoReformatter = field(default_factory=VideoReformatter)
     num_held_bytes: int = 0
+    decoded: dict = field(default_factory=dict)  # all frames of the file by their number, or none
 
     def decode(self, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
         """The `wanted` frames by their index, each (H, W, 3) uint8, and the number of frames in the file."""
-        if self.index.can_seek and len(wanted) < self.index.num_frames:
-            if self.index.decode_times is None or self._read_groups(wanted):
-                frames = self._decode_spans(wanted)
-                if len(frames) == len(wanted):
-                    return frames, self.index.num_frames
+        num_frames = self.index.num_frames
+        if self.index.decode_times is not None and not self._read_groups(wanted):
+            with _open_video(self.name, self.data, 1, self.max_frame_pixels) as (container, stream):
+                self.index = _index_packets(self.name, container, stream, max_frames=len(self.index.times))
+            if self.index.num_frames != num_frames:
+                return {}, self.index.num_frames
+        if self.index.can_seek and len(wanted) < num_frames:
+            frames = self._decode_spans(wanted)
+            if len(frames) == len(wanted):
+                return frames, num_frames
         return self._decode_everything(wanted)
 
     def _read_groups(self, wanted: set[int]) -> bool:
         """
         Reads the packets round the wanted frames, whose times the table lacks: their groups of pictures (a keyframe
-        and what follows) and the groups beside these. False if the table or the order of groups cannot be trusted.
+        and what follows) and the groups beside these. False if the table or the order of groups cannot be trusted,
+        as with keyframes that do not restart the count of pictures: files may have been joined there.
         """
         index = self.index
         starts = np.append(np.flatnonzero(index.is_key), len(index.is_key))
@@ -377,9 +405,12 @@ class _FrameDecoder:
         groups = np.unique(np.searchsorted(starts, packets, side="right") - 1)
         near = np.unique(np.clip([[0, group - 1, group, group + 1] for group in groups], 0, len(starts) - 2))
         for run in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):
-            if not self._read_packets(*starts[[run[0], run[0] + 1, run[-1] + 1]].tolist()):
+            first, following, end = starts[[run[0], run[0] + 1, run[-1] + 1]].tolist()
+            if not self._read_packets(first, following, end):
                 return False
         spans = {group: index.times[starts[group] : starts[group + 1]] for group in near.tolist()}
+        if _are_times_of_decoding(self.stream, np.concatenate(list(spans.values()))):
+            return False
         for group, times in spans.items():
             following = spans.get(group + 1, [math.inf])
             if len(np.unique(times)) < len(times) or times.max() >= min(following):
@@ -392,16 +423,21 @@ class _FrameDecoder:
         `following` are keyframes, one after the other.
         """
         index, expected, position = self.index, self.index.decode_times, first
+        count_of = PictureCounter(self.stream.codec_context.name, self.stream.codec_context.extradata)
         # Seeking goes by the time of showing, a little after that of decoding: aimed at the middle it hits the group.
         middle = (expected[first] + expected[min(following, len(expected) - 1)]) // 2
         self.container.seek(int(middle), stream=self.stream)
         for packet in self.container.demux(self.stream):
-            if packet.size == 0 or packet.dts is None or packet.pts is None:
+            if packet.size == 0 or packet.dts is None or packet.pts is None or packet.has_sidedata("new_extradata"):
                 return False
             if position == first and packet.dts < expected[first]:
                 continue
             if packet.dts != expected[position] or packet.is_keyframe != index.is_key[position]:
                 return False
+            if packet.is_keyframe:
+                count = count_of(packet)
+                if count is None or not count.restarts:
+                    return False
             index.times[position] = packet.pts
             self.num_held_bytes += packet.size
             if index.packets is not None:
@@ -423,8 +459,11 @@ class _FrameDecoder:
         frames, codec = {}, self.stream.codec_context
         try:
             for first, last in self._spans([int(shown[frame]) for frame in wanted]):
-                starts_with_picture = not self.index.is_shown[first]  # an edit list may hide it
+                starts_with_picture, last_pts = not self.index.is_shown[first], -math.inf  # an edit list may hide it
                 for frame in self._decode_span(first, last, frame_at):
+                    if frame.pts is None or frame.pts <= last_pts:
+                        return {}
+                    last_pts = frame.pts
                     if frame.pts == times[first]:
                         starts_with_picture = frame.pict_type == PictureType.I
                     if frame.pts in frame_at:
@@ -480,11 +519,18 @@ class _FrameDecoder:
                     break
 
     def _decode_everything(self, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
-        frames, num_frames = {}, 0
+        if self.decoded and wanted <= self.decoded.keys():  # asked again, as the number of frames was a surprise
+            return {number: self._to_rgb(self.decoded[number]) for number in wanted}, len(self.decoded)
+        frames, num_frames, num_pixels = {}, 0, 0
         for frame in self._decode_all_packets():
             if num_frames in wanted:
                 frames[num_frames] = self._to_rgb(frame)
             num_frames += 1
+            num_pixels += frame.width * frame.height
+            if num_pixels <= MAX_HELD_PIXELS:
+                self.decoded[num_frames - 1] = frame
+            else:
+                self.decoded.clear()
         return frames, num_frames
 
     def _decode_all_packets(self) -> Iterator:

@@ -126,7 +126,7 @@ def test_threads_change_nothing(streams, references, name, num_threads):
 
 
 @pytest.mark.parametrize("name", ["varying.mp4", "varying.mkv"])
-def test_variable_frame_rate(tmp_path, write_video, decode_all, name):
+def test_variable_frame_rate(tmp_path, write_video, decode_all, file_size, name):
     times = np.cumsum(np.random.default_rng(0).integers(20, 120, 40)).tolist()
     path = write_video(tmp_path / name, "libx264", options=X264, num_frames=40, times=times)
     wanted = [7, 8, 22, 39]
@@ -153,6 +153,137 @@ def test_edit_list_hides_frames(tmp_path, write_video, decode_all):
         frames, metadata = read_video(tmp_path / "cut.mp4", lambda metadata, index=index: [index])
         assert metadata.total_num_frames == len(reference) == 43
         np.testing.assert_array_equal(frames, reference[[index]])
+
+
+def remux(target, packets, template):
+    """Writes (packet, shift of its times) to a file as FFmpeg does: each is decoded after the last."""
+    last = None
+    with av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(template)
+        for packet, shift in packets:
+            packet.dts = packet.dts + shift if last is None else max(packet.dts + shift, last + 1)
+            packet.pts = max(packet.pts + shift, packet.dts)
+            packet.stream, last = stream, packet.dts
+            container.mux(packet)
+
+
+def packets_of(path, skipped_keys=0):
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    return packets[keys[skipped_keys] :]
+
+
+def assert_frames_of_decode_all(path, reference, indices):
+    for index in indices:
+        frames, metadata = read_video(path, lambda metadata, index=index: [min(index, metadata.total_num_frames - 1)])
+        assert metadata.total_num_frames == len(reference)
+        np.testing.assert_array_equal(frames, reference[[index]])
+
+
+@pytest.fixture(params=["small", "large"])
+def file_size(request, monkeypatch):
+    if request.param == "large":
+        monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES_OF_INDEXED", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "mpeg4.mp4", "open_gop.mp4"])
+def test_times_of_decoding_are_not_those_of_showing(tmp_path, streams, decode_all, file_size, name):
+    """A file made of an AVI, which has no others, says that frames are shown in the order of their packets."""
+    packets = packets_of(streams[name])
+    for packet in packets:
+        packet.pts = packet.dts
+    with av.open(str(streams[name])) as container:
+        remux(tmp_path / name, ((packet, 0) for packet in packets), container.streams.video[0])
+    assert_frames_of_decode_all(tmp_path / name, decode_all(tmp_path / name), range(0, 38, 3))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_files_joined_without_encoding(tmp_path, write_video, decode_all, file_size, monkeypatch, codec):
+    """The first pictures of the middle part lean on others that were cut away, and its times run into the first's."""
+    params = {"libx264": {"x264-params": "open-gop=1"}, "libx265": {"x265-params": f"{QUIET}:open-gop=1:keyint=12"}}
+    part = write_video(tmp_path / "part.mp4", codec, options=X264 | params[codec], num_frames=60)
+    packets, length = [], 0
+    with av.open(str(part)) as container:
+        for skipped_keys in (0, 1, 0):
+            added = packets_of(part, skipped_keys)
+            shift = length - added[0].pts
+            packets += [(packet, shift) for packet in added]
+            length += max(packet.pts + packet.duration for packet in added) - added[0].pts
+        remux(tmp_path / "joined.mp4", packets, container.streams.video[0])
+    reference = decode_all(tmp_path / "joined.mp4")
+    assert_frames_of_decode_all(tmp_path / "joined.mp4", reference, [*range(0, len(reference), 9), len(reference) - 1])
+
+    is_surprise = len(reference) < len(packets)
+    assert is_surprise == (codec == "libx264")
+    passes = []
+    decode_packets = processing_svitt._FrameDecoder._decode_all_packets
+    counted = lambda self: passes.append(1) or decode_packets(self)  # noqa: E731
+    monkeypatch.setattr(processing_svitt._FrameDecoder, "_decode_all_packets", counted)
+    for max_held, expected in ((2**26, 1), (48 * 64 * (len(reference) - 1), 1 + is_surprise)):
+        monkeypatch.setattr(processing_svitt, "MAX_HELD_PIXELS", max_held)
+        passes.clear()
+        frames, _ = read_video(tmp_path / "joined.mp4", lambda metadata: [metadata.total_num_frames - 1])
+        np.testing.assert_array_equal(frames, reference[-1:])
+        assert len(passes) == expected
+
+
+SAMPLE_TABLE = [b"moov", b"trak", b"mdia", b"minf", b"stbl"]
+
+
+def boxes(content, start=0, end=None):
+    while start < (len(content) if end is None else end):
+        size, kind = int.from_bytes(content[start : start + 4], "big"), content[start + 4 : start + 8]
+        yield kind, start, start + size
+        start += size
+
+
+def find_box(content, *path):
+    start, end = 0, len(content)
+    for wanted in path:
+        start, end = next((at + 8, stop) for kind, at, stop in boxes(content, start, end) if kind == wanted)
+    return content[start:end]
+
+
+def rebuild(content, replaced, start=0, end=None):
+    """An MP4 with other content in some of its boxes."""
+    result = b""
+    for kind, at, stop in boxes(content, start, end):
+        body = content[at + 8 : stop]
+        if kind in SAMPLE_TABLE:
+            body = rebuild(content, replaced, at + 8, stop)
+        body = replaced.get(kind, body)
+        result += (len(body) + 8).to_bytes(4, "big") + kind + body
+    return result
+
+
+def test_parameters_change_within_a_file(tmp_path, write_video, decode_all, file_size):
+    """Two descriptions of samples, as editors write them: a decoder that starts in the second part needs the second."""
+    parts = [
+        write_video(tmp_path / f"{coder}.mp4", "libx264", options={"g": "12", "bf": "0", "coder": coder}, num_frames=40)
+        for coder in ("ac", "vlc")
+    ]
+    packets = [packets_of(part) for part in parts]
+    shift = max(packet.pts + packet.duration for packet in packets[0])
+    with av.open(str(parts[0])) as container:
+        shifted = [(packet, 0) for packet in packets[0]] + [(packet, shift) for packet in packets[1]]
+        remux(tmp_path / "joined.mp4", shifted, container.streams.video[0])
+    content = (tmp_path / "joined.mp4").read_bytes()
+    [offset] = np.frombuffer(find_box(content, *SAMPLE_TABLE, b"stco")[8:], ">u4")  # all samples in one chunk
+    sizes = np.frombuffer(find_box(content, *SAMPLE_TABLE, b"stsz")[12:], ">u4")
+    offsets = offset + np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    descriptions = b"".join(find_box(part.read_bytes(), *SAMPLE_TABLE, b"stsd")[8:] for part in parts)
+    tables = {  # one sample a chunk, those of the second part by the second description
+        b"stsd": np.array([0, 2], ">u4").tobytes() + descriptions,
+        b"stsc": np.array([0, 2, 1, 1, 1, len(packets[0]) + 1, 1, 2], ">u4").tobytes(),
+        b"stco": np.array([0, len(offsets), *offsets], ">u4").tobytes(),
+    }
+    (tmp_path / "joined.mp4").write_bytes(rebuild(content, tables))
+    reference = decode_all(tmp_path / "joined.mp4")
+    np.testing.assert_array_equal(reference, np.concatenate([decode_all(part) for part in parts]))
+    assert_frames_of_decode_all(tmp_path / "joined.mp4", reference, range(0, 80, 7))
+    np.testing.assert_array_equal(read_video(tmp_path / "joined.mp4", lambda metadata: [3, 70])[0], reference[[3, 70]])
 
 
 def test_odd_size_and_one_frame(tmp_path, write_video, decode_all):

@@ -341,11 +341,14 @@ class BadVideoReport:
     """Collects the videos that batches report as bad, and writes them down with [`write`].
 
     Args:
-        path: file to which one JSON object a line is added, {"split", "epoch", "video", "error"}.
+        path: file to which one JSON object a line is added, {"split", "epoch", "video", "error"}. One of an earlier
+            run is removed.
     """
 
     def __init__(self, path: str | Path):
         self.path, self.found = Path(path), {}
+        if PartialState().is_main_process:
+            self.path.unlink(missing_ok=True)
 
     def take_from(self, batch: dict):
         """Remove `bad_videos` from a batch and remember them."""
