@@ -256,10 +256,14 @@ class RelativePositions:
         return torch.cat([rows.flatten(), cls_rows])
 
 
-def lookup_bias(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Biases (P, h, ...) at rows (P, ...) of a table (rows, h); one row past its end stands for -inf."""
-    table = F.pad(table.t(), (0, 1), value=float("-inf"))
-    return table.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
+def with_masked_row(table: torch.Tensor) -> torch.Tensor:
+    """A table (rows, h) as `lookup_bias` takes it, (h, rows + 1): behind its end stands -inf."""
+    return F.pad(table.t(), (0, 1), value=float("-inf"))
+
+
+def lookup_bias(padded_table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Biases (P, h, ...) at rows (P, ...) of a table of `with_masked_row`."""
+    return padded_table.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -393,6 +397,10 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), probs
 
 
+# Of gathered keys and values: what fits into the caches of a CPU, with room for the rest.
+CACHE_BYTES = 2**24
+
+
 class BlockLayout(NamedTuple):
     """How the patch tokens of a layer are cut into M blocks of G queries, and which J keys each block attends to."""
 
@@ -416,14 +424,16 @@ def lay_out_blocks(
     padding_token = 0 if mask_padding else num_tokens + 1
     key_index = F.pad(torch.where(is_padding, padding_token, slots + 1), (1, 0))
 
-    coordinates = F.pad(coordinates, (0, num_blocks * block_size - num_tokens))
-    rows = relative_positions.rows(
-        coordinates.unflatten(1, (num_blocks, block_size)),
-        coordinates.index_select(1, slots.flatten()).unflatten(1, slots.shape),
-    )
-    padding_row = relative_positions.masked if mask_padding else relative_positions.patch_to_cls
-    rows = rows.masked_fill(is_padding[:, None], padding_row)
-    rows = F.pad(rows, (1, 0), value=relative_positions.patch_to_cls)
+    is_partial = num_tokens % block_size > 0
+    if is_partial:
+        coordinates = F.pad(coordinates, (0, num_blocks * block_size - num_tokens))
+    query = coordinates.unflatten(1, (num_blocks, block_size))
+    key = coordinates.index_select(1, slots.flatten()).unflatten(1, slots.shape)
+    rows = relative_positions.rows(query, F.pad(key, (1, 0)))
+    rows[..., 0] = relative_positions.patch_to_cls
+    if is_partial:
+        padding_row = relative_positions.masked if mask_padding else relative_positions.patch_to_cls
+        rows[..., 1:].masked_fill_(is_padding[:, None], padding_row)
     return BlockLayout(block_size, key_index, rows, relative_positions.masked)
 
 
@@ -502,7 +512,9 @@ class SViTTVisionSelfAttention(nn.Module):
             projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
-        table = self.relative_position_bias(table_rows) if self.relative_position_bias is not None else None
+        table = None
+        if self.relative_position_bias is not None:
+            table = with_masked_row(self.relative_position_bias(table_rows))
         if blocks is not None:
             cls_context, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
             patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
@@ -525,28 +537,69 @@ class SViTTVisionSelfAttention(nn.Module):
         """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d)."""
         num_heads, num_tokens = query.shape[1:3]
         num_blocks, num_keys = blocks.key_index.shape
-        if table is not None:
-            bias = lookup_bias(table, blocks.bias_rows).to(query.dtype)
-        else:
-            is_masked = (blocks.bias_rows == blocks.masked_row)[:, None].expand(-1, num_heads, -1, -1, -1)
-            bias = torch.zeros_like(is_masked, dtype=query.dtype).masked_fill(is_masked, float("-inf"))
+        num_missing = num_blocks * blocks.block_size - num_tokens
+        if num_missing and not self.config.attn_mask_padding:  # the zero token that stands for padding
+            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
+        implementation = self.config._attn_implementation
+        if implementation == "sdpa" and query.device.type == "cpu":
+            if not query.requires_grad:
+                return self.block_attention_in_cache(query, key, value, table, blocks)
+            implementation = "eager"  # where the bias learns, the sdpa of a CPU takes a slower way
 
         # Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions.
-        query = F.pad(query, (0, 0, 0, num_blocks * blocks.block_size - num_tokens))
+        query = F.pad(query, (0, 0, 0, num_missing)) if num_missing else query
         query = query.reshape(-1, num_heads * num_blocks, blocks.block_size, self.head_dim)
-        if not self.config.attn_mask_padding:  # the zero token that stands for padding
-            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         key, value = (
             tokens.index_select(2, blocks.key_index.flatten()).view(-1, num_heads * num_blocks, num_keys, self.head_dim)
             for tokens in (key, value)
         )
-        context, _ = self.attend(query, key, value, bias.flatten(1, 2), **kwargs)
+        bias = self.block_bias(table, blocks.bias_rows, blocks.masked_row, query.dtype)
+        context, _ = self.attend(query, key, value, bias.flatten(1, 2), implementation, **kwargs)
         context = context.unflatten(2, (num_heads, num_blocks)).permute(0, 3, 1, 2, 4).flatten(1, 2)
         return context[:, :num_tokens]
 
-    def attend(self, query, key, value, bias, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def block_attention_in_cache(self, query, key, value, table, blocks: BlockLayout) -> torch.Tensor:
+        """The same without gradients, a few blocks of a clip at a time: their keys stay in the cache of a CPU."""
+        query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))  # (B, n, h, d), as projected
+        num_tokens, num_heads = query.shape[1:3]
+        num_keys, block_size = blocks.key_index.shape[1], blocks.block_size
+        at_once = max(CACHE_BYTES // (2 * num_keys * num_heads * self.head_dim * key.element_size()), 1)
+        num_whole = num_tokens // block_size
+        starts = [*range(0, num_whole, at_once), num_whole] if num_whole else [0]
+        spans = [(first, last, block_size) for first, last in zip(starts, starts[1:], strict=False)]
+        if num_tokens % block_size:
+            spans.append((num_whole, num_whole + 1, num_tokens % block_size))
+
+        context = torch.empty_like(query)
+        for clip in range(len(query)):
+            rows = blocks.bias_rows[clip if len(blocks.bias_rows) > 1 else 0]
+            for first, last, size in spans:
+                span = slice(first * block_size, first * block_size + (last - first) * size)
+                index = blocks.key_index[first:last].flatten()
+                span_key, span_value = (
+                    tokens[clip].index_select(0, index).view(last - first, num_keys, num_heads, -1).transpose(1, 2)
+                    for tokens in (key, value)
+                )
+                span_query = query[clip, span].view(last - first, size, num_heads, -1).transpose(1, 2)
+                bias = self.block_bias(table, rows[None, first:last, :size], blocks.masked_row, query.dtype)
+                attended = F.scaled_dot_product_attention(
+                    span_query, span_key, span_value, bias[0].transpose(0, 1), scale=self.scaling
+                )
+                context[clip, span] = attended.transpose(1, 2).flatten(0, 1)
+        return context
+
+    def block_bias(self, table, rows, masked_row: int, dtype: torch.dtype) -> torch.Tensor:
+        """Biases (P, h, M, G, J) at rows (P, M, G, J); without a table, 0 and -inf, the same for all heads."""
+        if table is not None:
+            return lookup_bias(table, rows).to(dtype)
+        is_masked = (rows == masked_row)[:, None].expand(-1, self.config.num_attention_heads, -1, -1, -1)
+        return torch.zeros_like(is_masked, dtype=dtype).masked_fill(is_masked, float("-inf"))
+
+    def attend(
+        self, query, key, value, bias, implementation: str | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            implementation or self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return attention_interface(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
@@ -599,9 +652,9 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
         attended, cls_probs = self.attention(
             self.layernorm_before(hidden_states), needs_cls_probs=self.drops_tokens, **kwargs
         )
-        hidden_states = hidden_states + self.drop_path(self.lambda_1 * attended)
+        hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
         transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
-        hidden_states = hidden_states + self.drop_path(self.lambda_2 * transformed)
+        hidden_states = torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed))
         if not self.drops_tokens:
             return hidden_states, None
         kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)

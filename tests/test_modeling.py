@@ -36,6 +36,7 @@ from svitt.modeling_svitt import (
     pool_clips,
     select_tokens,
     split_clips,
+    with_masked_row,
 )
 
 VISION = {
@@ -383,7 +384,7 @@ def test_relative_rows(num_frames, height, width):
     assert torch.equal(rows[1:, 1:].long(), expected + delta[2] + width - 1)
     assert rows[0].tolist() == [relative.num_offsets + 2] + [relative.num_offsets] * positions.shape[1]
     table = torch.randn(relative.num_rows, 2)
-    torch.testing.assert_close(lookup_bias(table, rows[None].long())[0], table[rows.long()].permute(2, 0, 1))
+    torch.testing.assert_close(lookup_bias(with_masked_row(table), rows[None])[0], table[rows.long()].permute(2, 0, 1))
 
 
 # ---- Fusion of many texts with one video: decision 8
