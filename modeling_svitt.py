@@ -18,11 +18,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
@@ -628,6 +630,13 @@ class SViTTVisionAttention(nn.Module):
         return self.output(context), cls_probs
 
 
+# In training on a CPU, the backward pass of a sparse layer does again what costs little: it gathers keys and biases,
+# many times what they are gathered from, and computes scores, norms and activations.
+save_products_with_weights = partial(
+    create_selective_checkpoint_contexts, [torch.ops.aten.addmm.default, torch.ops.aten.mm.default]
+)
+
+
 class SViTTVisionLayer(GradientCheckpointingLayer):
     """Attention and MLP; in the layers of `token_drop_loc`, the tokens that the CLS token looks at least end here."""
 
@@ -646,19 +655,27 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
         self.lambda_2 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
 
     def forward(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor, **kwargs
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, blocks: BlockLayout | None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here."""
+        transform = self.transform
+        is_training_on_cpu = hidden_states.requires_grad and hidden_states.device.type == "cpu"
+        if blocks is not None and is_training_on_cpu and not torch.compiler.is_compiling():
+            transform = partial(checkpoint, transform, use_reentrant=False, context_fn=save_products_with_weights)
+        hidden_states, cls_probs = transform(hidden_states, blocks=blocks, **kwargs)
+        if not self.drops_tokens:
+            return hidden_states, None
+        kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
+        return keep_tokens(hidden_states, kept), kept
+
+    def transform(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention and MLP: (B, 1 + n, D), and the probabilities of the CLS query (B, h, 1, 1 + n)."""
         attended, cls_probs = self.attention(
             self.layernorm_before(hidden_states), needs_cls_probs=self.drops_tokens, **kwargs
         )
         hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
         transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
-        hidden_states = torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed))
-        if not self.drops_tokens:
-            return hidden_states, None
-        kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
-        return keep_tokens(hidden_states, kept), kept
+        return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), cls_probs
 
     def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """How much each patch token deserves to stay: (B, n)."""
