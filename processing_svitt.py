@@ -277,7 +277,7 @@ def _read_table(name: str, container, stream, max_frames: int) -> _PacketIndex |
     is_regular = len(steps) > 0 and 2 * steps.min() >= np.median(steps)  # where files were joined, some are tiny
     if not (is_regular and is_key[0] and _is_one_frame_a_packet(stream.codec_context, sizes.min())):
         return None
-    fps = _frame_rate(stream, times[is_shown])
+    fps = _frame_rate(stream, times)  # hidden ones too: which frames they are, times of decoding do not say
     return _PacketIndex(times.copy(), is_key, is_shown, {}, fps, True, decode_times=times)
 
 

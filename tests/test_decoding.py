@@ -137,24 +137,6 @@ def test_variable_frame_rate(tmp_path, write_video, decode_all, file_size, name)
     assert metadata.duration == pytest.approx(seconds * 40 / 39, rel=0.02)
 
 
-def test_edit_list_hides_frames(tmp_path, write_video, decode_all):
-    """A cut without re-encoding keeps the frames before it for decoding and tells players not to show them."""
-    whole = write_video(tmp_path / "whole.mp4", "libx264", options={"g": "30"}, num_frames=60)
-    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                shift = round(17 / 25 / packet.time_base)
-                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-                target.mux(packet)
-    reference = decode_all(tmp_path / "cut.mp4")
-    np.testing.assert_array_equal(reference[0], decode_all(whole)[17])
-    for index in (0, 5, 12, 13, 14, 42):
-        frames, metadata = read_video(tmp_path / "cut.mp4", lambda metadata, index=index: [index])
-        assert metadata.total_num_frames == len(reference) == 43
-        np.testing.assert_array_equal(frames, reference[[index]])
-
-
 def remux(target, packets, template):
     """Writes (packet, shift of its times) to a file as FFmpeg does: each is decoded after the last."""
     last = None
@@ -227,6 +209,24 @@ def test_files_joined_without_encoding(tmp_path, write_video, decode_all, file_s
         frames, _ = read_video(tmp_path / "joined.mp4", lambda metadata: [metadata.total_num_frames - 1])
         np.testing.assert_array_equal(frames, reference[-1:])
         assert len(passes) == expected
+
+
+def test_edit_list_hides_frames(tmp_path, write_video, decode_all, file_size):
+    """A cut without re-encoding keeps the frames before it for decoding and tells players not to show them."""
+    whole = write_video(tmp_path / "whole.mp4", "libx264", options={"g": "30"}, num_frames=60)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                shift = round(17 / 25 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    reference = decode_all(tmp_path / "cut.mp4")
+    np.testing.assert_array_equal(reference[0], decode_all(whole)[17])
+    for index in (0, 5, 12, 13, 14, 42):
+        frames, metadata = read_video(tmp_path / "cut.mp4", lambda metadata, index=index: [index])
+        assert metadata.total_num_frames == len(reference) == 43 and metadata.fps == 25
+        np.testing.assert_array_equal(frames, reference[[index]])
 
 
 SAMPLE_TABLE = [b"moov", b"trak", b"mdia", b"minf", b"stbl"]
