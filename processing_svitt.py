@@ -162,11 +162,11 @@ def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels
         file.seek(0)
         # FFmpeg gets no name: it would believe its extension, and read a text as ANSI art; and it may open no other
         # file: a "video" can be a playlist of paths.
-        nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
+        nameless = SimpleNamespace(read=file.read, seek=partial(_seek, file), tell=file.tell)
         options = {"protocol_whitelist": "none", "max_pixels": str(max_frame_pixels)}
         try:
             container = av.open(nameless, options=options, metadata_errors="ignore", buffer_size=2**17)
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
                 raise VideoDecodeError(f"{name}: an MP4 or MOV without its index, it was cut off.") from error
             raise VideoDecodeError(f"{name}: not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF.") from error
@@ -181,6 +181,13 @@ def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels
                 yield container, stream
             except (av.error.FFmpegError, OSError, MemoryError, OverflowError) as error:
                 raise VideoDecodeError(f"{name}: {_what_is_wrong(error, stream, max_frame_pixels)}") from error
+
+
+def _seek(file, offset: int, whence: int = os.SEEK_SET) -> int:
+    try:
+        return file.seek(offset, whence)
+    except ValueError as error:  # of BytesIO, where a damaged file points before its beginning; others raise OSError
+        raise OSError(str(error)) from error
 
 
 def _what_is_wrong(error: Exception, stream, max_frame_pixels: int) -> str:
