@@ -47,12 +47,16 @@ BACKWARD_TARGETS = {4: 0.53, 8: 0.43, 16: 0.34}
 # ---- Models
 
 
-def add_model_arguments(parser: argparse.ArgumentParser):
+def add_layer_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--batch_size", type=int, default=1, help="clips")
     parser.add_argument("--hidden_size", type=int, default=768, help="64 for each head")
-    parser.add_argument("--num_hidden_layers", type=int, default=12)
     parser.add_argument("--image_size", type=int, default=224, help="pixels; patches have 16")
     parser.add_argument("--attn_block_size", type=int, default=56, help="tokens")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser):
+    add_layer_arguments(parser)
+    parser.add_argument("--num_hidden_layers", type=int, default=12)
     parser.add_argument("--attn_implementation", default="sdpa", help="of the sparse contestants")
 
 
@@ -111,7 +115,14 @@ class FrameByFrame(nn.Module):
         return pooled.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
 
 
-def make_call(args: argparse.Namespace, name: str, num_frames: int, backward: bool, device: str) -> Call:
+def make_call(
+    args: argparse.Namespace,
+    name: str,
+    num_frames: int,
+    backward: bool,
+    device: str,
+    gradient_checkpointing: bool = False,
+) -> Call:
     """A contestant on clips (B, T, 3, height, width); the call returns pooled features (B, D)."""
     if name == "frame by frame":
         model = FrameByFrame(make_beit(args, device))
@@ -120,6 +131,8 @@ def make_call(args: argparse.Namespace, name: str, num_frames: int, backward: bo
         implementation = "eager" if is_eager else "sdpa" if name.startswith("dense") else args.attn_implementation
         model = make_encoder(args, num_frames, name.removesuffix(" eager"), implementation, device)
     model.train(backward)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     clips = make_clips(args, num_frames, device)
     gradient = torch.randn(args.batch_size, args.hidden_size, device=device, dtype=DTYPES[args.dtype])
 
