@@ -92,8 +92,8 @@ def compete(args: argparse.Namespace, names: list[str], num_frames: int, backwar
     seconds = measure.median_seconds({"matmul": matmul, **contestants}, args.rounds, args.device)
     rows = []
     for name in names:
-        # flex_attention computes what sdpa does, in a kernel that the counter does not know.
-        counted = "sparse sdpa" if name == OPTIONAL else name
+        # The others may pad, or be kernels that the counter does not know.
+        counted = "sparse eager" if name.startswith("sparse") else name
         flops = measure.count_flops(make_call, args, counted, num_frames, backward, "cpu")
         row = {
             "contestant": name,

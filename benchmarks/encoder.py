@@ -132,7 +132,7 @@ def make_call(
         model = make_encoder(args, num_frames, name.removesuffix(" eager"), implementation, device)
     model.train(backward)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     clips = make_clips(args, num_frames, device)
     gradient = torch.randn(args.batch_size, args.hidden_size, device=device, dtype=DTYPES[args.dtype])
 
@@ -187,6 +187,12 @@ def is_published_size(args: argparse.Namespace) -> bool:
     return size == (1, 768, 12, 224, 56) and args.device == "cpu" and args.dtype == "float32"
 
 
+def needed_flops(args: argparse.Namespace, name: str, num_frames: int) -> int:
+    """By the definition, `eager`: other implementations may pad, or be kernels that the counter does not know."""
+    by_definition = argparse.Namespace(**{**vars(args), "attn_implementation": "eager"})
+    return measure.count_flops(make_call, by_definition, name, num_frames, args.backward, "cpu")
+
+
 def compete(args: argparse.Namespace, num_frames: int) -> list[dict]:
     """One row per contestant."""
     num_tokens = args.batch_size * (1 + num_frames * (args.image_size // 16) ** 2)
@@ -195,7 +201,7 @@ def compete(args: argparse.Namespace, num_frames: int) -> list[dict]:
         name: make_call(args, name, num_frames, args.backward, args.device) for name in (BASELINE, *args.contestants)
     }
     seconds = measure.median_seconds({"matmul": matmul, **contestants}, args.rounds, args.device)
-    flops = {name: measure.count_flops(make_call, args, name, num_frames, args.backward, "cpu") for name in contestants}
+    flops = {name: needed_flops(args, name, num_frames) for name in contestants}
     ceiling = matmul_flops / seconds["matmul"]
     targets = (BACKWARD_TARGETS if args.backward else FORWARD_TARGETS) if is_published_size(args) else {}
     rows = []
