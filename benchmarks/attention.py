@@ -23,6 +23,7 @@ import measure
 import torch
 from encoder import add_layer_arguments, make_clips, make_encoder
 from measure import DTYPES, TOLERANCES, Call
+from tqdm import tqdm
 
 CONTESTANTS = {  # name -> sparsity of encoder.py, implementation
     "dense sdpa": ("dense", "sdpa"),
@@ -127,8 +128,9 @@ def main():
             print(f"{OPTIONAL} takes no part {'with' if backward else 'without'} backward: {reason}")
             names.remove(OPTIONAL)
         compare(args, names, min(args.frames))
-        for num_frames in args.frames:
+        for num_frames in tqdm(args.frames, desc="lengths", disable=None):
             rows += compete(args, names, num_frames, backward)
+            measure.write(args, rows)
     measure.report(args, rows)
 
 

@@ -24,6 +24,7 @@ import measure
 import torch
 from measure import DTYPES, TOLERANCES, Call
 from torch import nn
+from tqdm import tqdm
 from transformers import BeitConfig, BeitModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -236,8 +237,9 @@ def main():
     logging.disable_progress_bar()
     compare(args, min(args.frames))
     rows = []
-    for num_frames in args.frames:
+    for num_frames in tqdm(args.frames, desc="lengths", disable=None):
         rows += compete(args, num_frames)
+        measure.write(args, rows)
     measure.report(args, rows)
 
 

@@ -181,13 +181,18 @@ def processor_name() -> str:
 
 
 def report(args: argparse.Namespace, rows: list[dict]):
-    """Print the rows, and write them to `--output` along with what they depend on."""
+    """Print the rows, and write them to `--output`."""
+    print(as_markdown(write(args, rows)), flush=True)
+
+
+def write(args: argparse.Namespace, rows: list[dict]) -> dict:
+    """Rows and what they depend on, also written to `--output`; long runs call it for each length, lest all be lost."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     results = {"environment": environment(args), "settings": settings, "rows": rows}
-    print(as_markdown(results), flush=True)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(results, indent=2) + "\n")
+    return results
 
 
 def as_markdown(results: dict) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 import measure
 import torch
 from encoder import add_model_arguments, make_call
+from tqdm import tqdm
 
 CONTESTANTS = ("dense", "sparse")
 # How many times longer 32 frames may take than 8, sparse: four times the tokens, and a little.
@@ -39,7 +40,7 @@ def measure_point(args: argparse.Namespace, name: str, num_frames: int) -> dict[
 def measure_all(args: argparse.Namespace) -> list[dict]:
     """One row per contestant and length."""
     rows = []
-    for num_frames in sorted(args.frames):
+    for num_frames in tqdm(sorted(args.frames), desc="lengths", disable=None):
         for name in CONTESTANTS:
             if name == "dense" and num_frames > args.max_dense_frames:
                 continue
@@ -49,6 +50,7 @@ def measure_all(args: argparse.Namespace) -> list[dict]:
             except (BrokenProcessPool, torch.OutOfMemoryError):
                 print(f"{name}, {num_frames} frames: out of memory.", flush=True)
             rows.append(row)
+            measure.write(args, rows)
     return rows
 
 
@@ -70,6 +72,7 @@ def print_growth(rows: list[dict]):
 def plot(rows: list[dict], path: Path):
     """Time and memory over clip length, both axes logarithmic, a line for each contestant."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     panels = figure.subplots(1, 2)
@@ -83,7 +86,10 @@ def plot(rows: list[dict], path: Path):
                 panel.loglog(*zip(*points, strict=True), marker="o", label=name)
         frames = sorted({row["frames"] for row in rows})
         panel.set_xticks(frames, map(str, frames), minor=False)
-        panel.minorticks_off()
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.set_xlabel("frames")
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
