@@ -1,12 +1,14 @@
 # make demo        a tiny SViTT learns to search clips made on the spot
 # make test        all tests but the long ones
 # make test-long   tests of minutes each
+# make bench       speed and memory, JSON in $(BENCH): under a quarter of an hour on two cores
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+BENCH ?= benchmark_results
 READY = $(VENV)/ready
 
-.PHONY: demo test test-long
+.PHONY: demo test test-long bench
 .DELETE_ON_ERROR:
 
 $(READY): requirements.txt setup.cfg
@@ -32,3 +34,15 @@ test: $(READY)
 
 test-long: $(READY)
 	$(VENV)/bin/python -m pytest -q -s -m long
+
+bench: $(READY)
+	$(VENV)/bin/python benchmarks/attention.py --frames 4 8 16 --rounds 3 --output $(BENCH)/attention.json
+	$(VENV)/bin/python benchmarks/encoder.py --frames 4 8 --rounds 3 --output $(BENCH)/encoder.json
+	$(VENV)/bin/python benchmarks/encoder.py --frames 16 --rounds 2 --contestants edges nodes sparse \
+	    --output $(BENCH)/encoder_16.json
+	$(VENV)/bin/python benchmarks/encoder.py --backward --frames 4 8 --rounds 2 --contestants sparse \
+	    --output $(BENCH)/encoder_backward.json
+	$(VENV)/bin/python benchmarks/training_step.py --batch_size 2 --rounds 2 --output $(BENCH)/training_step.json
+	$(VENV)/bin/python benchmarks/reranking.py --videos 2 --rounds 3 --output $(BENCH)/reranking.json
+	$(VENV)/bin/python benchmarks/scaling.py --frames 4 8 16 32 --max_dense_frames 16 --rounds 2 \
+	    --output $(BENCH)/scaling.json
