@@ -620,14 +620,12 @@ class SViTTVisionOutput(nn.Module):
 
 
 class SViTTVisionAttention(nn.Module):
+    """Attention and its output projection under the names of BEiT checkpoints; tokens may be dropped in between."""
+
     def __init__(self, config: SViTTVisionConfig):
         super().__init__()
         self.attention = SViTTVisionSelfAttention(config)
         self.output = SViTTVisionOutput(config, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        context, _, cls_probs = self.attention(hidden_states, **kwargs)
-        return self.output(context), cls_probs
 
 
 # In training on a CPU, the backward pass of a sparse layer does again what costs little: it gathers keys and biases,
@@ -658,24 +656,24 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, positions: torch.Tensor, blocks: BlockLayout | None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here."""
-        transform = self.transform
+        run = self.run
         is_training_on_cpu = hidden_states.requires_grad and hidden_states.device.type == "cpu"
         if blocks is not None and is_training_on_cpu and not torch.compiler.is_compiling():
-            transform = partial(checkpoint, transform, use_reentrant=False, context_fn=save_products_with_weights)
-        hidden_states, cls_probs = transform(hidden_states, blocks=blocks, **kwargs)
-        if not self.drops_tokens:
-            return hidden_states, None
-        kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
-        return keep_tokens(hidden_states, kept), kept
+            run = partial(checkpoint, run, use_reentrant=False, context_fn=save_products_with_weights)
+        return run(hidden_states, positions, blocks=blocks, **kwargs)
 
-    def transform(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention and MLP: (B, 1 + n, D), and the probabilities of the CLS query (B, h, 1, 1 + n)."""
-        attended, cls_probs = self.attention(
+    def run(self, hidden_states: torch.Tensor, positions: torch.Tensor, **kwargs):
+        context, _, cls_probs = self.attention.attention(
             self.layernorm_before(hidden_states), needs_cls_probs=self.drops_tokens, **kwargs
         )
+        kept = None
+        if self.drops_tokens:  # here, since the rest of the layer works token by token
+            kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
+            hidden_states, context = keep_tokens(hidden_states, kept), keep_tokens(context, kept)
+        attended = self.attention.output(context)
         hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
         transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
-        return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), cls_probs
+        return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept
 
     def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """How much each patch token deserves to stay: (B, n)."""

@@ -44,13 +44,13 @@ def make_attention(args: argparse.Namespace, name: str, num_frames: int, device:
     """
     sparsity, implementation = CONTESTANTS[name]
     model = make_encoder(args, num_frames, sparsity, implementation, device).eval()
-    module, calls = model.encoder.layer[0].attention, []
-    hook = module.register_forward_pre_hook(lambda _, inputs, kwargs: calls.append((inputs, kwargs)), with_kwargs=True)
+    layer, calls = model.encoder.layer[0].attention, []
+    hook = layer.attention.register_forward_pre_hook(lambda _, inputs, kwargs: calls.append((inputs, kwargs)), with_kwargs=True)
     with torch.no_grad():
         model(make_clips(args, num_frames, device))
     hook.remove()
     (hidden_states, *others), kwargs = calls[0]
-    return lambda states: module(states, *others, **kwargs)[0], hidden_states
+    return lambda states: layer.output(layer.attention(states, *others, **kwargs)[0]), hidden_states
 
 
 def make_call(args: argparse.Namespace, name: str, num_frames: int, backward: bool, device: str) -> Call:

@@ -176,7 +176,7 @@ def test_block_attention_equals_attention_by_hand(local, random, block_size, imp
         assert blocks is None
 
     with torch.no_grad():
-        actual, _ = layer.attention(
+        context, _, _ = layer.attention.attention(
             layer.layernorm_before(hidden_states),
             blocks=blocks,
             dense_rows=relative_positions.dense_rows(coordinates) if blocks is None else None,
@@ -184,6 +184,7 @@ def test_block_attention_equals_attention_by_hand(local, random, block_size, imp
             table_rows=None,
             needs_cls_probs=False,
         )
+        actual = layer.attention.output(context)
         expected = attention_by_hand(layer, hidden_states, positions, pattern, block_size, num_frames=3)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
 
