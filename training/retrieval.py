@@ -121,8 +121,8 @@ class VideoTokens:
         tokens = tokens.to(self.dtype)
         self.memory_left -= tokens.nbytes
         if self.memory_left < 0 and tokens.device.type != "cpu":
-            # Pinned memory is copied to the device without a detour, and while the device computes.
-            tokens = torch.empty_like(tokens, device="cpu", pin_memory=True).copy_(tokens)
+            # Pinned memory is copied to a GPU without a detour.
+            tokens = torch.empty_like(tokens, device="cpu", pin_memory=tokens.is_cuda).copy_(tokens)
         self.videos += tokens
 
     def __getitem__(self, videos: Iterable[int]) -> torch.Tensor:
