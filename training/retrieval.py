@@ -300,7 +300,7 @@ def itm_scores(
     if not pairs.any():
         return scores.cpu()
     if words_at_once is None:  # more than fit its caches make a CPU slower, fewer leave a GPU idle
-        words_at_once = 4096 if model.device.type == "cpu" else 16384
+        words_at_once = 2048 if model.device.type == "cpu" else 16384
     num_clips, num_tokens, _ = video_tokens.videos[0].shape
     # In a fusion layer, a video token passes 2 projections (keys, values), and a word as good as 14.
     batches = plan_matching(pairs, text_lengths(model, text_mask), words_at_once // num_clips, num_tokens / 7)
