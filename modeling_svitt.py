@@ -115,7 +115,8 @@ class SViTTOutput(ModelOutput):
     loss_mlm (`torch.FloatTensor` of shape `(1,)`, *optional*):
         Masked language modeling loss times its weight.
     logits_per_video (`torch.FloatTensor` of shape `(video_batch_size, text_batch_size)`):
-        Cosines of clips and texts over the temperature.
+        Cosines of clips and texts over the temperature, of this process's batch. Those of all processes, that the loss
+        contrasts with `itc_all_gather`, are never held as a whole.
     logits_per_text (`torch.FloatTensor` of shape `(text_batch_size, video_batch_size)`):
         Transpose of `logits_per_video`.
     itm_logits (`torch.FloatTensor` of shape `(pairs, 2)`, *optional*):
@@ -1211,17 +1212,45 @@ class SViTTTextModel(SViTTPreTrainedModel):
 # ----------------------------------------------------------------------------------------------------
 
 
-def contrastive_loss(logits_per_video: torch.Tensor, is_same: torch.Tensor) -> torch.Tensor:
+# Logits that `contrastive_loss` holds at once: 16 MB of them in float32.
+ITC_LOGITS_AT_ONCE = 2**22
+
+
+def contrastive_loss(
+    similarity: Callable, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor
+) -> torch.Tensor:
     """ITC: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
 
+    In large batches the (B, B) logits are computed a few rows at a time, and anew in the backward pass, so that memory
+    grows with B alone.
+
     Args:
-        logits_per_video: (B, B) cosines over temperature, videos by texts.
-        is_same: (B, B) bool, symmetric: which pairs are positives.
+        similarity: gives the logits (videos, texts) of some embeddings.
+        video_embeds: (B, embed_dim).
+        text_embeds: (B, embed_dim).
+        video_ids: (B,); pairs of the same id are positives.
     """
-    targets = is_same / is_same.sum(dim=1, keepdim=True)
-    per_video = F.cross_entropy(logits_per_video, targets)
-    per_text = F.cross_entropy(logits_per_video.t(), targets)
-    return (per_video + per_text) / 2
+    rows_at_once = max(ITC_LOGITS_AT_ONCE // len(video_embeds), 1)
+    parts = list(zip(video_embeds.split(rows_at_once), video_ids.split(rows_at_once), strict=True))
+
+    def log_partitions(rows: torch.Tensor, row_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = similarity(rows, text_embeds)
+        is_same = row_ids[:, None] == video_ids
+        # Targets are symmetric, so that the logits meet the same ones in both directions.
+        per_positive = torch.where(is_same, logits, 0).sum(dim=1) / is_same.sum(dim=1)
+        return logits.logsumexp(dim=1), logits.logsumexp(dim=0), per_positive
+
+    if len(parts) == 1:
+        per_video, per_text, positive = log_partitions(*parts[0])
+    else:
+        results = [checkpoint(log_partitions, *part, use_reentrant=False) for part in parts]
+        per_video, per_text, positive = (list(result) for result in zip(*results, strict=True))
+        per_video, per_text, positive = (
+            torch.cat(per_video),
+            torch.stack(per_text).logsumexp(dim=0),
+            torch.cat(positive),
+        )
+    return ((per_video + per_text) / 2 - positive).mean()
 
 
 def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -1528,8 +1557,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         if self.config.itc_all_gather and torch.distributed.is_initialized():
             video_embeds, text_embeds = all_gather(video_embeds), all_gather(text_embeds)
             video_ids = all_gather(video_ids)
-        logits_per_video = self.similarity(video_embeds, text_embeds)
-        return contrastive_loss(logits_per_video, video_ids[:, None] == video_ids)
+        return contrastive_loss(self.similarity, video_embeds, text_embeds, video_ids)
 
     def fuse_pairs(self, outputs: SViTTOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """States of each text after looking at the clip it came with."""

@@ -28,6 +28,7 @@ from svitt import (
 from svitt.conversion import resize_relative_position_bias
 from svitt.modeling_svitt import (
     RelativePositions,
+    contrastive_loss,
     draw_block_pattern,
     draw_negatives,
     evaluation_block_scores,
@@ -618,6 +619,73 @@ def test_gradient_checkpointing_is_exact(order, strategy):
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def saved_bytes(checkpointing, **vision):
+    """Bytes that a training step of the vision encoder keeps for its backward pass, and the gradients it gives."""
+    model = vision_model(num_hidden_layers=8, token_drop_loc=[0, 2, 4], drop_path_rate=0.2, **vision).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    parameters, saved = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def save(tensor):
+        storage = tensor.untyped_storage()  # may be saved as several views
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    torch.manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        outputs = model(clips())
+    loss = outputs.pooler_output.square().sum() + outputs.last_hidden_state.square().sum()
+    loss.backward()
+    return sum(saved.values()), {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("strategy", ["cls_attn", "random"])
+def test_gradient_checkpointing_saves_memory_with_drops_and_random_patterns(strategy):
+    whole, expected = saved_bytes(checkpointing=False, token_keep_strategy=strategy)
+    layers_inputs, gradients = saved_bytes(checkpointing=True, token_keep_strategy=strategy)
+    assert layers_inputs < 0.2 * whole
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+# ---- Contrastive loss
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 22, 33, 120, 121])
+def test_contrastive_loss_in_parts_is_exact(monkeypatch, logits_at_once):
+    torch.manual_seed(0)
+    leaves = [torch.randn(11, 5), torch.randn(11, 5), torch.tensor(0.07)]
+    ids = torch.tensor([0, 1, 1, 2, 3, 4, 2, 5, 2, 6, 7])
+    results = []
+    for in_parts in (True, False):
+        video, text, temp = (leaf.clone().requires_grad_() for leaf in leaves)
+
+        def similarity(a, b, temp=temp):
+            return torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(b).t() / temp
+
+        if in_parts:
+            monkeypatch.setattr("svitt.modeling_svitt.ITC_LOGITS_AT_ONCE", logits_at_once)
+            loss = contrastive_loss(similarity, video, text, ids)
+        else:
+            logits, is_same = similarity(video, text), ids[:, None] == ids
+            targets = is_same / is_same.sum(dim=1, keepdim=True)
+            losses = [torch.nn.functional.cross_entropy(scores, targets) for scores in (logits, logits.t())]
+            loss = sum(losses) / 2
+        loss.backward()
+        results.append([loss.detach(), video.grad, text.grad, temp.grad])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_contrastive_loss_holds_no_whole_matrix_of_a_large_batch():
+    size, saved = 4096, []
+    video = torch.randn(size, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        contrastive_loss(lambda a, b: a @ b.t(), video, video.detach(), torch.arange(size)).backward()
+    assert max(saved) <= 2**22 < size**2
 
 
 # ---- Clips

@@ -9,14 +9,15 @@
 
 V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps
 their tokens, as these are large; embeddings, texts and scores are gathered. So work is shared and results are the same
-for any number of processes.
+for any number of processes. Pairs are matched in batches over many videos, each with as many texts of like lengths.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import comb
+from math import ceil, comb
 from pathlib import Path
+from typing import NamedTuple
 
 import evaluate
 import torch
@@ -27,6 +28,7 @@ from ..modeling_svitt import CLIP_ENSEMBLES, pool_clips, split_clips
 from .processes import InputError, fail_together, gather_shares, progress_bar, share_of
 
 TOP_K = (1, 5, 10)
+FEATURE_DTYPES = {"exact": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 METRICS = Path(__file__).parent.parent / "metrics"
 
 
@@ -52,6 +54,24 @@ class RetrievalArguments:
     k_test: int = field(default=128, metadata={"help": "Length of the shortlists that are re-ranked."})
     eval_x_only: bool = field(default=False, metadata={"help": "Re-rank all pairs: no shortlist."})
     eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
+    words_at_once: int = field(
+        default=16384,
+        metadata={
+            "help": "Words matched at once by one process, those of all pairs of a clip and a text: less memory."
+        },
+    )
+    feature_memory: float = field(
+        default=4.0,
+        metadata={"help": "GB of video features that a process keeps on its GPU; the rest waits in main memory."},
+    )
+    feature_dtype: str = field(
+        default="exact",
+        metadata={
+            "choices": list(FEATURE_DTYPES),
+            "help": "Type of the video features kept: `exact` is the one that matching computes in, so that scores "
+            "are as if nothing was kept; in float32, the others take half the memory and change scores a little.",
+        },
+    )
 
     def set_frames(self, num_frames: int):
         """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
@@ -75,21 +95,64 @@ class RetrievalScores:
     text_to_video: torch.Tensor
 
 
+class VideoTokens:
+    """The tokens (C, N, D) of many videos, kept until they are matched.
+
+    Args:
+        device: where they are matched.
+        compute_dtype: in which they are matched.
+        dtype: in which they are kept, by default the same.
+        memory: bytes that may be kept on the device; further videos wait in main memory.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        compute_dtype: torch.dtype,
+        dtype: torch.dtype | None = None,
+        memory: float = float("inf"),
+    ):
+        self.device, self.compute_dtype, self.dtype = device, compute_dtype, dtype or compute_dtype
+        self.memory_left = memory
+        self.videos = []
+
+    def add(self, tokens: torch.Tensor):
+        """Keep the videos of a batch (B, C, N, D)."""
+        tokens = tokens.to(self.dtype)
+        self.memory_left -= tokens.nbytes
+        if self.memory_left < 0 and tokens.device.type != "cpu":
+            # Pinned memory is copied to a GPU without a detour.
+            tokens = torch.empty_like(tokens, device="cpu", pin_memory=tokens.is_cuda).copy_(tokens)
+        self.videos += tokens
+
+    def __getitem__(self, videos: Iterable[int]) -> torch.Tensor:
+        """(V', C, N, D) on the device, to be matched."""
+        tokens = [self.videos[video].to(self.device, non_blocking=True) for video in videos]
+        return torch.stack(tokens).to(self.compute_dtype)
+
+
+def matching_dtype(model: PreTrainedModel) -> torch.dtype:
+    """The type that the projections of video tokens to keys and values compute in."""
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+
+
 def encode_videos(
-    model: PreTrainedModel, batches: Iterable[dict], num_frames: int, strided_clips: bool = False
-) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    model: PreTrainedModel, batches: Iterable[dict], num_frames: int, args: RetrievalArguments
+) -> tuple[VideoTokens, list[torch.Tensor], list[torch.Tensor]]:
     """Encode batches of `pixel_values` (B, C * num_frames, channels, height, width), all clips of a batch together.
 
     Returns:
-        For each video, the tokens (C, N, D) of its clips, their normalised embeddings (C, embed_dim) in float32, and
+        The tokens (C, N, D) of each video, the normalised embeddings (C, embed_dim) of its clips in float32, and its
         `is_missing` () from the batch, false if that has none.
     """
-    tokens, embeds, is_missing = [], [], []
+    dtype, memory = FEATURE_DTYPES[args.feature_dtype], args.feature_memory * 1e9
+    tokens, embeds, is_missing = VideoTokens(model.device, matching_dtype(model), dtype, memory), [], []
     for batch in batches:
         pixel_values = batch["pixel_values"]
-        clips = split_clips(pixel_values.to(model.device), num_frames, strided_clips)
+        clips = split_clips(pixel_values.to(model.device), num_frames, args.strided_clips)
         features = model.get_video_features(clips)
-        tokens += features.last_hidden_state.unflatten(0, (len(pixel_values), -1))
+        tokens.add(features.last_hidden_state.unflatten(0, (len(pixel_values), -1)))
         embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (len(pixel_values), -1))
         is_missing += batch.get("is_missing", torch.zeros(len(pixel_values), dtype=torch.bool))
     return tokens, embeds, is_missing
@@ -129,43 +192,130 @@ def shortlist(scores: torch.Tensor, k: int | None) -> torch.Tensor:
     return scores >= scores.topk(k, dim=1).values[:, -1:]
 
 
+class MatchBatch(NamedTuple):
+    """Pairs matched in one call."""
+
+    videos: torch.Tensor  # (V',); a video may come more than once
+    texts: torch.Tensor  # (V', c) texts of each; where there are fewer, the last is repeated, to the same score
+    length: int  # words of the longest text
+
+
+class Run(NamedTuple):
+    """Texts of like lengths to match with a video."""
+
+    video: int
+    texts: torch.Tensor  # (n,)
+    length: int  # words of the longest text
+
+
+# Of a batch. To have less would take many small batches.
+MAX_PADDING = 0.15
+
+
+def plan_matching(
+    pairs: torch.Tensor, lengths: torch.Tensor, words_at_once: int, words_per_video: float
+) -> list[MatchBatch]:
+    """Cut pairs into batches with little padding: rectangles of runs of equal numbers of texts of equal lengths.
+
+    Args:
+        pairs: (V, T) bool.
+        lengths: (T,) words of each text.
+        words_at_once: of a batch, padding included; a single pair may have more.
+        words_per_video: how many words of texts are as much work as projecting a video for one more run.
+    """
+    runs = []
+    by_length = lengths.argsort(descending=True, stable=True)
+    for video, is_candidate in enumerate(pairs):
+        texts = by_length[is_candidate[by_length]]
+        runs += cut_into_runs(video, texts, lengths[texts].tolist(), words_at_once, words_per_video)
+    runs.sort(key=lambda run: (len(run.texts), run.length), reverse=True)
+
+    batches, batch = [], []
+    num_texts = length = num_words = 0
+    for run in runs:
+        num_texts, length = max(num_texts, len(run.texts)), max(length, run.length)
+        num_words += run.length * len(run.texts)
+        rectangle = (len(batch) + 1) * num_texts * length
+        if batch and (rectangle > words_at_once or num_words < (1 - MAX_PADDING) * rectangle):
+            batches.append(make_rectangle(batch))
+            batch, num_texts, length = [], len(run.texts), run.length
+            num_words = length * num_texts
+        batch.append(run)
+    return [*batches, make_rectangle(batch)] if batch else []
+
+
+def cut_into_runs(
+    video: int, texts: torch.Tensor, lengths: list[int], words_at_once: int, words_per_video: float
+) -> list[Run]:
+    """Cut the texts (n,) of a video, the longest first, wherever that saves more padding than the new run costs."""
+    runs, start, num_texts = [], 0, len(texts)
+    for end in range(1, num_texts + 1):
+        if end < num_texts and (lengths[start] - lengths[end]) * (num_texts - end) <= words_per_video:
+            continue
+        num_parts = ceil((end - start) / max(words_at_once // lengths[start], 1))
+        for part in texts[start:end].tensor_split(num_parts):
+            runs.append(Run(video, part, lengths[start]))
+            start += len(part)
+    return runs
+
+
+def make_rectangle(runs: list[Run]) -> MatchBatch:
+    num_texts = max(len(run.texts) for run in runs)
+    texts = [torch.cat([run.texts, run.texts[-1:].expand(num_texts - len(run.texts))]) for run in runs]
+    return MatchBatch(torch.tensor([run.video for run in runs]), torch.stack(texts), max(run.length for run in runs))
+
+
+def text_lengths(model: PreTrainedModel, text_mask: torch.Tensor) -> torch.Tensor:
+    """(T, L) -> (T,) words that a text may be cut to without changing its scores."""
+    config, length = model.config.text_config, text_mask.shape[1]
+    if config.token_keep_strategy == "avg_attn" and not config.attn_mask_padding:  # padding decides which tokens stay
+        return torch.full(text_mask.shape[:1], length)
+    return (text_mask.cpu() * torch.arange(1, length + 1)).amax(dim=1).clamp(min=1)
+
+
 def itm_scores(
     model: PreTrainedModel,
-    video_tokens: list[torch.Tensor],
+    video_tokens: VideoTokens,
     text_states: torch.Tensor,
     text_mask: torch.Tensor,
-    pairs: list[torch.Tensor],
+    pairs: torch.Tensor,
     ensemble: str,
-    texts_at_once: int = 128,
-) -> list[torch.Tensor]:
+    words_at_once: int | None = None,
+) -> torch.Tensor:
     """Matching scores of pairs, each fused once, its clips combined by `ensemble`.
 
     Args:
         model: with `match`.
-        video_tokens: for each video, (C, N, D).
+        video_tokens: (C, N, D) of each video.
         text_states: (T, L, D).
         text_mask: (T, L).
-        pairs: for each video, (T,) bool: the texts to score it with.
+        pairs: (V, T) bool: the texts to score each video with.
         ensemble: `"mean"`, `"max"`, `"lse"`; or `"concat"`, where a video is one clip.
-        texts_at_once: fused with a video in one call; bounds memory.
+        words_at_once: see [`RetrievalArguments`].
 
     Returns:
-        For each video, (T,) float32 scores; -inf where `pairs` is false.
+        (V, T) float32 on the CPU; -inf where `pairs` is false.
     """
-    rows = []
-    for clips, is_candidate in zip(progress_bar(video_tokens, "matching"), pairs, strict=True):
-        row = torch.full(is_candidate.shape, float("-inf"))
-        for texts in is_candidate.nonzero()[:, 0].split(texts_at_once):
-            if len(texts) == 0:  # of a missing video
-                break
-            per_clip = model.match(
-                video_hidden_states=clips,
-                text_hidden_states=text_states[texts].repeat(len(clips), 1, 1),
-                attention_mask=text_mask[texts].repeat(len(clips), 1),
-            ).view(1, len(clips), -1)
-            row[texts] = (per_clip[:, 0] if ensemble == "concat" else pool_clips(per_clip, ensemble))[0].float().cpu()
-        rows.append(row)
-    return rows
+    scores = torch.full(pairs.shape, float("-inf"), device=model.device)
+    if not pairs.any():
+        return scores.cpu()
+    if words_at_once is None:  # more than fit its caches make a CPU slower, fewer leave a GPU idle
+        words_at_once = 2048 if model.device.type == "cpu" else 16384
+    num_clips, num_tokens, _ = video_tokens.videos[0].shape
+    # In a fusion layer, a video token passes 2 projections (keys, values), and a word as good as 14.
+    batches = plan_matching(pairs, text_lengths(model, text_mask), words_at_once // num_clips, num_tokens / 7)
+    for videos, texts, length in progress_bar(batches, "matching"):
+        clips = video_tokens[videos.tolist()].flatten(0, 1)
+        videos, texts = videos.to(model.device), texts.to(model.device)
+        texts_of_clips = texts.repeat_interleave(num_clips, dim=0).flatten()
+        per_clip = model.match(
+            video_hidden_states=clips,
+            text_hidden_states=text_states[:, :length][texts_of_clips],
+            attention_mask=text_mask[:, :length][texts_of_clips],
+        ).view(len(videos), num_clips, -1)
+        pooled = per_clip[:, 0] if ensemble == "concat" else pool_clips(per_clip, ensemble)
+        scores[videos[:, None], texts] = pooled.float()
+    return scores.cpu()
 
 
 @torch.inference_mode()
@@ -191,20 +341,23 @@ def score_retrieval(
     """
     model.eval()
     clip_length = args.num_frames_test if args.eval_frame_ensemble == "concat" else num_frames
-    video_tokens, video_embeds, is_missing = fail_together(
-        encode_videos, model, video_batches, clip_length, args.strided_clips
-    )
+    video_tokens, video_embeds, is_missing = fail_together(encode_videos, model, video_batches, clip_length, args)
     video_embeds, is_missing = gather_tensors(video_embeds), gather_tensors(is_missing)
     text_states, text_mask, text_embeds = map(gather_tensors, encode_texts(model, text_batches))
 
     itc = itc_scores(video_embeds, text_embeds).masked_fill(is_missing[:, None], float("-inf"))
     k = None if args.eval_x_only else args.k_test
     for_video, for_text = (pairs & ~is_missing[:, None] for pairs in (shortlist(itc, k), shortlist(itc.t(), k).t()))
-    pairs = share_of(list(for_video | for_text))
     itm = itm_scores(
-        model, video_tokens, text_states.to(model.device), text_mask.to(model.device), pairs, args.eval_frame_ensemble
+        model,
+        video_tokens,
+        text_states.to(model.device),
+        text_mask.to(model.device),
+        share_of(for_video | for_text),
+        args.eval_frame_ensemble,
+        args.words_at_once,
     )
-    itm = gather_tensors(itm)
+    itm = gather_tensors(list(itm))
     return RetrievalScores(
         itc=itc,
         video_to_text=itm.masked_fill(~for_video, float("-inf")),
