@@ -54,10 +54,11 @@ class RetrievalArguments:
     k_test: int = field(default=128, metadata={"help": "Length of the shortlists that are re-ranked."})
     eval_x_only: bool = field(default=False, metadata={"help": "Re-rank all pairs: no shortlist."})
     eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
-    words_at_once: int = field(
-        default=16384,
+    words_at_once: int | None = field(
+        default=None,
         metadata={
-            "help": "Words matched at once by one process, those of all pairs of a clip and a text: less memory."
+            "help": "Words that a process matches at once, those of all pairs of a clip and a text; bounds memory. "
+            "By default 2048 on a CPU, 16384 on a GPU."
         },
     )
     feature_memory: float = field(
