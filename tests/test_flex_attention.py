@@ -1,4 +1,4 @@
-"""`attn_implementation="flex_attention"` against eager. Kernels need a GPU; on the CPU their reference and block lists."""
+"""`attn_implementation="flex_attention"` against eager. Kernels want a GPU; the CPU has their reference and lists."""
 
 import shutil
 
@@ -108,7 +108,7 @@ def test_list_and_mask_of_blocks_agree(mask_padding):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_kernel_equals_eager(compile_kernel):
-    """This one reads the list of blocks; the CPU's is for fixed sizes only. One kernel serves all layers and patterns."""
+    """This one reads the list of blocks. One kernel serves all layers and patterns (on the CPU, of a fixed size)."""
     compile_kernel(dynamic=False)
     assert_like_eager(vision_model(token_drop_loc=[]), clips())
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
