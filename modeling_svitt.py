@@ -18,13 +18,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
@@ -44,7 +45,7 @@ from transformers.models.bert.modeling_bert import (
     BertSelfOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, is_triton_available
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import (
     OutputRecorder,
@@ -404,6 +405,11 @@ def eager_attention_forward(
 CACHE_BYTES = 2**24
 
 
+def is_training_on_cpu(states: torch.Tensor) -> bool:
+    """Where memory is worth a little arithmetic. (`torch.compile` finds its own balance.)"""
+    return states.requires_grad and states.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 class BlockLayout(NamedTuple):
     """How the patch tokens of a layer are cut into M blocks of G queries, and which J keys each block attends to."""
 
@@ -438,6 +444,83 @@ def lay_out_blocks(
         padding_row = relative_positions.masked if mask_padding else relative_positions.patch_to_cls
         rows[..., 1:].masked_fill_(is_padding[:, None], padding_row)
     return BlockLayout(block_size, key_index, rows, relative_positions.masked)
+
+
+class SlotLayout(NamedTuple):
+    """`BlockLayout` for flex attention, whose tiles are powers of two: each block lies in a larger slot of S places.
+
+    A slot holds a copy of the CLS token, the G tokens of a block (padding where they run out), and free places.
+    """
+
+    block_size: int
+    token_index: torch.Tensor  # (M * S,) the token at each place; 1 + n is the zero token of unmasked padding
+    query_coordinates: torch.Tensor  # (P, M * S) packed, so that max(query - key, 0) is a row of `bias_table`
+    key_coordinates: torch.Tensor
+    cls_row: int
+    mask: BlockMask
+
+    def bias_table(self, table: torch.Tensor) -> torch.Tensor:
+        """A table of `with_masked_row`, with the row of CLS keys in front too, whatever its size: (h, 2 + rows)."""
+        return torch.cat([table[:, self.cls_row, None], table], dim=1)
+
+
+def lay_out_slots(
+    pattern: torch.Tensor,
+    coordinates: torch.Tensor,
+    relative_positions: RelativePositions,
+    block_size: int,
+    mask_padding: bool,
+) -> SlotLayout:
+    """`lay_out_blocks` for flex attention."""
+    num_blocks, num_tokens, device = pattern.shape[0], coordinates.shape[1], pattern.device
+    slot_size = max(32, 1 << block_size.bit_length())  # the power of two above G; kernels are made for 32 or more
+    place = torch.arange(slot_size, device=device)
+    token = torch.arange(num_blocks, device=device)[:, None] * block_size + place
+    is_cls, is_free, is_padding = place == 0, place > block_size, token > num_tokens
+    is_hidden = is_free | is_padding if mask_padding else is_free.expand_as(token)
+    is_zero = is_padding & ~is_hidden
+    token_index = token.masked_fill(is_cls | is_hidden, 0).masked_fill(is_zero, num_tokens + 1)
+
+    # Coordinates at CLS and hidden places only have to be possible; a huge one of a key leads to row 0.
+    query_coordinates = coordinates.index_select(1, (token - 1).clamp(0, num_tokens - 1).flatten())
+    key_coordinates = query_coordinates - relative_positions.num_offsets // 2 - 1
+    key_coordinates = key_coordinates.masked_fill((is_cls | is_zero).flatten(), 1 << 30)
+    return SlotLayout(
+        block_size,
+        token_index.flatten(),
+        query_coordinates,
+        key_coordinates,
+        relative_positions.patch_to_cls,
+        slot_mask(pattern, torch.where(is_cls, 2, 1).masked_fill(is_hidden, 3)),
+    )
+
+
+def slot_mask(pattern: torch.Tensor, levels: torch.Tensor) -> BlockMask:
+    """Mask of slots (M, S) that see others by a pattern (M, L + K): their places of level 1, and 2 in the first.
+
+    So each query meets one of the copies of the CLS token, the level-2 places, and no slot is spent on that key.
+    """
+    num_blocks, num_seen = pattern.shape
+    sees = torch.zeros(num_blocks, num_blocks, dtype=torch.int, device=pattern.device)
+    sees = sees.scatter(1, pattern, 1).scatter(1, pattern[:, :1], 2)
+    slot = torch.arange(num_blocks, device=pattern.device).repeat_interleave(levels.shape[1])
+    levels = levels.int().flatten()
+
+    def mask_mod(batch, head, query, key):  # the whole truth: the list below only spares kernels the other tiles
+        return sees[slot[query], slot[key]] >= levels[key]
+
+    return BlockMask.from_kv_blocks(
+        torch.full((1, 1, num_blocks), num_seen, dtype=torch.int, device=pattern.device),
+        F.pad(pattern, (0, num_blocks - num_seen))[None, None].int(),
+        BLOCK_SIZE=len(slot) // num_blocks,
+        mask_mod=mask_mod,
+    )
+
+
+@cache
+def compiled_flex_attention() -> Callable:
+    """Compiled once for all shapes; tuned, as the backward tile taken otherwise may be larger than a slot (H100)."""
+    return torch.compile(flex_attention, dynamic=True, options={"max_autotune": True})
 
 
 class SViTTVisionEmbeddings(nn.Module):
@@ -503,7 +586,7 @@ class SViTTVisionSelfAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        blocks: BlockLayout | None,
+        blocks: BlockLayout | SlotLayout | None,
         dense_rows: torch.Tensor | None,
         cls_rows: torch.Tensor,
         table_rows: torch.Tensor | None,
@@ -520,7 +603,10 @@ class SViTTVisionSelfAttention(nn.Module):
             table = with_masked_row(self.relative_position_bias(table_rows))
         if blocks is not None:
             cls_context, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
-            patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
+            if isinstance(blocks, SlotLayout):
+                patch_context = self.slot_attention(query, key, value, table, blocks)
+            else:
+                patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
             return torch.cat([cls_context, patch_context], dim=1).flatten(2), cls_probs, cls_probs
 
         bias = lookup_bias(table, dense_rows).to(query.dtype) if table is not None else None
@@ -538,18 +624,25 @@ class SViTTVisionSelfAttention(nn.Module):
 
     def block_attention(self, query, key, value, table, blocks: BlockLayout, **kwargs) -> torch.Tensor:
         """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d)."""
+        if query.shape[2] % blocks.block_size and not self.config.attn_mask_padding:
+            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))  # the zero token that stands for padding
+        implementation = self.config._attn_implementation
+        if implementation == "sdpa" and query.device.type == "cpu" and not query.requires_grad:
+            return self.block_attention_in_cache(query, key, value, table, blocks)
+        if not is_training_on_cpu(query):
+            return self.block_attention_at_once(query, key, value, table, blocks, implementation, **kwargs)
+        if implementation == "sdpa":
+            implementation = "eager"  # where the bias learns, the sdpa of a CPU takes a slower way
+        attention = partial(self.block_attention_at_once, blocks=blocks, implementation=implementation, **kwargs)
+        # Gathered keys, values and biases are many times what they are gathered from: backward gathers them again.
+        has_dropout = self.training and self.config.attention_probs_dropout_prob > 0
+        return checkpoint(attention, query, key, value, table, use_reentrant=False, preserve_rng_state=has_dropout)
+
+    def block_attention_at_once(self, query, key, value, table, blocks: BlockLayout, implementation: str, **kwargs):
+        """Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions."""
         num_heads, num_tokens = query.shape[1:3]
         num_blocks, num_keys = blocks.key_index.shape
         num_missing = num_blocks * blocks.block_size - num_tokens
-        if num_missing and not self.config.attn_mask_padding:  # the zero token that stands for padding
-            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
-        implementation = self.config._attn_implementation
-        if implementation == "sdpa" and query.device.type == "cpu":
-            if not query.requires_grad:
-                return self.block_attention_in_cache(query, key, value, table, blocks)
-            implementation = "eager"  # where the bias learns, the sdpa of a CPU takes a slower way
-
-        # Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions.
         query = F.pad(query, (0, 0, 0, num_missing)) if num_missing else query
         query = query.reshape(-1, num_heads * num_blocks, blocks.block_size, self.head_dim)
         key, value = (
@@ -598,12 +691,43 @@ class SViTTVisionSelfAttention(nn.Module):
         is_masked = (rows == masked_row)[:, None].expand(-1, self.config.num_attention_heads, -1, -1, -1)
         return torch.zeros_like(is_masked, dtype=dtype).masked_fill(is_masked, float("-inf"))
 
+    def slot_attention(self, query, key, value, table, slots: SlotLayout) -> torch.Tensor:
+        """`block_attention` through flex attention, of queries (B, h, 1 + n, d)."""
+        batch_size, num_tokens = query.shape[0], query.shape[2] - 1
+        if not self.config.attn_mask_padding:  # the zero token that stands for padding
+            query, key, value = (F.pad(tokens, (0, 0, 0, 1)) for tokens in (query, key, value))
+        query, key, value = (tokens.index_select(2, slots.token_index) for tokens in (query, key, value))
+
+        score_mod = None
+        if table is not None:
+            table = slots.bias_table(table)
+            # Whole batches of coordinates, as compiled code would be another for broadcast ones.
+            query_coordinates, key_coordinates = (
+                coordinates.expand(batch_size, -1).contiguous()
+                for coordinates in (slots.query_coordinates, slots.key_coordinates)
+            )
+
+            def score_mod(score, batch, head, query, key):
+                row = query_coordinates[batch, query] - key_coordinates[batch, key]
+                return score + table[head, row.clamp(min=0)]
+
+        # On the CPU the plain function is the reference of the kernels; inside compiled code it is compiled with it.
+        is_plain = query.device.type == "cpu" or torch.compiler.is_compiling()
+        attention = flex_attention if is_plain else compiled_flex_attention()
+        slot_size = slots.mask.BLOCK_SIZE[0]
+        tile = min(slot_size, 64)
+        tiles = {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile, "FORCE_USE_FLEX_ATTENTION": True}
+        context = attention(query, key, value, score_mod, slots.mask, self.scaling, kernel_options=tiles)
+        context = context.unflatten(2, (-1, slot_size))[:, :, :, 1 : 1 + slots.block_size]
+        return context.flatten(2, 3)[:, :, :num_tokens].transpose(1, 2)
+
     def attend(
         self, query, key, value, bias, implementation: str | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            implementation or self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = implementation or self.config._attn_implementation
+        if implementation == "flex_attention":  # dense layers: no tile could be left out
+            implementation = "sdpa"
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return attention_interface(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
 
@@ -629,11 +753,22 @@ class SViTTVisionAttention(nn.Module):
         self.output = SViTTVisionOutput(config, config.hidden_size)
 
 
-# In training on a CPU, the backward pass of a sparse layer does again what costs little: it gathers keys and biases,
-# many times what they are gathered from, and computes scores, norms and activations.
-save_products_with_weights = partial(
-    create_selective_checkpoint_contexts, [torch.ops.aten.addmm.default, torch.ops.aten.mm.default]
-)
+@contextmanager
+def compute_again(product: torch.Tensor, function: Callable, argument: torch.Tensor):
+    """In training on a CPU, backward of what is called inside computes `product = function(argument)` again, unkept."""
+    if not is_training_on_cpu(product):
+        yield
+        return
+    address, shape = product.data_ptr(), product.shape
+
+    def pack(saved: torch.Tensor) -> torch.Tensor | None:
+        return None if saved.data_ptr() == address and saved.shape == shape else saved
+
+    def unpack(packed: torch.Tensor | None) -> torch.Tensor:
+        return function(argument) if packed is None else packed
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 class SViTTVisionLayer(GradientCheckpointingLayer):
@@ -654,27 +789,28 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
         self.lambda_2 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
 
     def forward(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor, blocks: BlockLayout | None, **kwargs
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here."""
-        run = self.run
-        is_training_on_cpu = hidden_states.requires_grad and hidden_states.device.type == "cpu"
-        if blocks is not None and is_training_on_cpu and not torch.compiler.is_compiling():
-            run = partial(checkpoint, run, use_reentrant=False, context_fn=save_products_with_weights)
-        return run(hidden_states, positions, blocks=blocks, **kwargs)
-
-    def run(self, hidden_states: torch.Tensor, positions: torch.Tensor, **kwargs):
-        context, _, cls_probs = self.attention.attention(
-            self.layernorm_before(hidden_states), needs_cls_probs=self.drops_tokens, **kwargs
-        )
+        normed = self.layernorm_before(hidden_states)
+        with compute_again(normed, self.layernorm_before, hidden_states):
+            context, _, cls_probs = self.attention.attention(normed, needs_cls_probs=self.drops_tokens, **kwargs)
         kept = None
         if self.drops_tokens:  # here, since the rest of the layer works token by token
             kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
             hidden_states, context = keep_tokens(hidden_states, kept), keep_tokens(context, kept)
         attended = self.attention.output(context)
         hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
-        transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        transformed = self.mlp(hidden_states)
         return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept
+
+    def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        normed, activate = self.layernorm_after(hidden_states), self.intermediate.intermediate_act_fn
+        with compute_again(normed, self.layernorm_after, hidden_states):
+            expanded = self.intermediate.dense(normed)
+        activated = activate(expanded)
+        with compute_again(activated, activate, expanded):
+            return self.output(activated)
 
     def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """How much each patch token deserves to stay: (B, n)."""
@@ -699,6 +835,8 @@ class SViTTVisionEncoder(nn.Module):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop."""
         config, batch_size = self.config, len(hidden_states)
+        if config._attn_implementation == "flex_attention" and config.sparse_random_attn is not None:
+            self.check_flex_attention(hidden_states)
         relative_positions = RelativePositions(num_frames, config.grid_size, config.grid_size)
         table_rows = relative_positions.rows_of_table_for(config.num_frames, hidden_states.device)
         coordinates, dense_rows, token_idx = relative_positions.coordinates(positions), None, ()
@@ -724,16 +862,22 @@ class SViTTVisionEncoder(nn.Module):
 
     def draw_blocks(
         self, layer: int, coordinates: torch.Tensor, relative_positions: RelativePositions
-    ) -> BlockLayout | None:
+    ) -> BlockLayout | SlotLayout | None:
         """The blocks of a layer, or `None` where attention is dense."""
         config, num_tokens, device = self.config, coordinates.shape[1], coordinates.device
         if config.sparse_random_attn is None:
             return None
         num_local, num_random = config.sparse_local_attn, config.sparse_random_attn
         num_blocks = math.ceil(num_tokens / config.attn_block_size)
+        uses_flex = config._attn_implementation == "flex_attention"
         padding_takes_part = num_tokens % config.attn_block_size and not config.attn_mask_padding
         if _fixed_block_patterns is not None:
             pattern = _next_fixed_pattern(num_blocks, device)
+            if uses_flex and (pattern.sort(dim=1).values.diff(dim=1) == 0).any():
+                raise ValueError(
+                    "`fixed_block_pattern` names a block twice for a query block, which "
+                    "`attn_implementation='flex_attention'` cannot attend to twice: use 'sdpa' instead."
+                )
         elif num_blocks > num_local + num_random:
             if self.training:
                 scores = torch.rand(num_blocks, num_blocks, device=device)
@@ -744,9 +888,24 @@ class SViTTVisionEncoder(nn.Module):
             pattern = torch.arange(num_blocks, device=device).expand(num_blocks, -1)
         else:
             return None  # every block would see every block
-        return lay_out_blocks(
-            pattern, coordinates, relative_positions, config.attn_block_size, config.attn_mask_padding
-        )
+        lay_out = lay_out_slots if uses_flex else lay_out_blocks
+        return lay_out(pattern, coordinates, relative_positions, config.attn_block_size, config.attn_mask_padding)
+
+    def check_flex_attention(self, hidden_states: torch.Tensor):
+        """A `ValueError` says why flex attention cannot run here."""
+        config, device = self.config, hidden_states.device.type
+        head_dim = config.hidden_size // config.num_attention_heads
+        if self.training and config.attention_probs_dropout_prob > 0:
+            problem = f"has no dropout (`attention_probs_dropout_prob` is {config.attention_probs_dropout_prob})"
+        elif device in ("cpu", "mps") and torch.is_grad_enabled() and hidden_states.requires_grad:
+            problem = f"has no backward pass on device {device!r} (`torch.no_grad()` runs it forward)"
+        elif device == "cuda" and not is_triton_available():
+            problem = "needs Triton, which is not installed,"
+        elif device == "cuda" and head_dim < 16:
+            problem = f"needs heads of at least 16 dimensions on a GPU, not {head_dim},"
+        else:
+            return
+        raise ValueError(f"`attn_implementation='flex_attention'` {problem}: use 'sdpa' instead.")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -953,8 +1112,15 @@ class SViTTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["SViTTVisionEmbeddings", "SViTTVisionLayer", "BertEmbeddings", "SViTTTextLayer"]
     _supports_sdpa = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"relative_position_index", r"position_ids"]
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        # Texts are short and their attention may drop out, which flex attention cannot: it is for the sparse clips.
+        if requested_attention == "flex_attention" and isinstance(self.config, SViTTTextConfig):
+            requested_attention = "sdpa"
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -45,7 +45,9 @@ def make_attention(args: argparse.Namespace, name: str, num_frames: int, device:
     sparsity, implementation = CONTESTANTS[name]
     model = make_encoder(args, num_frames, sparsity, implementation, device).eval()
     layer, calls = model.encoder.layer[0].attention, []
-    hook = layer.attention.register_forward_pre_hook(lambda _, inputs, kwargs: calls.append((inputs, kwargs)), with_kwargs=True)
+    hook = layer.attention.register_forward_pre_hook(
+        lambda _, inputs, kwargs: calls.append((inputs, kwargs)), with_kwargs=True
+    )
     with torch.no_grad():
         model(make_clips(args, num_frames, device))
     hook.remove()

@@ -25,7 +25,7 @@ from measure import DTYPES, TOLERANCES, Call
 from training_step import make_texts, model_config
 
 from svitt import SViTTConfig, SViTTForVideoTextRetrieval
-from svitt.training.retrieval import itm_scores
+from svitt.training.retrieval import VideoTokens, itm_scores
 
 BASELINE = "naive"
 
@@ -63,7 +63,7 @@ def make_contestants(args: argparse.Namespace) -> dict[str, Call]:
     inputs = make_inputs(args, model)
     texts, mask = (inputs[name].unflatten(0, (args.videos, -1)) for name in ("texts", "mask"))
     text = torch.arange(args.videos * args.candidates)
-    pairs = [text // args.candidates == video for video in range(args.videos)]
+    pairs = text // args.candidates == torch.arange(args.videos)[:, None]
 
     def naive() -> torch.Tensor:
         repeated = (tokens.repeat(args.candidates, 1, 1) for tokens in inputs["videos"])
@@ -82,9 +82,10 @@ def make_contestants(args: argparse.Namespace) -> dict[str, Call]:
 
     @torch.inference_mode()
     def score_all() -> torch.Tensor:
-        clips = list(inputs["videos"][:, None])
+        clips = VideoTokens(model.device, inputs["videos"].dtype)
+        clips.add(inputs["videos"][:, None])
         scores = itm_scores(model, clips, inputs["texts"], inputs["mask"], pairs, "mean")
-        return torch.stack([row[is_candidate] for row, is_candidate in zip(scores, pairs, strict=True)])
+        return scores[pairs].view(args.videos, -1)
 
     return {BASELINE: naive, "match": match_shared, "itm_scores": score_all}
 

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -647,6 +648,7 @@ def test_gradient_checkpointing_saves_memory_with_drops_and_random_patterns(monk
     _, of_products_kept = saved_bytes(checkpointing=False, token_keep_strategy=strategy)
     layers_inputs, of_inputs_kept = saved_bytes(checkpointing=True, token_keep_strategy=strategy)
     monkeypatch.setattr("svitt.modeling_svitt.checkpoint", keep_everything)
+    monkeypatch.setattr("svitt.modeling_svitt.compute_again", lambda *arguments: nullcontext())
     whole, expected = saved_bytes(checkpointing=False, token_keep_strategy=strategy)
     assert layers_inputs < 0.2 * whole
     for gradients in (of_products_kept, of_inputs_kept):
@@ -654,8 +656,21 @@ def test_gradient_checkpointing_saves_memory_with_drops_and_random_patterns(monk
             torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def keep_everything(function, *args, use_reentrant, context_fn, **kwargs):
-    return function(*args, **kwargs)
+def keep_everything(function, *args, use_reentrant, preserve_rng_state):
+    return function(*args)
+
+
+def test_backward_twice():
+    """What is computed again is computed again each time."""
+    model = vision_model().train()
+    loss = model(clips()).last_hidden_state.square().sum()
+    loss.backward(retain_graph=True)
+    once = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        if name in once:
+            torch.testing.assert_close(parameter.grad, 2 * once[name])
+    assert len(once) > 20
 
 
 # ---- Contrastive loss
