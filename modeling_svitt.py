@@ -759,10 +759,11 @@ def compute_again(product: torch.Tensor, function: Callable, argument: torch.Ten
     if not is_training_on_cpu(product):
         yield
         return
-    address, shape = product.data_ptr(), product.shape
+    address, shape, dtype = product.data_ptr(), product.shape, product.dtype  # an address of 0 has no data
 
     def pack(saved: torch.Tensor) -> torch.Tensor | None:
-        return None if saved.data_ptr() == address and saved.shape == shape else saved
+        is_product = saved.data_ptr() == address != 0 and saved.shape == shape and saved.dtype == dtype
+        return None if is_product else saved
 
     def unpack(packed: torch.Tensor | None) -> torch.Tensor:
         return function(argument) if packed is None else packed
