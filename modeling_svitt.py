@@ -393,7 +393,7 @@ def eager_attention_forward(
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(query key^T * scaling + mask) value: (B, h, Q, d), (B, h, J, d) -> (B, Q, h, d), (B, h, Q, J)."""
-    scores = query @ key.transpose(2, 3) * scaling
+    scores = (query * scaling) @ key.transpose(2, 3)
     if attention_mask is not None:
         scores = scores + attention_mask
     probs = scores.softmax(dim=-1, dtype=torch.float32)
