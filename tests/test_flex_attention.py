@@ -152,16 +152,34 @@ def assert_gradients_close(actual, expected, tolerance):
         assert error < tolerance, f"{name}: {error:.1e}"
 
 
-@pytest.mark.parametrize("case", ["partial last block", "unmasked padding", "no bias table", "resized table"])
-@pytest.mark.parametrize("training", [False, True])
-def test_gradients_of_the_reference(case, training, monkeypatch):
-    """torch refuses backward passes on the CPU, but its unfused reference has one, with gradients of the bias table."""
+@pytest.fixture
+def backward_on_cpu(monkeypatch):
+    """torch refuses it, but the unfused reference of the kernels has one, with gradients of the bias table."""
     monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(SViTTVisionEncoder, "check_flex_attention", lambda *arguments: None)
+
+
+@pytest.mark.parametrize("case", ["partial last block", "unmasked padding", "no bias table", "resized table"])
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_the_reference(case, training, backward_on_cpu):
     model = vision_model(**CASES[case]).train(training)
     (_, expected), (_, actual) = (gradients(model, name, clips()) for name in ("eager", "flex_attention"))
     assert any("bias_table" in name for name in actual) == (case != "no bias table")
     assert_gradients_close(actual, expected, 2e-5)
+
+
+def test_one_graph_for_all_sizes_with_gradients_and_checkpointing(compile_kernel, backward_on_cpu):
+    compile_kernel(dynamic=True, backend="aot_eager")
+    model = vision_model().train()
+    for batch_size, num_frames in ((2, 3), (4, 2)):
+        video = clips(batch_size, num_frames)
+        model.gradient_checkpointing_disable()
+        _, expected = gradients(model, "eager", video)
+        for checkpointing in (False, True):
+            if checkpointing:
+                model.gradient_checkpointing_enable()
+            assert_gradients_close(gradients(model, "flex_attention", video)[1], expected, 2e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 # ---- Errors
