@@ -901,9 +901,9 @@ class SViTTVisionEncoder(nn.Module):
         elif device in ("cpu", "mps") and torch.is_grad_enabled() and hidden_states.requires_grad:
             problem = f"has no backward pass on device {device!r} (`torch.no_grad()` runs it forward)"
         elif device == "cuda" and not is_triton_available():
-            problem = "needs Triton, which is not installed,"
+            problem = "needs Triton, which is not installed"
         elif device == "cuda" and head_dim < 16:
-            problem = f"needs heads of at least 16 dimensions on a GPU, not {head_dim},"
+            problem = f"needs heads of at least 16 dimensions on a GPU, not {head_dim}"
         else:
             return
         raise ValueError(f"`attn_implementation='flex_attention'` {problem}: use 'sdpa' instead.")
