@@ -1027,16 +1027,22 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         token_index: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here."""
+        """Returns the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here.
+
+        With `cls_only`, those are the states of [CLS] alone, and nothing is dropped.
+        """
         hidden_states, _ = self.attention(hidden_states, attention_mask, past_key_values=past_key_values, **kwargs)
+        if cls_only:
+            hidden_states = hidden_states[:, :1]
         kept = None
         if self.crossattention is not None:
             hidden_states, cross_probs = self.crossattention(
                 hidden_states, encoder_hidden_states, encoder_attention_mask, token_index, past_key_values, **kwargs
             )
-            if self.drops_tokens:
+            if self.drops_tokens and not cls_only:
                 kept = select_tokens(self.token_scores(cross_probs, text_mask), self.config.token_keep_rate)
         return self.output(self.intermediate(hidden_states), hidden_states), kept
 
@@ -1068,9 +1074,10 @@ class SViTTTextEncoder(nn.Module):
         attention_mask: torch.Tensor | None,
         encoder_hidden_states: torch.Tensor | None,
         encoder_attention_mask: torch.Tensor | None,
+        cls_only: bool,
         **kwargs,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run some of the layers: text states, and what each drop kept."""
+        """Run some of the layers: text states (of [CLS] alone with `cls_only`), and what each drop kept."""
         token_index, token_idx = None, ()
         for i in layers:
             hidden_states, kept = self.layer[i](
@@ -1079,6 +1086,7 @@ class SViTTTextEncoder(nn.Module):
                 encoder_hidden_states,
                 encoder_attention_mask,
                 token_index,
+                cls_only=cls_only and i == layers[-1],
                 **kwargs,
             )
             if kept is None:
@@ -1286,6 +1294,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         output_token_idx: bool = True,
+        cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SViTTTextModelOutput:
         r"""
@@ -1301,6 +1310,9 @@ class SViTTTextModel(SViTTPreTrainedModel):
             multimodal with `encoder_hidden_states` and words, text with words alone.
         output_token_idx (`bool`, *optional*, defaults to `True`):
             Whether to return which video tokens were kept at each drop.
+        cls_only (`bool`, *optional*, defaults to `False`):
+            Whether to compute nothing but [CLS] after the last self-attention, for those who need no other word:
+            `last_hidden_state` is then `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
         layers = self.layers_of_mode(mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states)
         if use_cache and self.config.is_decoder:
@@ -1326,6 +1338,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
             self.self_attention_mask(hidden_states, attention_mask, past_key_values),
             encoder_hidden_states,
             self.cross_attention_mask(hidden_states, encoder_hidden_states, encoder_attention_mask),
+            cls_only,
             text_mask=attention_mask,
             past_key_values=past_key_values,
             **kwargs,
@@ -1582,14 +1595,19 @@ class SViTTModel(SViTTPreTrainedModel):
         text_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         video_attention_mask: torch.Tensor | None = None,
+        cls_only: bool = False,
     ) -> torch.Tensor:
-        """States (B * c, text_length, D) of texts that have looked at their videos' tokens (B, video_length, D)."""
+        """States (B * c, text_length, D) of texts that have looked at their videos' tokens (B, video_length, D).
+
+        With `cls_only`, those of [CLS] alone, (B * c, 1, D), in less time.
+        """
         return self.text_model(
             text_embeds=text_hidden_states,
             attention_mask=attention_mask,
             encoder_hidden_states=video_hidden_states,
             encoder_attention_mask=video_attention_mask,
             mode="fusion",
+            cls_only=cls_only,
         ).last_hidden_state
 
     def match(
@@ -1617,7 +1635,7 @@ class SViTTModel(SViTTPreTrainedModel):
             video_hidden_states = self.get_video_features(pixel_values, return_dict=True).last_hidden_state
         if text_hidden_states is None:
             text_hidden_states = self.get_text_features(input_ids, attention_mask, return_dict=True).last_hidden_state
-        fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask)
+        fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask, cls_only=True)
         with torch.autocast(fused.device.type, enabled=False):  # half precision would tie scores
             return F.linear(fused[:, 0].float(), self.itm_head.weight.float(), self.itm_head.bias.float())[:, 1]
 
@@ -1697,7 +1715,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
                 self.temp.clamp_(*self.temp_range)
         outputs = super().forward(pixel_values, input_ids, attention_mask, return_dict=True, **kwargs)
         if not (self.training if return_loss is None else return_loss):
-            outputs.itm_logits = self.itm_head(self.fuse_pairs(outputs, attention_mask)[:, 0])
+            outputs.itm_logits = self.itm_head(self.fuse_pairs(outputs, attention_mask, cls_only=True)[:, 0])
             return outputs
 
         weights = self.config.loss_weight
@@ -1726,10 +1744,12 @@ class SViTTForVideoTextRetrieval(SViTTModel):
             video_ids = all_gather(video_ids)
         return contrastive_loss(self.similarity, video_embeds, text_embeds, video_ids)
 
-    def fuse_pairs(self, outputs: SViTTOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def fuse_pairs(
+        self, outputs: SViTTOutput, attention_mask: torch.Tensor | None, cls_only: bool = False
+    ) -> torch.Tensor:
         """States of each text after looking at the clip it came with."""
         video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
-        return self.fuse(video, text, attention_mask)
+        return self.fuse(video, text, attention_mask, cls_only=cls_only)
 
     def itm_loss(
         self,
@@ -1761,6 +1781,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
             torch.cat([video, video[video_idx], video]),
             torch.cat([text, text, text[text_idx]]),
             None if attention_mask is None else torch.cat([attention_mask, attention_mask, attention_mask[text_idx]]),
+            cls_only=True,
         )
         itm_logits = self.itm_head(fused[:, 0])
         no_match = torch.where(has_negative, 0, -100)

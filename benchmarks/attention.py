@@ -72,6 +72,8 @@ def make_call(args: argparse.Namespace, name: str, num_frames: int, backward: bo
 
 def reason_to_skip(args: argparse.Namespace, name: str, num_frames: int, backward: bool) -> str | None:
     """Why a contestant cannot run here, `None` if it can."""
+    if args.device == "cpu":
+        return "on a CPU it is only a slow reference of its kernels"
     try:
         make_call(args, name, num_frames, backward, args.device)()
     except Exception as error:  # whatever a model without this implementation, or torch on this device, raises

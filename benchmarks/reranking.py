@@ -45,7 +45,8 @@ def make_inputs(args: argparse.Namespace, model: SViTTForVideoTextRetrieval) -> 
     torch.manual_seed(1)
     num_texts = args.videos * args.candidates
     ids = make_texts(args, num_texts, args.device)
-    lengths = torch.randint(args.text_length // 2, args.text_length + 1, (num_texts, 1), device=args.device)
+    fewest, most = args.words
+    lengths = torch.randint(fewest, most + 1, (num_texts, 1), device=args.device)
     mask = (torch.arange(args.text_length, device=args.device) < lengths).long()
     shape = (args.videos, num_video_tokens(model.config, args.frames), args.hidden_size)
     return {
@@ -96,8 +97,11 @@ def main():
     parser.add_argument("--frames", type=int, default=4, help="of the clips that the tokens come from")
     parser.add_argument("--videos", type=int, default=4)
     parser.add_argument("--candidates", type=int, default=128, help="texts of each video")
-    parser.add_argument("--text_length", type=int, default=32)
+    parser.add_argument("--text_length", type=int, default=32, help="words that texts are padded to, [CLS] included")
+    parser.add_argument("--words", type=int, nargs=2, default=(6, 18), help="of texts: the fewest and the most")
     args = parser.parse_args()
+    if not 0 < args.words[0] <= args.words[1] <= args.text_length:
+        parser.error(f"--words {args.words[0]} {args.words[1]} must rise, from 1 to --text_length {args.text_length}.")
 
     contestants = make_contestants(args)
     measure.check_equal({name: call() for name, call in contestants.items()}, TOLERANCES[args.dtype])
@@ -107,6 +111,7 @@ def main():
             "contestant": name,
             "frames": args.frames,
             "candidates": args.candidates,
+            "words": "{} to {}".format(*args.words),
             "per_video_seconds": seconds[name] / args.videos,
             "time_ratio": seconds[name] / seconds[BASELINE],
         }

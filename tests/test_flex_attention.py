@@ -177,7 +177,7 @@ def test_one_graph_for_all_sizes_with_gradients_and_checkpointing(compile_kernel
         _, expected = gradients(model, "eager", video)
         for checkpointing in (False, True):
             if checkpointing:
-                model.gradient_checkpointing_enable()
+                model.activation_checkpointing_enable()
             assert_gradients_close(gradients(model, "flex_attention", video)[1], expected, 2e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
@@ -302,7 +302,7 @@ def test_gpu_compiles_once():
 def test_gpu_with_checkpointing():
     model = gpu_model().train()
     _, expected = gradients(model, "flex_attention", gpu_clips())
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     _, actual = gradients(model, "flex_attention", gpu_clips())
     assert_gradients_close(actual, expected, 1e-4)  # atomic additions come in any order
 

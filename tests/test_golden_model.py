@@ -236,7 +236,7 @@ def test_pretraining_losses_and_gradients(name, implementation, checkpointing, g
     model = case.load(SViTTForPreTraining, case.config()).train()
     model.set_attn_implementation(implementation)
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     if case.json["temp_override"] is not None:
         model.temp.data.fill_(case.json["temp_override"])
     with fixed_block_pattern(case.series("attn_idx")):

@@ -420,6 +420,23 @@ def test_texts_of_a_video_share_its_keys_and_values(keep_rate, implementation):
         model.match(video_hidden_states=video, text_hidden_states=text[:5], attention_mask=mask[:5])
 
 
+@pytest.mark.parametrize("strategy", ["cls_attn", "avg_attn"])
+@pytest.mark.parametrize("drop_loc", [[2], [2, 3], [3]])
+def test_cls_alone_is_as_with_the_other_words(strategy, drop_loc):
+    text_settings = {"token_keep_rate": 0.3, "token_drop_loc": drop_loc, "token_keep_strategy": strategy}
+    model = task_model(SViTTModel, text=text_settings)
+    ids, mask = texts(6)
+    video = model.get_video_features(clips(2)).last_hidden_state.detach().requires_grad_()
+    text = model.get_text_features(ids, mask).last_hidden_state.detach().requires_grad_()
+    all_words = model.fuse(video, text, mask)
+    cls = model.fuse(video, text, mask, cls_only=True)
+    assert cls.shape == (6, 1, all_words.shape[2])
+    torch.testing.assert_close(cls[:, 0], all_words[:, 0])
+    direction = torch.randn_like(cls[:, 0])
+    expected = torch.autograd.grad((all_words[:, 0] * direction).sum(), (video, text))
+    torch.testing.assert_close(torch.autograd.grad((cls[:, 0] * direction).sum(), (video, text)), expected)
+
+
 # ---- Precision: decisions 10, 16
 
 
@@ -613,7 +630,7 @@ def test_gradient_checkpointing_is_exact(order, strategy):
         settings = {"token_3d_order": order, "token_keep_strategy": strategy}
         model = task_model(SViTTForPreTraining, vision=settings, text={"token_keep_strategy": "random"}).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         torch.manual_seed(3)
         outputs = model(clips(), *texts())
         outputs.loss.backward()
@@ -626,7 +643,7 @@ def saved_bytes(checkpointing, **vision):
     """Bytes that a training step of the vision encoder keeps for its backward pass, and the gradients it gives."""
     model = vision_model(num_hidden_layers=8, token_drop_loc=[0, 2, 4], drop_path_rate=0.2, **vision).train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     parameters, saved = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
     def save(tensor):

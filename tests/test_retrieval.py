@@ -132,7 +132,7 @@ def test_each_pair_is_fused_once(golden, monkeypatch):
     needed = scores.video_to_text.isfinite() | scores.text_to_video.isfinite().t()
     num_words = (needed * mask.sum(dim=1)).sum()
     num_matched = sum(text_mask.numel() for _, text_mask in calls)
-    assert num_words <= num_matched <= num_words / (1 - MAX_PADDING) < needed.sum() * mask.shape[1]
+    assert num_words <= num_matched <= needed.sum() * mask.shape[1] / (1 - MAX_PADDING)
     assert len(calls) < len(videos) and sum(count for count, _ in calls) < needed.sum()
 
 
@@ -152,6 +152,13 @@ def test_a_plan_covers_each_pair_once_in_bounds(data):
         for video, texts_of_video in zip(videos.tolist(), texts.tolist(), strict=True):
             covered.update((video, text) for text in set(texts_of_video))
     assert covered == Counter(map(tuple, pairs.nonzero().tolist()))
+
+
+@pytest.mark.parametrize(("words_per_video", "lengths_matched"), [(59, {20, 5}), (60, {20})])
+def test_texts_are_cut_into_runs_where_padding_costs_more(words_per_video, lengths_matched):
+    lengths = torch.tensor([5, 20, 5, 20, 5, 20, 5])  # 4 texts padded by 15 words
+    batches = plan_matching(torch.ones(1, 7, dtype=torch.bool), lengths, 1000, words_per_video)
+    assert {batch.length for batch in batches} == lengths_matched
 
 
 def one_pair_per_call(model, clips, states, mask, pairs, ensemble):

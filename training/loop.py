@@ -79,7 +79,7 @@ def train(
         InputError: on all processes, when one of them cannot read a batch.
     """
     if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     groups = parameter_groups(
         model.named_parameters(), args.learning_rate, args.weight_decay, args.larger_lr, args.larger_lr_names
     )
