@@ -29,7 +29,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from svitt import SViTTForVideoTextRetrieval, sample_frame_indices
-from svitt.training import data, loaders
+from svitt.training import data, loaders, models
 from svitt.training.loop import TimedBatches
 
 
@@ -115,7 +115,9 @@ def main():
     args = parser.parse_args()
 
     processing = loaders.ProcessingArguments()
-    model, processor = loaders.load_model_and_processor(SViTTForVideoTextRetrieval, args.model_name_or_path, processing)
+    model, processor = models.load_model_and_processor(
+        SViTTForVideoTextRetrieval, args.model_name_or_path, processing, models.DroppingArguments()
+    )
     pairs = data.training_pairs(data.load_captions(args.annotation_file, args.video_dir))
     check_equal(pairs, processor)
 

@@ -25,10 +25,9 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
-from transformers import PreTrainedModel
 
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .processes import InputError, progress_bar, share_of
+from .processes import progress_bar, share_of
 
 # So many videos in a row that cannot be read are no accident.
 MAX_BAD_IN_A_ROW = 10
@@ -67,39 +66,6 @@ class ProcessingArguments:
             "help": "Evaluation: stop at a video that cannot be read, or report it and count it as never found.",
         },
     )
-
-
-def load_model_and_processor(
-    model_class: type[PreTrainedModel],
-    path: str,
-    args: ProcessingArguments,
-    token_keep_rate: float | None = None,
-    fusion_token_keep_rate: float | None = None,
-) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """A model in float32, and its processor with the number of frames and the text length of `args`.
-
-    Args:
-        token_keep_rate, fusion_token_keep_rate: of the vision and of the text config; by default as they were saved.
-
-    Raises:
-        InputError: if there is no such model, or a rate is not above 0 and at most 1.
-    """
-    overrides = {"num_frames": args.num_frames, "max_length": args.max_text_length}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
-    for name, rate in {"token": token_keep_rate, "fusion_token": fusion_token_keep_rate}.items():
-        if rate is not None and not 0 < rate <= 1:
-            raise InputError(f"--{name}_keep_rate {rate}: must be above 0 and at most 1.")
-    try:
-        config = model_class.config_class.from_pretrained(path)
-        if token_keep_rate is not None:
-            config.vision_config.token_keep_rate = token_keep_rate
-        if fusion_token_keep_rate is not None:
-            config.text_config.token_keep_rate = fusion_token_keep_rate
-        model = model_class.from_pretrained(path, config=config, dtype=torch.float32)
-        return model, SViTTProcessor.from_pretrained(path, **overrides)
-    except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"{path}: cannot be loaded as a model with its processor ({reason}).") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
