@@ -67,6 +67,11 @@ class ProcessingArguments:
         },
     )
 
+    def missing_videos(self, is_training: bool) -> str:
+        """What loading annotations does about files that are not there: `"allow"` or `"error"`."""
+        policy = self.bad_videos if is_training else self.bad_eval_videos
+        return "error" if policy == "error" else "allow"
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows with clips
@@ -374,3 +379,7 @@ class MixedLoader:
         batches = {medium: iter(loader) for medium, loader in self.loaders.items()}
         for medium in self.schedule():
             yield {**next(batches[medium]), "medium": medium}
+
+
+# What a training takes.
+TrainingLoader = StatefulDataLoader | MixedLoader

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import TorchDynamoPlugin, send_to_device, tqdm
 from transformers import PreTrainedModel
 
@@ -88,18 +89,20 @@ class LoggingArguments:
 
 
 def make_accelerator(optimization: OptimizationArguments, logging: LoggingArguments, output_dir: str) -> Accelerator:
-    """An accelerator for [`train`], its trackers not yet begun; an `InputError` for a tracker that is not there."""
+    """An accelerator for [`Training`], its trackers not yet begun; an `InputError` for a tracker that is not there."""
+    available = {str(name) for name in get_available_trackers()}
     trackers = [name for name in logging.report_to if name != "none"]
-    try:
-        return Accelerator(
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=optimization.mixed_precision,
-            dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.torch_compile else None,
-            log_with=trackers or None,
-            project_dir=output_dir,
-        )
-    except (ValueError, ImportError) as error:
-        raise InputError(f"--report_to {' '.join(trackers)}: {error}.") from error
+    for name in trackers:
+        if name not in available:
+            installed = ", ".join(sorted(available)) or "none"
+            raise InputError(f"--report_to {name}: is not among the trackers that are installed: {installed}.")
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=optimization.mixed_precision,
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.torch_compile else None,
+        log_with=trackers or None,
+        project_dir=output_dir,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -107,19 +110,9 @@ def make_accelerator(optimization: OptimizationArguments, logging: LoggingArgume
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def train(
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    loader: TrainingLoader,
-    args: OptimizationArguments,
-    checkpoints: Checkpoints,
-    save: Callable[[PreTrainedModel, dict], None],
-    validate: Callable[[PreTrainedModel], tuple[float, dict[str, float]]] | None = None,
-    logging: LoggingArguments | None = None,
-    to_model_inputs: Callable[[dict], dict] = dict,
-    bad_videos: BadVideoReport | None = None,
-) -> TrainingState:
-    """Train a model, from a checkpoint on if there is one, and save it where it is best, or else after each epoch.
+@dataclass
+class Training:
+    """Trains a model, from a checkpoint on if there is one, and saves it where it is best, or else after each epoch.
 
     Args:
         accelerator: of [`make_accelerator`].
@@ -129,45 +122,62 @@ def train(
         checkpoints: where to go on from, and where to write to.
         save: is called on all processes with the bare model and its whole state dict (which other processes than the
             main one may lack).
-        validate: gives a score of the bare model, higher is better, and all metrics by name.
+        validate: gives a score of the bare model, higher is better (`None`: the latest is the best), and metrics.
         logging: see [`LoggingArguments`].
         to_model_inputs: what is still to be done to a batch on the device, as [`loaders.to_model_inputs`].
         bad_videos: takes the videos that batches report as bad.
-
-    Returns:
-        How it ended; `best_epoch` and `best_step` are those saved last.
-
-    Raises:
-        InputError: on all processes, when one of them cannot read a batch, or no loss is finite any more.
-        SystemExit: with 0, after a checkpoint, when SIGTERM comes.
+        steps_before: what trackers have seen of earlier stages.
     """
-    return Training(
-        accelerator, model, loader, args, checkpoints, save, validate, logging, to_model_inputs, bad_videos
-    ).run()
 
+    accelerator: Accelerator
+    model: PreTrainedModel
+    loader: TrainingLoader
+    args: OptimizationArguments
+    checkpoints: Checkpoints
+    save: Callable[[PreTrainedModel, dict], None]
+    validate: Callable[[PreTrainedModel], tuple[float | None, dict[str, float]]] | None = None
+    logging: LoggingArguments = field(default_factory=LoggingArguments)
+    to_model_inputs: Callable[[dict], dict] = dict
+    bad_videos: BadVideoReport | None = None
+    steps_before: int = 0
 
-class Training:
-    """One call of [`train`]."""
-
-    def __init__(
-        self, accelerator, model, loader, args, checkpoints, save, validate, logging, to_model_inputs, bad_videos
-    ):
-        self.accelerator, self.loader, self.args, self.checkpoints = accelerator, loader, args, checkpoints
-        self.save_model, self.validate, self.bad_videos = save, validate, bad_videos
-        self.logging = logging or LoggingArguments()
-        self.to_model_inputs = to_model_inputs
+    def __post_init__(self):
+        args = self.args
         if args.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            self.model.activation_checkpointing_enable()
+        parameters = self.model.named_parameters()
         groups = parameter_groups(
-            model.named_parameters(), args.learning_rate, args.weight_decay, args.larger_lr, args.larger_lr_names
+            parameters, args.learning_rate, args.weight_decay, args.larger_lr, args.larger_lr_names
         )
-        self.model, self.optimizer = accelerator.prepare(model, torch.optim.AdamW(groups))
-        self.num_steps, num_warmup_steps = count_steps(loader, args)
+        self.model, self.optimizer = self.accelerator.prepare(self.model, torch.optim.AdamW(groups))
+        self.num_steps, num_warmup_steps = count_steps(self.loader, args)
         # Not prepared: a prepared scheduler steps once per process at each update.
-        self.scheduler = cosine_schedule(self.optimizer.optimizer, num_warmup_steps, self.num_steps, args.min_lr_multi)
-        self.state = checkpoints.load(accelerator, loader, self.scheduler)
-        self.log = Log(accelerator, checkpoints.folder / "log.jsonl", self.state)
-        self.num_skipped_in_a_row = 0
+        optimizer = self.optimizer.optimizer
+        self.scheduler = cosine_schedule(optimizer, num_warmup_steps, self.num_steps, args.min_lr_multi)
+        self.state = self.checkpoints.load(self.accelerator, self.loader, self.scheduler)
+        self.log = Log(self.accelerator, self.checkpoints.folder / "log.jsonl", self.state, self.steps_before)
+        self.num_skipped_in_a_row, self.must_stop = 0, False
+
+    def run(self) -> TrainingState:
+        """Train to the end.
+
+        Returns:
+            How it ended; `best_epoch` and `best_step` are those saved last.
+
+        Raises:
+            InputError: on all processes, when one of them cannot read a batch, or no loss is finite any more.
+            SystemExit: with 0, after a checkpoint, when SIGTERM comes.
+        """
+        state = self.state
+        with StopRequest() as self.stop, self.progress_bar() as self.progress:
+            if state.evaluation_is_due:
+                self.evaluate()
+            while not self.is_done:
+                if state.epoch_is_done:
+                    state.epoch, state.epoch_is_done = state.epoch + 1, False
+                    state.epoch_meter, state.num_bad_videos = {}, 0
+                self.train_one_epoch()
+        return state
 
     @property
     def bare_model(self) -> PreTrainedModel:
@@ -179,18 +189,6 @@ class Training:
         if state.step >= self.num_steps:
             return True
         return self.args.max_steps is None and state.epoch_is_done and state.epoch >= self.args.num_train_epochs
-
-    def run(self) -> TrainingState:
-        state = self.state
-        with StopRequest() as self.stop, self.progress_bar() as self.progress:
-            if state.evaluation_is_due:
-                self.evaluate()
-            while not self.is_done:
-                if state.epoch_is_done:
-                    state.epoch, state.epoch_is_done = state.epoch + 1, False
-                    state.epoch_meter, state.num_bad_videos = {}, 0
-                self.train_one_epoch()
-        return state
 
     def progress_bar(self) -> tqdm:
         is_watched = sys.stderr.isatty()
@@ -220,6 +218,8 @@ class Training:
                 sys.exit(0)
             if state.evaluation_is_due:
                 self.evaluate()
+        if not state.epoch_meter and not state.num_skipped:
+            raise InputError("There is nothing to train on: an epoch has no batch.")
         state.epoch_is_done = True
         self.report_epoch()
         state.evaluation_is_due = self.logging.eval_steps is None or self.is_done
@@ -246,10 +246,11 @@ class Training:
         if losses is None:
             self.skip(", ".join(names))
         else:
-            self.optimizer.step()
             for meter in (state.meter, state.epoch_meter):
                 for name, value in (losses | {"updates": 1.0}).items():
                     meter[name] = meter.get(name, 0.0) + value
+        if losses is not None or accelerator.scaler is not None:  # a scaler finds out by itself, and must
+            self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
 
@@ -291,10 +292,11 @@ class Training:
                 score, metrics = self.validate(self.bare_model)
             self.model.train()
             self.log.write(state, metrics)
-            report.append(f"validation {score:.2f}")
+            if score is not None:
+                report.append(f"validation {score:.2f}")
         if score is None or state.best_score is None or score > state.best_score:
             state.best_score, state.best_epoch, state.best_step = score, state.epoch, state.step
-            self.save_model(self.bare_model, self.accelerator.get_state_dict(self.bare_model))
+            self.save(self.bare_model, self.accelerator.get_state_dict(self.bare_model))
             report.append("saved")
         if self.validate is not None:
             self.accelerator.print(", ".join(report), flush=True)
@@ -363,10 +365,11 @@ class Log:
     Args:
         path: of the file; lines of an earlier run after `state` are removed.
         state: where this run begins.
+        steps_before: added to the steps that trackers see.
     """
 
-    def __init__(self, accelerator: Accelerator, path: Path, state: TrainingState):
-        self.accelerator, self.path = accelerator, path
+    def __init__(self, accelerator: Accelerator, path: Path, state: TrainingState, steps_before: int = 0):
+        self.accelerator, self.path, self.steps_before = accelerator, path, steps_before
         if accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_text().splitlines() if path.is_file() and state.step else []
@@ -378,7 +381,7 @@ class Log:
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": state.step, "epoch": state.epoch} | metrics) + "\n")
-        self.accelerator.log({"epoch": state.epoch} | metrics, step=state.step)
+        self.accelerator.log({"epoch": state.epoch} | metrics, step=self.steps_before + state.step)
 
 
 def is_to_come(entry: dict, state: TrainingState) -> bool:

@@ -27,8 +27,9 @@ from transformers import PreTrainedModel
 
 from ..modeling_svitt import CLIP_ENSEMBLES, pool_clips, split_clips
 from ..processing_svitt import SViTTProcessor
-from .data import RetrievalSet
+from .data import RetrievalSet, retrieval_set
 from .loaders import BadVideoReport, ProcessingArguments, model_batches, text_batches, video_loader
+from .presets import Split
 from .processes import InputError, fail_together, gather_shares, progress_bar, share_of
 
 TOP_K = (1, 5, 10)
@@ -376,18 +377,33 @@ def gather_tensors(share: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(gather_shares([tensor.cpu() for tensor in share]))
 
 
+def load_retrieval_sets(
+    splits: dict[str, Split], args: ProcessingArguments, join_captions: bool = False
+) -> dict[str, RetrievalSet]:
+    """The sets of all splits that are not to train on."""
+    options = {"unique_videos": True, "join_captions": join_captions, "missing_videos": args.missing_videos(False)}
+    return {
+        name: retrieval_set(split.load(**options)) for name, split in splits.items() if not name.startswith("train")
+    }
+
+
+def check_stop_key(stop_key: str | None, splits: dict[str, RetrievalSet]):
+    if stop_key is not None and stop_key not in splits:
+        raise InputError(f"--stop_key {stop_key}: there is no such split, but: {', '.join(splits) or 'none'}.")
+
+
 def score_split(
     accelerator: Accelerator,
     model: PreTrainedModel,
     split: str,
-    retrieval_set: RetrievalSet,
+    videos_and_texts: RetrievalSet,
     processor: SViTTProcessor,
     args: RetrievalArguments,
     processing: ProcessingArguments,
     bad_videos: BadVideoReport,
 ) -> RetrievalScores:
     """Scores of all videos and texts of a split, on all processes, which share the work."""
-    videos, texts, _ = retrieval_set
+    videos, texts, _ = videos_and_texts
     loader = video_loader(share_of(videos), processor, args.num_frames_test, args.eval_batch_size, processing)
     clips = model_batches(loader, processor, accelerator.device, bad_videos)
     with accelerator.autocast():
