@@ -9,6 +9,7 @@
 
 import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -113,7 +114,10 @@ def start_training(
     fields = start.as_fields()
     for part, values in dropping.as_fields().items():
         fields[part] = fields[part] | values
-    source = start.model_name_or_path or start.config_name or f"{start.vision_name_or_path}, {start.text_name_or_path}"
+    towers = (start.vision_name_or_path, start.text_name_or_path)
+    for name in (start.model_name_or_path, start.config_name, *towers):
+        check_folder(name)
+    source = start.model_name_or_path or start.config_name or ", ".join(towers)
     try:
         if start.model_name_or_path is not None:
             return load_svitt(model_class, start.model_name_or_path, args, fields)
@@ -123,6 +127,17 @@ def start_training(
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
         raise InputError(f"{source}: cannot be started from ({' '.join(str(reason).split()).rstrip('.')}).") from error
+
+
+def check_folder(name: str | None):
+    """An `InputError` for a folder that is not there, which Transformers would ask the Hub for, or without a model."""
+    if name is None:
+        return
+    if Path(name).is_dir():
+        if not Path(name, "config.json").is_file():
+            raise InputError(f"{name}: is no folder of a model, it has no config.json.")
+    elif Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise InputError(f"{name}: there is no such folder.")
 
 
 def load_svitt(
@@ -202,6 +217,7 @@ def load_model_and_processor(
     Raises:
         InputError: if there is no such model.
     """
+    check_folder(path)
     try:
         config = changed(SViTTConfig.from_pretrained(path), dropping.as_fields())
         model = model_class.from_pretrained(path, config=config, dtype=torch.float32)
