@@ -25,17 +25,6 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "run_retrieval.py")
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    """A folder with `data` (16, 8 and 14 clips) and an untrained `model`."""
-    folder = tmp_path_factory.mktemp("demo")
-    sizes = ["--train", "16", "--val", "8", "--test", "14"]
-    subprocess.run([sys.executable, ROOT / "examples/make_demo_dataset.py", folder / "data", *sizes], check=True)
-    model = [ROOT / "examples/make_tiny_model.py", folder / "data/train.json", folder / "model"]
-    subprocess.run([sys.executable, *model], check=True)
-    return folder
-
-
 def arguments(demo, output_dir, **options):
     """A command line; an option `True` is a switch, and `None` leaves one out."""
     options = {

@@ -8,6 +8,7 @@
 """Checkpoints to go on from, exactly: whole or not there at all, the last few kept."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from .processes import InputError
 
 STATE_FILE = "training_state.json"
+# It warns of each checkpoint that tied weights are saved once.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
 @dataclass
