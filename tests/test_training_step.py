@@ -73,4 +73,6 @@ def test_update_equals_the_formulas(golden, tmp_path, max_grad_norm):
         )
         # In the first update, the corrected means of the gradient and of its square are these themselves.
         expected = before.double() * (1 - lr * decay) - lr * gradient / (gradient.abs() + EPS)
-        torch.testing.assert_close(after.double(), expected, rtol=3e-7, atol=1e-8, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            after.double(), expected, rtol=3e-7, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+        )
