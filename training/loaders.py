@@ -12,22 +12,25 @@ flips and normalises on the device: see [`to_model_inputs`]. They also carry `ba
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from accelerate.utils import gather_object, send_to_device
 from datasets import Dataset
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 from torch.utils.data import Dataset as TorchDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .processes import progress_bar, share_of
+from .processes import InputError, progress_bar, share_of
+from .streaming import ShuffledStream, stable_id
 
 # So many videos in a row that cannot be read are no accident.
 MAX_BAD_IN_A_ROW = 10
@@ -88,12 +91,13 @@ def name_of(video: Mapping) -> str:
 class ClipDataset(TorchDataset):
     """Rows of a dataset with the clips of their videos.
 
+    An item is asked for by its index, or by its index and the seed of all that is drawn for it.
+
     Args:
         rows: with a column `video`.
         read_clip: as `SViTTVideoProcessor.read_clip`.
         bad_videos: for a video that cannot be read. `"error"`: raise; `"keep"`: give the row without a clip; `"skip"`:
-            give another row in its place, drawn from torch's random state, so that batches keep their size on all
-            processes.
+            give another row in its place, drawn at random, so that batches keep their size on all processes.
 
     Raises:
         VideoDecodeError: when a row is read, see `bad_videos`; if one is skipped, after ten in a row.
@@ -105,20 +109,23 @@ class ClipDataset(TorchDataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, item: int | tuple[int, int]) -> dict:
+        index, seed = item if isinstance(item, tuple) else (item, None)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         found = []
         for _ in range(MAX_BAD_IN_A_ROW):
             row = self.rows[index]
             video = row.pop("video")
+            row["name"] = name_of(video)
             try:
-                return row | {"clip": self.read_clip(video), "bad_videos": found}
+                return row | {"clip": self.read_clip(video, seed=seed), "bad_videos": found}
             except VideoDecodeError as error:
                 if self.bad_videos == "error":
                     raise
                 found = [*found, {"video": name_of(video), "error": str(error)}]
             if self.bad_videos == "keep":
                 return row | {"clip": None, "bad_videos": found}
-            index = torch.randint(len(self.rows), ()).item()
+            index = torch.randint(len(self.rows), (), generator=generator).item()
         raise too_many_in_a_row(found)
 
 
@@ -127,21 +134,24 @@ class ClipStream(IterableDataset):
     row that can.
 
     Args:
-        rows: iterable, with `video` in each row; if it can save its state, so can the stream.
+        rows: a `ShuffledStream`.
+        seed: with the epoch and the row, it fixes what is drawn for a clip.
         read_clip: as `SViTTVideoProcessor.read_clip`.
         bad_videos: `"skip"`, or `"error"` to raise a `VideoDecodeError`; after ten in a row it is raised anyway.
     """
 
-    def __init__(self, rows: Iterable[dict], read_clip: Callable, bad_videos: str = "skip"):
-        self.rows, self.read_clip, self.bad_videos = rows, read_clip, bad_videos
+    def __init__(self, rows: ShuffledStream, read_clip: Callable, bad_videos: str = "skip", seed: int = 0):
+        self.rows, self.read_clip, self.bad_videos, self.seed = rows, read_clip, bad_videos, seed
 
     def __iter__(self) -> Iterator[dict]:
         found = []
         for row in self.rows:
             row = dict(row)
             video = row.pop("video")
+            row["name"] = name_of(video)
+            text = row.get("caption") or row["question"]
             try:
-                clip = self.read_clip(video)
+                clip = self.read_clip(video, seed=stable_id(f"{self.seed} {self.rows.epoch} {row['name']} {text}"))
             except VideoDecodeError as error:
                 if self.bad_videos == "error":
                     raise
@@ -174,10 +184,13 @@ def too_many_in_a_row(bad_videos: list[dict]) -> VideoDecodeError:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def training_clip_reader(processor: SViTTProcessor, args: ProcessingArguments) -> Callable:
-    """Reads random frames, and a random crop of them, of a video."""
+def training_clip_reader(
+    processor: SViTTProcessor, args: ProcessingArguments, num_frames: int | None = None
+) -> Callable:
+    """Reads random frames, by default as many as the processor says, and a random crop of them, of a video."""
     return partial(
         processor.video_processor.read_clip,
+        num_frames=num_frames or processor.video_processor.num_frames,
         sampling="rand",
         do_augment=args.augment,
         flip_prob=args.flip_prob,
@@ -191,44 +204,153 @@ def worker_settings(num_workers: int) -> dict:
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.accelerator.is_available(),
+        "worker_init_fn": ignore_sigterm,
+        "generator": torch.Generator(),  # of seeds for workers: the global state belongs to the model
     }
 
 
-def training_loader(rows: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments, collate):
-    # A last smaller batch, with too few negatives, is left out unless there is no other.
-    return DataLoader(
-        ClipDataset(rows, training_clip_reader(processor, args), args.bad_videos),
-        batch_size,
-        shuffle=True,
-        drop_last=len(rows) >= batch_size * PartialState().num_processes,
-        collate_fn=partial(collate, processor=processor),
-        **worker_settings(args.num_workers),
-    )
+def ignore_sigterm(worker: int):
+    """Schedulers send it to workers, too, which must live until the main process has finished its step."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def pair_loader(pairs: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments) -> DataLoader:
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """This process's batches of an epoch: indices of rows, each with the seed of what is drawn for the row.
+
+    Processes take turns in the permutation of an epoch, batch by batch, so that w of them with batches of B rows see
+    together what one sees with batches of w * B rows. The last rows, too few for a batch of each process, are left
+    out, unless there are no others.
+
+    Args:
+        num_rows: of the dataset.
+        batch_size: of one process.
+        seed: with the epoch, fixes everything.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int):
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+        self.epoch, self.start = 1, 0  # the first batch to give
+
+    def __len__(self) -> int:
+        return max(self.num_rows // (self.batch_size * PartialState().num_processes), 1)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rank, num_processes = PartialState().process_index, PartialState().num_processes
+        generator = torch.Generator().manual_seed(stable_id(f"{self.seed} {self.epoch}"))
+        order = torch.randperm(self.num_rows, generator=generator).tolist()
+        seeds = torch.randint(2**62, (self.num_rows,), generator=generator).tolist()
+        while num_processes > 1 and len(order) < self.batch_size * num_processes:
+            order += order  # so that all processes have a batch, and of equal sizes
+        for number in range(self.start, len(self)):
+            first = (number * num_processes + rank) * self.batch_size
+            yield [(index, seeds[index]) for index in order[first : first + self.batch_size]]
+
+
+class RowLoader:
+    """Training batches of a dataset, which can go on after any batch without reading those before it.
+
+    Args:
+        rows: a [`ClipDataset`].
+        batch_size, seed: see [`EpochSampler`].
+        collate: makes a batch of rows.
+        num_workers: processes that read.
+    """
+
+    def __init__(self, rows: ClipDataset, batch_size: int, seed: int, collate: Callable, num_workers: int = 0):
+        self.sampler, self.num_given = EpochSampler(len(rows), batch_size, seed), 0
+        settings = worker_settings(num_workers)
+        self.loader = DataLoader(rows, batch_sampler=self.sampler, collate_fn=collate, **settings)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int):
+        if epoch != self.sampler.epoch:
+            self.sampler.epoch, self.sampler.start = epoch, 0
+
+    def __iter__(self) -> Iterator[dict]:
+        batches, self.num_given = iter(self.loader), self.sampler.start
+        for batch in batches:
+            self.num_given += 1
+            yield batch
+        self.sampler.start = 0
+
+    def state_dict(self) -> dict:
+        """Where to go on: after the batch that was given last."""
+        return {"epoch": self.sampler.epoch, "batches": self.num_given}
+
+    def load_state_dict(self, state: dict):
+        """Let the next iteration go on at a state of [`state_dict`]."""
+        self.sampler.epoch, self.sampler.start = state["epoch"], state["batches"]
+
+
+class StreamLoader:
+    """Training batches of a stream, which can go on after any batch; an epoch has no length that is known.
+
+    Args:
+        rows: a [`ClipStream`].
+        batch_size: of one process.
+        collate: makes a batch of rows.
+        num_workers: processes that read; to go on, there must be as many.
+    """
+
+    def __init__(self, rows: ClipStream, batch_size: int, collate: Callable, num_workers: int = 0):
+        self.rows, self.num_workers = rows, num_workers
+        settings = worker_settings(num_workers)
+        self.loader = StatefulDataLoader(rows, batch_size, drop_last=True, collate_fn=collate, **settings)
+
+    def set_epoch(self, epoch: int):
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict]:
+        return iter(self.loader)
+
+    def state_dict(self) -> dict:
+        """Where to go on: after the batch that was given last."""
+        return {"num_workers": self.num_workers, "loader": self.loader.state_dict()}
+
+    def load_state_dict(self, state: dict):
+        """Let the next iteration go on at a state of [`state_dict`]; `set_epoch` must be called with its epoch."""
+        if state["num_workers"] != self.num_workers:
+            raise InputError(
+                f"--num_workers {self.num_workers}: a stream that was read by {state['num_workers']} workers goes on "
+                "with as many."
+            )
+        self.loader.load_state_dict(state["loader"])
+
+
+def pair_loader(
+    pairs: Dataset,
+    processor: SViTTProcessor,
+    batch_size: int,
+    args: ProcessingArguments,
+    seed: int = 0,
+    num_frames: int | None = None,
+) -> RowLoader:
     """Training batches of [`training_pairs`]: clips of random frames, `input_ids`, `attention_mask`, `video_ids`."""
-    return training_loader(pairs, processor, batch_size, args, collate_pairs)
+    rows = ClipDataset(pairs, training_clip_reader(processor, args, num_frames), args.bad_videos)
+    return RowLoader(rows, batch_size, seed, partial(collate_pairs, processor=processor), args.num_workers)
 
 
 def question_loader(
-    questions: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments
-) -> DataLoader:
+    questions: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments, seed: int = 0
+) -> RowLoader:
     """Training batches of [`load_questions`]: clips, `input_ids` and `attention_mask` of questions, their `answers`."""
-    return training_loader(questions, processor, batch_size, args, collate_questions)
+    rows = ClipDataset(questions, training_clip_reader(processor, args), args.bad_videos)
+    return RowLoader(rows, batch_size, seed, partial(collate_questions, processor=processor), args.num_workers)
 
 
 def pair_stream_loader(
-    rows: Iterable[dict], processor: SViTTProcessor, batch_size: int, args: ProcessingArguments
-) -> StatefulDataLoader:
-    """As [`pair_loader`], of a stream of this process, in its order; `state_dict` saves where to go on, exactly."""
-    return StatefulDataLoader(
-        ClipStream(rows, training_clip_reader(processor, args), args.bad_videos),
-        batch_size,
-        drop_last=True,
-        collate_fn=partial(collate_pairs, processor=processor),
-        **worker_settings(args.num_workers),
-    )
+    rows: ShuffledStream,
+    processor: SViTTProcessor,
+    batch_size: int,
+    args: ProcessingArguments,
+    seed: int = 0,
+    num_frames: int | None = None,
+) -> StreamLoader:
+    """As [`pair_loader`], of a stream of this process, in its order."""
+    clips = ClipStream(rows, training_clip_reader(processor, args, num_frames), args.bad_videos, seed)
+    return StreamLoader(clips, batch_size, partial(collate_pairs, processor=processor), args.num_workers)
 
 
 def video_loader(
@@ -265,7 +387,8 @@ def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 
 
 def collate_clips(rows: list[dict], processor: SViTTProcessor) -> dict:
     clips = processor.video_processor.collate_clips([row["clip"] for row in rows])
-    return {**clips, "bad_videos": [bad for row in rows for bad in row["bad_videos"]]}
+    bad_videos = [bad for row in rows for bad in row["bad_videos"]]
+    return {**clips, "videos": [row["name"] for row in rows], "bad_videos": bad_videos}
 
 
 def collate_pairs(rows: list[dict], processor: SViTTProcessor) -> dict:
@@ -314,11 +437,12 @@ class BadVideoReport:
     Args:
         path: file to which one JSON object a line is added, {"split", "epoch", "video", "error"}. One of an earlier
             run is removed.
+        resume: whether this goes on with an earlier run, so that its file stays.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, resume: bool = False):
         self.path, self.found = Path(path), {}
-        if PartialState().is_main_process:
+        if PartialState().is_main_process and not resume:
             self.path.unlink(missing_ok=True)
 
     def take_from(self, batch: dict):
@@ -349,37 +473,58 @@ class MixedLoader:
     """Batches of several loaders, such as of videos and of images: each step takes one, the same on all processes.
 
     In an epoch every batch of every loader comes once, in an order that `seed` and the epoch fix, as with the
-    original's MetaLoader. Batches get a key `medium`.
+    original's MetaLoader. If there are streams, each step draws a loader, and the epoch ends when one has no more.
+    Batches get a key `medium`.
 
     Args:
-        loaders: by medium, each with a length.
+        loaders: by medium.
+        seed: of the order.
     """
 
-    def __init__(self, loaders: dict[str, DataLoader], seed: int = 0):
-        self.loaders, self.seed, self.epoch = loaders, seed, 0
-
-    def prepare(self, accelerator: Accelerator) -> "MixedLoader":
-        """With loaders that share their batches out to processes."""
-        return MixedLoader({medium: accelerator.prepare(loader) for medium, loader in self.loaders.items()}, self.seed)
+    def __init__(self, loaders: dict[str, "RowLoader | StreamLoader"], seed: int = 0):
+        self.loaders, self.seed, self.epoch = loaders, seed, 1
+        self.num_given = self.start = 0
 
     def set_epoch(self, epoch: int):
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
         for loader in self.loaders.values():
             loader.set_epoch(epoch)
 
     def __len__(self) -> int:
         return sum(map(len, self.loaders.values()))
 
-    def schedule(self) -> list[str]:
+    def schedule(self) -> Iterator[str]:
         """The medium of each step of the epoch."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if any(isinstance(loader, StreamLoader) for loader in self.loaders.values()):
+            while True:
+                yield list(self.loaders)[rng.integers(len(self.loaders))]
         media = [medium for medium, loader in self.loaders.items() for _ in range(len(loader))]
-        return np.random.default_rng((self.seed, self.epoch)).permutation(media).tolist()
+        yield from rng.permutation(media).tolist()
 
     def __iter__(self) -> Iterator[dict]:
         batches = {medium: iter(loader) for medium, loader in self.loaders.items()}
-        for medium in self.schedule():
-            yield {**next(batches[medium]), "medium": medium}
+        self.num_given = self.start
+        for medium in islice(self.schedule(), self.start, None):
+            batch = next(batches[medium], None)
+            if batch is None:
+                break
+            self.num_given += 1
+            yield {**batch, "medium": medium}
+        self.start = 0
+
+    def state_dict(self) -> dict:
+        """Where to go on: after the batch that was given last."""
+        loaders = {medium: loader.state_dict() for medium, loader in self.loaders.items()}
+        return {"batches": self.num_given, "loaders": loaders}
+
+    def load_state_dict(self, state: dict):
+        """Let the next iteration go on at a state of [`state_dict`]; `set_epoch` must be called with its epoch."""
+        self.start = state["batches"]
+        for medium, loader in self.loaders.items():
+            loader.load_state_dict(state["loaders"][medium])
 
 
 # What a training takes.
-TrainingLoader = StatefulDataLoader | MixedLoader
+TrainingLoader = RowLoader | StreamLoader | MixedLoader

@@ -54,6 +54,10 @@ class ShuffledStream(torch.utils.data.IterableDataset):
         self.samples, self.to_rows, self.seed, self.buffer_size = samples, to_rows, seed, buffer_size
         self._state, self._resume_from = None, None
 
+    @property
+    def epoch(self) -> int:
+        return self.samples.epoch
+
     def set_epoch(self, epoch: int):
         self.samples.set_epoch(epoch)
 
