@@ -48,8 +48,8 @@ def make_accelerator(sharded=False, **settings):
     return accelerator
 
 
-def prepare(accelerator, checkpointed=False):
-    model = task_model(SViTTForPreTraining, itc_all_gather=True)
+def prepare(accelerator, checkpointed=False, gathered=True):
+    model = task_model(SViTTForPreTraining, itc_all_gather=gathered)
     if checkpointed:
         model.activation_checkpointing_enable()
     shard(accelerator, model)
@@ -99,10 +99,10 @@ def evaluate(accelerator, model):
     return [video.pooler_output, text.pooler_output, scores, bare.similarity(video.pooler_output, text.pooler_output)]
 
 
-def train_and_evaluate(folder, sharded=False, num_steps=1, checkpointed=False, **settings):
+def train_and_evaluate(folder, sharded=False, num_steps=1, checkpointed=False, gathered=True, **settings):
     """A result of everything that training does with a model; the main process saves it to a folder."""
     accelerator = make_accelerator(sharded, **settings)
-    model, optimizer = prepare(accelerator, checkpointed)
+    model, optimizer = prepare(accelerator, checkpointed, gathered)
     result = {"before": evaluate(accelerator, model), "step": train(accelerator, model, optimizer, num_steps=num_steps)}
     result["after"] = evaluate(accelerator, model)
     save(accelerator, model, folder)
@@ -121,8 +121,9 @@ def save(accelerator, model, folder):
 
 CASES = {
     "plain": {},
+    "local": {"gathered": False},  # each process has a gradient of the temperature of its own
     "checkpointed": {"checkpointed": True},
-    "accumulated": {"gradient_accumulation_steps": 2},
+    "accumulated": {"gradient_accumulation_steps": 2, "gathered": False},
     "bf16": {"mixed_precision": "bf16"},
 }
 
@@ -170,12 +171,10 @@ def assert_same_weights(folder, expected_folder, atol):
     actual, expected = (load_file(path / "model.safetensors") for path in (folder, expected_folder))
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(
-            actual[name], value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=atol, msg=lambda text, name=name: name + text)
 
 
-@pytest.mark.parametrize("case", ["plain", "checkpointed", "accumulated"])
+@pytest.mark.parametrize("case", ["plain", "local", "checkpointed", "accumulated"])
 def test_sharded_training_is_data_parallel_training(runs, case):
     assert_same_run(runs / f"fsdp_{case}", runs / f"ddp_{case}", 1e-5)
 
