@@ -18,6 +18,7 @@ from svitt import SViTTForPreTraining
 from svitt.training.optimization import parameter_groups
 from svitt.training.processes import InputError
 from svitt.training.sharding import check_settings, full_state_dict, shard, whole
+from tests.conftest import assert_close
 from tests.test_modeling import clips, task_model, texts
 
 pytestmark = pytest.mark.slow  # all runs in one launch, half a minute
@@ -162,7 +163,7 @@ def assert_same_run(folder, expected_folder, atol):
     actual, expected = (torch.load(path / "result.pt") for path in (folder, expected_folder))
     for part in ("before", "after"):
         for tensor, expected_tensor in zip(actual[part], expected[part], strict=True):
-            torch.testing.assert_close(tensor, expected_tensor, rtol=atol, atol=atol)
+            assert_close(tensor, expected_tensor, atol)
     assert actual["step"] == pytest.approx(expected["step"], rel=atol)
     assert_same_weights(folder, expected_folder, atol)
 
