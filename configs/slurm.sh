@@ -14,7 +14,7 @@
 set -euo pipefail
 
 config=${CONFIG:-configs/ddp.yaml} # or configs/fsdp2.yaml
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 
 save_and_queue_again() {
     kill -TERM "$step" # srun passes it on to the launchers, and these to the run, which saves within 30 seconds
@@ -25,6 +25,7 @@ save_and_queue_again() {
 trap save_and_queue_again TERM
 
 # Each node fills in its own $SLURM_NODEID, hence the inner shell.
+# shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' launch \
     --config_file "$config" \
     --num_machines "$SLURM_NNODES" \

@@ -4,6 +4,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,28 @@ def test_sharded_with_whole_checkpoints(monkeypatch):
     assert not plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
 
 
+# Two nodes at once, which take part in one run.
+TWO_NODES = """shift
+SLURM_NODEID=0 "$@" & first=$!
+SLURM_NODEID=1 "$@" & second=$!
+trap 'kill -TERM "$first" "$second"' TERM
+wait "$first" "$second" || true
+wait"""
+RUN = """
+import os, signal, sys, time
+from accelerate import PartialState
+state = PartialState(cpu=True)
+def save(*_):
+    open(f"{os.environ['JOURNAL']}.{state.process_index}", "w").write(f"of {state.num_processes} {sys.argv[1:]}")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+state.wait_for_everyone()
+if state.is_main_process:
+    open(os.environ["JOURNAL"] + ".started", "w").close()
+time.sleep(120)
+"""
+
+
 def slurm_job(folder, **settings):
     """The script as node 1 of 2, up and running."""
     for name, body in SLURM_COMMANDS.items():
@@ -96,3 +119,22 @@ def test_slurm_job_that_runs_out_of_time_saves_and_queues_again(tmp_path):
 def test_slurm_job_that_fails_is_not_queued_again(tmp_path):
     job = slurm_job(tmp_path, SLURM_JOB_NODELIST="", SLURM_NNODES="no number")
     assert job.wait(timeout=30) != 0 and not (tmp_path / "journal").exists()
+
+
+@pytest.mark.slow
+def test_slurm_nodes_find_each_other_and_save(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(SLURM_COMMANDS, "scontrol", SLURM_COMMANDS["scontrol"].replace("node7", "127.0.0.1"))
+    monkeypatch.setitem(SLURM_COMMANDS, "srun", TWO_NODES)
+    monkeypatch.setitem(
+        SLURM_COMMANDS, "accelerate", f'exec "{sys.executable}" -m accelerate.commands.accelerate_cli "$@"'
+    )
+    (tmp_path / "run_pretraining.py").write_text(RUN)
+    job = slurm_job(tmp_path, SLURM_GPUS_ON_NODE="1", CONFIG=str(CONFIGS / "cpu_2_processes.yaml"))
+    while not (tmp_path / "journal.started").exists():
+        assert job.poll() is None
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) == 0
+    arguments = ["--resume_from_checkpoint", "latest", "--dataset", "webvid", "--output_dir", "an out"]
+    assert [(tmp_path / f"journal.{rank}").read_text() for rank in range(2)] == [f"of 2 {arguments}"] * 2
+    assert (tmp_path / "journal").read_text() == "requeue 1234567\n"

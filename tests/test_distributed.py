@@ -180,6 +180,10 @@ def test_sharded_training_is_data_parallel_training(runs, case):
     assert_same_run(runs / f"fsdp_{case}", runs / f"ddp_{case}", 1e-5)
 
 
+def test_activations_computed_again_are_the_same(runs):
+    assert_same_run(runs / "ddp_checkpointed", runs / "ddp_plain", 1e-5)
+
+
 def test_sharded_training_in_half_precision(runs):
     (loss, _), (expected, _) = (torch.load(runs / name / "result.pt")["step"] for name in ("fsdp_bf16", "ddp_bf16"))
     assert loss == pytest.approx(expected, rel=0.05)
