@@ -17,7 +17,8 @@ from transformers import BertTokenizer
 
 from svitt import SViTTForPreTraining, SViTTForVideoQuestionAnswering, SViTTProcessor, SViTTVideoProcessor
 from svitt.training.card import without_machine_paths, write_card
-from tests.test_modeling import task_model
+
+from .test_modeling import task_model
 
 RESULTS = {"msrvtt test, zero-shot": {"txt_r1": 12.5, "r_mean": 33.333333}}
 

@@ -18,8 +18,9 @@ from svitt import SViTTForPreTraining
 from svitt.training.optimization import parameter_groups
 from svitt.training.processes import InputError
 from svitt.training.sharding import check_settings, full_state_dict, shard, whole
-from tests.conftest import assert_close
-from tests.test_modeling import clips, task_model, texts
+
+from .conftest import assert_close
+from .test_modeling import clips, task_model, texts
 
 pytestmark = pytest.mark.slow  # all runs in one launch, half a minute
 
@@ -51,6 +52,8 @@ def make_accelerator(sharded=False, **settings):
 
 def prepare(accelerator, checkpointed=False, gathered=True):
     model = task_model(SViTTForPreTraining, itc_all_gather=gathered)
+    if not accelerator.is_main_process:
+        torch.nn.init.normal_(model.vision_proj.weight)  # those of the main process count
     if checkpointed:
         model.activation_checkpointing_enable()
     shard(accelerator, model)

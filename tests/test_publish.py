@@ -14,7 +14,8 @@ from svitt import SViTTForPreTraining, SViTTProcessor, SViTTVideoProcessor
 from svitt.training.card import write_card
 from svitt.training.processes import InputError
 from svitt.training.publish import check_hub_login, push_to_hub
-from tests.test_modeling import task_model
+
+from .test_modeling import task_model
 
 
 class Hub(ThreadingHTTPServer):

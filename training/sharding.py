@@ -44,6 +44,8 @@ def shard(accelerator: Accelerator, model: PreTrainedModel):
         "offload_policy": plugin.cpu_offload,
     }
     model.to(accelerator.device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        torch.distributed.broadcast(tensor.detach(), src=0)  # as DDP does
     scalars = {parameter for parameter in model.parameters() if parameter.dim() == 0}
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
