@@ -29,6 +29,8 @@ from svitt.training.processes import InputError
 class Scalar(nn.Module):
     """Loss (weight - x)^2, averaged over a batch, and with `noise` as much of it as the global random state says."""
 
+    all_tied_weights_keys = {}
+
     def __init__(self, noise=0.0, at_forward=lambda number: None):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, 1))

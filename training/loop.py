@@ -20,13 +20,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import TorchDynamoPlugin, send_to_device, tqdm
+from accelerate.utils import send_to_device, tqdm
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from .checkpoints import Checkpoints, StopRequest, TrainingState
 from .loaders import BadVideoReport, TrainingLoader
 from .optimization import cosine_schedule, parameter_groups
 from .processes import InputError, next_of_all
+from .sharding import full_state_dict, shard, whole
 
 # So many updates in a row whose loss is not finite are no accident.
 MAX_SKIPPED_IN_A_ROW = 10
@@ -99,7 +101,6 @@ def make_accelerator(optimization: OptimizationArguments, logging: LoggingArgume
     return Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=optimization.mixed_precision,
-        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.torch_compile else None,
         log_with=trackers or None,
         project_dir=output_dir,
     )
@@ -145,6 +146,9 @@ class Training:
         args = self.args
         if args.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
+        if args.torch_compile:
+            self.model.compile()
+        shard(self.accelerator, self.model)
         parameters = self.model.named_parameters()
         groups = parameter_groups(
             parameters, args.learning_rate, args.weight_decay, args.larger_lr, args.larger_lr_names
@@ -181,7 +185,7 @@ class Training:
 
     @property
     def bare_model(self) -> PreTrainedModel:
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return self.accelerator.unwrap_model(self.model)
 
     @property
     def is_done(self) -> bool:
@@ -242,7 +246,8 @@ class Training:
                 if name.startswith("loss") and value is not None:
                     losses[name] = losses.get(name, 0) + value.detach().float() / len(batches)
         grad_norm = accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
-        losses = self.mean_of_processes(losses, float(grad_norm))
+        grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
+        losses = self.mean_of_processes(losses, grad_norm.item())
         if losses is None:
             self.skip(", ".join(names))
         else:
@@ -288,7 +293,8 @@ class Training:
         state, report = self.state, [f"step {self.state.step}"]
         score = None
         if self.validate is not None:
-            with self.stop.anywhere(), torch.random.fork_rng():  # evaluating must not change what training draws next
+            # Evaluating must not change what training draws next.
+            with self.stop.anywhere(), torch.random.fork_rng(), whole(self.accelerator, self.bare_model):
                 score, metrics = self.validate(self.bare_model)
             self.model.train()
             self.log.write(state, metrics)
@@ -296,7 +302,7 @@ class Training:
                 report.append(f"validation {score:.2f}")
         if score is None or state.best_score is None or score > state.best_score:
             state.best_score, state.best_epoch, state.best_step = score, state.epoch, state.step
-            self.save(self.bare_model, self.accelerator.get_state_dict(self.bare_model))
+            self.save(self.bare_model, full_state_dict(self.accelerator, self.model))
             report.append("saved")
         if self.validate is not None:
             self.accelerator.print(", ".join(report), flush=True)
