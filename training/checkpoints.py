@@ -63,6 +63,7 @@ class TrainingState:
     num_bad_videos: int = 0  # in this epoch
     meter: dict[str, float] = field(default_factory=dict)  # sums since the last line of the log
     epoch_meter: dict[str, float] = field(default_factory=dict)  # sums since the epoch's start
+    history: list[dict[str, float]] = field(default_factory=list)  # mean losses of each epoch
 
 
 class Checkpoints:

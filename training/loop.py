@@ -323,8 +323,9 @@ class Training:
     def report_epoch(self):
         state = self.state
         losses = means(state.epoch_meter)
-        report = [f"{name} {losses[name]:.4f}" for name in sorted(losses) if name.startswith("loss")]
-        report.append(self.batches.report())
+        losses = {name: losses[name] for name in sorted(losses) if name.startswith("loss")}
+        state.history.append({"epoch": state.epoch} | losses)
+        report = [f"{name} {loss:.4f}" for name, loss in losses.items()] + [self.batches.report()]
         if num_bad := self.write_bad_videos():
             report.append(f"bad videos skipped: {num_bad} (see {self.bad_videos.path})")
         self.accelerator.print(f"epoch {state.epoch}, step {state.step}: {', '.join(report)}", flush=True)

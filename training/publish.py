@@ -41,6 +41,14 @@ class HubArguments:
     hub_private: bool = field(default=False, metadata={"help": "Make a new repository private."})
 
 
+def name_to_publish(args: HubArguments, output_dir: str) -> str | None:
+    """Where to publish, if at all; an `InputError` on all processes where that cannot be."""
+    if not args.push_to_hub:
+        return None
+    name = args.hub_model_id or Path(output_dir).absolute().name
+    return fail_together(lambda: check_hub_login(name) if PartialState().is_main_process else name)
+
+
 def check_hub_login(hub_model_id: str) -> str:
     """The full name, user/name, of a repository that the user who is logged in may write to.
 
