@@ -30,7 +30,7 @@ killed goes on exactly where its last checkpoint was with the same command and -
 
 import copy
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from accelerate.utils import set_seed
 from transformers import HfArgumentParser
 
 from svitt import SViTTForPreTraining, SViTTProcessor
-from svitt.training import checkpoints, data, loaders, loop, models, presets, retrieval
+from svitt.training import card, checkpoints, data, loaders, loop, models, presets, publish, retrieval
 from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
@@ -77,6 +77,7 @@ class Arguments:
     checkpointing: checkpoints.CheckpointArguments
     logging: loop.LoggingArguments
     evaluation: retrieval.RetrievalArguments
+    hub: publish.HubArguments
 
     # What stages of a curriculum may change.
     OF_A_STAGE = ("dropping", "processing", "optimization", "evaluation")
@@ -96,6 +97,7 @@ def main():
     accelerator = loop.make_accelerator(args.optimization, args.logging, output_dir)
     check_launch()
     check_output(output_dir)
+    hub_name = publish.name_to_publish(args.hub, output_dir)
 
     splits = args.dataset.splits(preset, "captions")
     stages = [args] if args.task.curriculum is None else read_curriculum(parser, args)
@@ -111,6 +113,8 @@ def main():
         accelerator.free_memory()
         for later in stages[number:]:
             later.start = models.StartArguments(model_name_or_path=str(folder))
+    if hub_name is not None and accelerator.is_main_process:
+        print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
     accelerator.end_training()
 
 
@@ -166,7 +170,31 @@ def run_stage(
     for split in sets:
         accelerator.print(retrieval.recall_table(split, results[split]))
     write_whole(folder, lambda folder: (folder / "results.json").write_text(json.dumps(results, indent=2)))
+    if accelerator.is_main_process:
+        describe(folder, args, splits, {split: results[split] for split in sets}, end)
     return end.step
+
+
+def describe(folder: Path, args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState):
+    """Write the model card."""
+    start = args.start
+    card.write_card(
+        folder,
+        title="SViTT, pre-trained",
+        summary="Pre-trained to contrast, match and complete captions of videos (ITC, ITM, MLM).",
+        settings=args.options(),
+        results={
+            f"{split}, zero-shot, {kind.upper()}": results[split][kind] for split in results for kind in ("itm", "itc")
+        },
+        baselines={f"{split}, chance": results[split]["chance"] for split in results},
+        losses=end.history,
+        datasets=[
+            str(split.hub or split.annotation or split.shards[0])
+            for name, split in splits.items()
+            if name.startswith("train")
+        ],
+        base_model=start.model_name_or_path or start.vision_name_or_path,
+    )
 
 
 def make_loader(args: Arguments, splits: dict[str, presets.Split], processor: SViTTProcessor) -> loaders.TrainingLoader:
@@ -176,17 +204,18 @@ def make_loader(args: Arguments, splits: dict[str, presets.Split], processor: SV
     for name, split in splits.items():
         if not name.startswith("train"):
             continue
-        num_frames = 1 if split.medium == "image" else None
+        processing = args.processing
+        if split.medium == "image":
+            processing = replace(processing, num_frames=1)
         if split.shards or (split.hub and args.task.streaming):
             rows = split.stream(args.task.match_by, seed, args.task.buffer_size)
-            parts[name] = loaders.pair_stream_loader(rows, processor, batch_size, args.processing, seed, num_frames)
+            parts[name] = loaders.pair_stream_loader(rows, processor, batch_size, processing, seed)
         else:
             captions = split.load(missing_videos=args.processing.missing_videos(is_training=True))
-            corpora.setdefault(num_frames, []).append(data.training_pairs(captions, args.task.match_by))
-    for num_frames, pairs in corpora.items():
-        rows = data.join_pairs(pairs)
-        medium = "images" if num_frames == 1 else "videos"
-        parts[medium] = loaders.pair_loader(rows, processor, batch_size, args.processing, seed, num_frames)
+            pairs, _ = corpora.setdefault(split.medium, ([], processing))
+            pairs.append(data.training_pairs(captions, args.task.match_by))
+    for medium, (pairs, processing) in corpora.items():
+        parts[medium] = loaders.pair_loader(data.join_pairs(pairs), processor, batch_size, processing, seed)
     if not parts:
         raise InputError("There is nothing to train on: give --dataset, --dataset_file or --train_file.")
     return loaders.MixedLoader(parts, seed) if len(parts) > 1 else next(iter(parts.values()))

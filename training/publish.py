@@ -10,6 +10,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -20,7 +21,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from .processes import InputError
+from .processes import InputError, fail_together
 
 # What `save_pretrained` of a model and a processor and `write_card` leave in a folder, but nothing from folders below:
 # states to resume from, logs of trackers. Reports on data stay at home too, as they name files of this machine.
