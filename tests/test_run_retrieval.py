@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -127,7 +128,9 @@ def test_fine_tuning_keeps_the_best_epoch_and_saves_a_model(demo, tmp_path, monk
     run(monkeypatch, *arguments(demo, tmp_path / "out", **files, **options, max_text_length=16, flip_prob=0.0))
     results = json.loads((tmp_path / "out/results.json").read_text())
     printed = capsys.readouterr().out
-    scores = [float(line.rpartition(" ")[2]) for line in printed.splitlines() if line.startswith("epoch")]
+    scores = [
+        float(score) for score in re.findall(r"^step \d+, validation (\S+?),?(?: saved)?$", printed, re.MULTILINE)
+    ]
     assert results["epoch"] == 1 + scores.index(max(scores))
     assert results["validation"]["itm"]["r_mean"] == max(scores)
 
