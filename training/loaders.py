@@ -180,8 +180,11 @@ class ClipStream(IterableDataset):
         self.rows, self.read_clip, self.bad_videos, self.seed = rows, read_clip, bad_videos, seed
 
     def __iter__(self) -> Iterator[dict]:
-        found, epoch = [], self.rows.epoch
-        for row in self.rows:
+        return self._read(iter(self.rows), self.rows.epoch)  # at once: the state is now that of a new iteration
+
+    def _read(self, rows: Iterator[dict], epoch: int) -> Iterator[dict]:
+        found = []
+        for row in rows:
             video = row["video"]
             row = row | {"video": name_of(video)}
             try:
