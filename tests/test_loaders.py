@@ -461,6 +461,10 @@ def test_states_of_other_settings_are_refused():
         (row_loader(seed=1), states[row_loader], "the seed was 0, but is 1 now"),
         (row_loader(), states[stream_loader], "the number of rows was None, but is 11 now"),
     ]
+    other = MixedLoader(mixed_loader().loaders | {"text": row_loader()})
+    faults.append(
+        (other, mixed_loader().state_dict(), r"the mix of media was \[\['video', 1.0\], \['image', 1.0\]\], but")
+    )
     two = json.loads(json.dumps(states[stream_loader]))
     two["settings"]["the number of processes"] = 2
     faults.append((stream_loader(2), two, "the number of processes was 2, but is 1 now"))

@@ -388,7 +388,8 @@ class MixedLoader(TrainingLoader):
         if weights is not None and not self.is_drawn:
             raise ValueError("Nothing is drawn by `weights` where every loader has a length.")
         self.weights = [1.0 if weights is None else weights[medium] for medium in loaders]
-        super().__init__({"the seed": seed, "the media": list(loaders), "their weights": self.weights})
+        mix = [list(pair) for pair in zip(loaders, self.weights, strict=True)]
+        super().__init__({"the seed": seed, "the mix of media": mix})
 
     def set_epoch(self, epoch: int):
         super().set_epoch(epoch)
