@@ -152,8 +152,11 @@ class ClipStream(IterableDataset):
         self.rows, self.read_clip, self.bad_videos, self.seed = rows, read_clip, bad_videos, seed
 
     def __iter__(self) -> Iterator[dict]:
-        found, epoch = [], self.rows.epoch
-        for row in self.rows:
+        return self._read(iter(self.rows), self.rows.epoch)  # at once: the state is now that of a new iteration
+
+    def _read(self, rows: Iterator[dict], epoch: int) -> Iterator[dict]:
+        found = []
+        for row in rows:
             video = row["video"]
             row = row | {"video": name_of(video)}
             try:
@@ -357,7 +360,8 @@ class MixedLoader(TrainingLoader):
         if weights is not None and not self.is_drawn:
             raise ValueError("Nothing is drawn by `weights` where every loader has a length.")
         self.weights = [1.0 if weights is None else weights[medium] for medium in loaders]
-        super().__init__({"the seed": seed, "the media": list(loaders), "their weights": self.weights})
+        mix = [list(pair) for pair in zip(loaders, self.weights, strict=True)]
+        super().__init__({"the seed": seed, "the mix of media": mix})
 
     def set_epoch(self, epoch: int):
         super().set_epoch(epoch)
