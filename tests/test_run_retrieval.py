@@ -170,7 +170,7 @@ def test_two_processes_fine_tune_one_model(demo, tmp_path):
     outcomes = launch_as_processes(2, *arguments(demo, tmp_path, **options, test_file=demo / "data/test.json"))
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     assert json.loads((tmp_path / "results.json").read_text())["num_processes"] == 2
-    assert "epoch 1/1" in outcomes[0][1] and outcomes[1][1] == ""
+    assert "epoch 1, step 2" in outcomes[0][1] and outcomes[1][1] == ""
 
 
 def song(path):

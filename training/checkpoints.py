@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LRScheduler
 
-from .processes import InputError
+from .processes import InputError, fail_together
 
 STATE_FILE = "training_state.json"
 # It warns of each checkpoint that tied weights are saved once.
@@ -117,7 +117,8 @@ class Checkpoints:
         accelerator.load_state(str(self.resumed))
         if not state.epoch_is_done:
             loader.set_epoch(state.epoch)
-            loader.load_state_dict(torch.load(self.loader_file(self.resumed, accelerator), weights_only=False))
+            position = torch.load(self.loader_file(self.resumed, accelerator), weights_only=False)
+            fail_together(loader.load_state_dict, position)
         if accelerator.is_main_process:
             for later in self.found():  # of a run that went on from here before
                 if later.parent == self.resumed.parent and step_of(later) > state.step:

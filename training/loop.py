@@ -286,6 +286,7 @@ class Training:
         self.accelerator.print(f"{message}; skipped. Its clips: {names:.2000}.", flush=True)
 
     def checkpoint(self):
+        self.write_bad_videos()  # those found so far would be forgotten
         self.checkpoints.save(self.accelerator, self.loader, self.state)
 
     def evaluate(self):
