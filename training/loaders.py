@@ -15,12 +15,15 @@ What a training batch holds is a function of the seed, the epoch and its place i
 goes on with the very batches it would have seen: see [`TrainingLoader`].
 """
 
+import atexit
+import ctypes
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -409,13 +412,21 @@ def worker_settings(num_workers: int) -> dict:
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.accelerator.is_available(),
         "generator": torch.Generator(),  # else it would draw a seed for its workers from the global one
-        "worker_init_fn": ignore_sigterm,
+        "worker_init_fn": partial(outlive_sigterm, is_ending()),
     }
 
 
-def ignore_sigterm(worker: int):
-    """Schedulers send it to workers, too, which must live until the main process has finished its step."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@cache
+def is_ending() -> "ctypes.c_bool":
+    """Tells workers whether this process, whose children they are, is about to end."""
+    flag = multiprocessing.RawValue(ctypes.c_bool, False)
+    atexit.register(setattr, flag, "value", True)
+    return flag
+
+
+def outlive_sigterm(is_ending: "ctypes.c_bool", worker: int):
+    """Schedulers send SIGTERM to workers, too, which must live until the main process has finished its step."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if is_ending.value else None)
 
 
 def training_clip_reader(processor: SViTTProcessor, args: ProcessingArguments) -> Callable:

@@ -378,15 +378,15 @@ class Log:
 
     def __init__(self, accelerator: Accelerator, path: Path, state: TrainingState, steps_before: int = 0):
         self.accelerator, self.path, self.steps_before = accelerator, path, steps_before
-        if accelerator.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines() if path.is_file() and state.step else []
+        if accelerator.is_main_process and path.is_file():
+            lines = path.read_text().splitlines() if state.step else []
             # Half a line may be left by a crash; an evaluation that is due will be told again.
             kept = [line for line in lines if line.endswith("}") and not is_to_come(json.loads(line), state)]
             path.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, state: TrainingState, metrics: dict[str, float]):
         if self.accelerator.is_main_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": state.step, "epoch": state.epoch} | metrics) + "\n")
         self.accelerator.log({"epoch": state.epoch} | metrics, step=self.steps_before + state.step)
