@@ -17,7 +17,7 @@ From a BEiT and a BERT, on a published dataset with the settings of the paper, o
 
 Temporal sparse expansion, from clips of 4 frames to clips of 8 and fewer of their tokens:
 
-    accelerate launch run_pretraining.py --dataset webvid_8frames --output_dir out8 --model_name_or_path out
+    accelerate launch run_pretraining.py --dataset webvid_expansion --output_dir out8 --model_name_or_path out
 
 or all in one, with --curriculum FILE.yaml, a list of stages and the options that differ in each:
 
@@ -30,6 +30,7 @@ killed goes on exactly where its last checkpoint was with the same command and -
 
 import copy
 import json
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -65,12 +66,29 @@ class TaskArguments:
 
 
 @dataclass
+class LossArguments:
+    """What to learn from a batch; by default as the model's configuration says."""
+
+    _argument_group_name = "losses"
+
+    mlm_prob: float | None = field(default=None, metadata={"help": "Share of the words to be completed (MLM)."})
+    itc_all_gather: bool = field(
+        default=False, metadata={"help": "Contrast (ITC) the clips and texts of all processes, not of each alone."}
+    )
+
+    def as_fields(self) -> dict[str, float | bool]:
+        """Of the model's configuration, those given."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+
+
+@dataclass
 class Arguments:
     """All of a run, or of a stage of it."""
 
     task: TaskArguments
     dataset: presets.DatasetArguments
     start: models.StartArguments
+    losses: LossArguments
     dropping: models.DroppingArguments
     processing: loaders.ProcessingArguments
     optimization: loop.OptimizationArguments
@@ -80,7 +98,7 @@ class Arguments:
     hub: publish.HubArguments
 
     # What stages of a curriculum may change.
-    OF_A_STAGE = ("dropping", "processing", "optimization", "evaluation")
+    OF_A_STAGE = ("losses", "dropping", "processing", "optimization", "evaluation")
 
     def options(self) -> dict:
         """By the names of the command line, without `config`, which they come from."""
@@ -123,7 +141,9 @@ def run_stage(
 ) -> int:
     """Train in a folder, from its last checkpoint on, and evaluate the model that was kept; returns the updates."""
     set_seed(args.optimization.seed)
-    model, processor = models.start_training(SViTTForPreTraining, args.start, args.dropping, args.processing)
+    model, processor = models.start_training(
+        SViTTForPreTraining, args.start, args.dropping, args.processing, **args.losses.as_fields()
+    )
     args.evaluation.set_frames(processor.video_processor.num_frames)
     is_resumed = args.checkpointing.resume_from_checkpoint is not None
     bad_videos = loaders.BadVideoReport(folder / "bad_videos.jsonl", resume=is_resumed)
@@ -199,26 +219,32 @@ def describe(folder: Path, args: Arguments, splits: dict, results: dict, end: ch
 
 def make_loader(args: Arguments, splits: dict[str, presets.Split], processor: SViTTProcessor) -> loaders.TrainingLoader:
     """Batches of all splits named `train...`: of annotated videos, of images, and of each stream, one at a time."""
-    corpora, parts = {}, {}
+    splits = {name: split for name, split in splits.items() if name.startswith("train")}
+    if not splits:
+        raise InputError("There is nothing to train on: give --dataset, --dataset_file or --train_file.")
     batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
+    processing = {"video": args.processing, "image": replace(args.processing, num_frames=1)}
+    corpora, parts, weights = defaultdict(list), {}, Counter()
     for name, split in splits.items():
-        if not name.startswith("train"):
-            continue
-        processing = args.processing
-        if split.medium == "image":
-            processing = replace(processing, num_frames=1)
         if split.shards or (split.hub and args.task.streaming):
             rows = split.stream(args.task.match_by, seed, args.task.buffer_size)
-            parts[name] = loaders.pair_stream_loader(rows, processor, batch_size, processing, seed)
+            parts[name] = loaders.pair_stream_loader(rows, processor, batch_size, processing[split.medium], seed)
+            weights[name] = split.weight
         else:
             captions = split.load(missing_videos=args.processing.missing_videos(is_training=True))
-            pairs, _ = corpora.setdefault(split.medium, ([], processing))
-            pairs.append(data.training_pairs(captions, args.task.match_by))
-    for medium, (pairs, processing) in corpora.items():
-        parts[medium] = loaders.pair_loader(data.join_pairs(pairs), processor, batch_size, processing, seed)
-    if not parts:
-        raise InputError("There is nothing to train on: give --dataset, --dataset_file or --train_file.")
-    return loaders.MixedLoader(parts, seed) if len(parts) > 1 else next(iter(parts.values()))
+            corpora[split.medium].append(data.training_pairs(captions, args.task.match_by))
+            weights[split.medium] += split.weight
+    if not parts and any(split.weight != 1 for split in splits.values()):
+        raise InputError("`weight` is for mixes with streams: of annotated corpora, every row comes once in an epoch.")
+    is_drawn = bool(parts)
+    for medium, pairs in corpora.items():
+        pairs = data.join_pairs(pairs)
+        parts[medium] = loaders.pair_loader(pairs, processor, batch_size, processing[medium], seed)
+    return (
+        loaders.MixedLoader(parts, seed, weights if is_drawn else None)
+        if len(parts) > 1
+        else next(iter(parts.values()))
+    )
 
 
 def read_curriculum(parser: HfArgumentParser, args: Arguments) -> list[Arguments]:

@@ -86,14 +86,12 @@ def share_of_waiting(loader: DataLoader, model, processor, num_batches: int) -> 
     """Of the time of training steps, with gradients and an update."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
-    def finish(batch):
-        batch.pop("bad_videos", None)
-        return loaders.to_model_inputs(batch, processor) if "clips" in batch else batch
-
-    batches = TimedBatches(loader, None, finish)
+    batches = TimedBatches(loader)
     model.train()
     for step, batch in enumerate(batches):
-        model(**batch).loss.backward()
+        for name in ("bad_videos", "videos"):
+            batch.pop(name, None)
+        model(**(loaders.to_model_inputs(batch, processor) if "clips" in batch else batch)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if step == 0:  # the workers have started

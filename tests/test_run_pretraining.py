@@ -5,6 +5,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from svitt import SViTTForPreTraining, SViTTProcessor
+from svitt.training.presets import load_preset, preset_names
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "run_pretraining.py")
@@ -111,7 +113,7 @@ def test_corpora_of_videos_images_and_shards_are_mixed(demo, tmp_path, monkeypat
         "splits:\n"
         f"  train: {{annotation: {demo}/data/train.json, videos: {demo}/data/videos}}\n"
         f"  train_images: {{annotation: images.json, videos: images, medium: image}}\n"
-        f"  train_shards: {{shards: '{shards}/train-*.tar'}}\n"
+        f"  train_shards: {{shards: '{shards}/train-*.tar', weight: 3}}\n"
         "settings: {train_batch_size: 4, learning_rate: 1.0e-3}\n"
     )
     frames, forward = [], SViTTForPreTraining.forward
@@ -124,6 +126,25 @@ def test_corpora_of_videos_images_and_shards_are_mixed(demo, tmp_path, monkeypat
     options = {"train_file": None, "video_dir": None, "train_batch_size": None, "dataset_file": dataset}
     run(monkeypatch, *arguments(demo, tmp_path / "out", max_steps=12, **options))
     assert len(frames) == 12 and set(frames) == {1, 4}
+
+
+@pytest.mark.parametrize("name", preset_names("pretraining"))
+def test_presets_are_settings_of_the_script(demo, tmp_path, monkeypatch, name):
+    """One step of each, from the command line to the model; the sizes are those of the demo."""
+    options = {"train_batch_size": 2, "max_steps": 1, "warmup_steps": 0, "learning_rate": None, "dataset": name}
+    data = tmp_path / "data"
+    for file, videos in (("anno_pretrain/webvid_train", "webvid"), ("anno_downstream/msrvtt_test1k", "msrvtt")):
+        (data / file).parent.mkdir(parents=True)
+        shutil.copy(demo / "data/val.json", data / f"{file}.json")
+        (data / f"{videos}_videos").symlink_to(demo / "data/videos")
+    options |= {"train_file": None, "video_dir": None, "data_dir": data, "max_text_length": 16, "k_test": 2}
+    run(monkeypatch, *arguments(demo, tmp_path / "out", **options))
+    settings = load_preset("pretraining", name).settings
+    config = SViTTForPreTraining.from_pretrained(tmp_path / "out").config
+    assert config.mlm_prob == settings["mlm_prob"]
+    assert config.vision_config.num_frames == settings["num_frames"]
+    assert config.vision_config.token_keep_rate == settings["token_keep_rate"]
+    assert "msrvtt_test1k" in json.loads((tmp_path / "out/results.json").read_text())
 
 
 def test_curriculum_expands_and_is_resumed_by_stage(demo, tmp_path, monkeypatch, capsys):
@@ -192,12 +213,14 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(demo, tmp_path, monkeyp
         ({"report_to": "nosuch"}, "--report_to nosuch"),
         ({"model_name_or_path": None}, "Give one of --model_name_or_path"),
         ({"config": "nosuch.yaml"}, "nosuch.yaml: cannot be read"),
+        ({"dataset_file": "weights.yaml"}, "`weight` is for mixes with streams"),
         ({"curriculum": "stages.yaml"}, "stage 1: there is no option `wings`"),
     ],
 )
 def test_wrong_options_are_named(demo, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     Path("stages.yaml").write_text("- {wings: 2}\n")
+    Path("weights.yaml").write_text(f"splits: {{train_more: {{annotation: {demo}/data/train.json, weight: 2}}}}\n")
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, *arguments(demo, tmp_path / "out", **options))
     assert ended.value.code == 2 and message in capsys.readouterr().err

@@ -82,7 +82,7 @@ class StartArguments:
     )
     text_config: list[str] = field(default_factory=list, metadata={"help": "FIELD=VALUE of SViTTTextConfig."})
     model_config: list[str] = field(
-        default_factory=list, metadata={"help": "FIELD=VALUE of SViTTConfig, such as itc_all_gather=true."}
+        default_factory=list, metadata={"help": "FIELD=VALUE of SViTTConfig, such as embed_dim=128."}
     )
 
     def sources(self) -> list[str]:
@@ -99,9 +99,15 @@ class StartArguments:
 
 
 def start_training(
-    model_class: type[PreTrainedModel], start: StartArguments, dropping: DroppingArguments, args: ProcessingArguments
+    model_class: type[PreTrainedModel],
+    start: StartArguments,
+    dropping: DroppingArguments,
+    args: ProcessingArguments,
+    **fields,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """A model in float32 for clips of `args.num_frames` frames (by default its own), and its processor.
+
+    `fields` of the `SViTTConfig` go before those of `start`.
 
     Raises:
         InputError: if there is not one source, it is not found, or a field does not fit.
@@ -111,7 +117,7 @@ def start_training(
             "Give one of --model_name_or_path (a SViTT), --vision_name_or_path with --text_name_or_path (a BEiT and a "
             "BERT), and --config_name (random weights)."
         )
-    fields = start.as_fields()
+    fields = start.as_fields() | fields
     for part, values in dropping.as_fields().items():
         fields[part] = fields[part] | values
     towers = (start.vision_name_or_path, start.text_name_or_path)

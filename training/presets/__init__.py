@@ -12,7 +12,7 @@ One's own files look the same. A split has one of `annotation`, `hub` and `shard
     splits:
       train: {annotation: train.json, videos: videos}           # or JSON lines, or CSV
       train_images: {annotation: images.json, videos: images, medium: image}
-      train_shards: {shards: "packed/train-*.tar", columns: {caption: json.text}}
+      train_shards: {shards: "packed/train-*.tar", columns: {caption: json.text}, weight: 3}
       train_hub: {hub: user/name, hub_split: train}
       test: {annotation: clips}                                 # a folder with metadata.jsonl, as for "videofolder"
     settings: {num_frames: 4, learning_rate: 1.0e-5, stop_key: test}
@@ -43,6 +43,7 @@ SPLIT_KEYS = {  # with the type of each in YAML, and the key that it goes with
     "num_options": (int, None),
     "medium": (str, None),
     "columns": (dict, None),
+    "weight": ((int, float), None),
 }
 COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type")
 CHOICES = {"rows": ("captions", "questions", "multiple_choice"), "medium": ("video", "image")}
@@ -62,6 +63,7 @@ class Split:
         num_options: of multiple choice.
         medium: `"video"` or `"image"`, for training that mixes them.
         columns: what the rows call our columns, where the names differ.
+        weight: how often a step of training takes it, where streams are mixed with others.
     """
 
     origin: str
@@ -74,6 +76,7 @@ class Split:
     num_options: int | None = None
     medium: str = "video"
     columns: dict[str, str] = field(default_factory=dict)
+    weight: float = 1.0
 
     def load(self, missing_videos: str = "error", **options) -> Dataset:
         """Rows of [`load_captions`], [`load_questions`] or [`load_choices`], which `options` are handed to.
@@ -226,6 +229,8 @@ def parse_split(origin: str, keys: dict, data_dir: Path, rows: str) -> Split:
             raise InputError(f"{origin}: `{key}` goes with `{other}`, which is missing.")
         if key in keys and key in CHOICES and keys[key] not in CHOICES[key]:
             raise InputError(f"{origin}: `{key}` must be one of {known(CHOICES[key])}, got {keys[key]!r:.200}.")
+    if keys.get("weight", 1) <= 0:
+        raise InputError(f"{origin}: `weight` must be above 0, got {keys['weight']}.")
     for column, name in keys.get("columns", {}).items():
         if column not in COLUMNS or not is_name_or_template(name):
             wanted = f"map some of {known(COLUMNS)} to a field or a template such as {{page_dir}}/{{videoid}}.mp4"
@@ -259,6 +264,7 @@ def check_keys(origin: str, content, kinds: dict):
             raise InputError(f"{origin}: there is no key `{key}`, but: {known(kinds)}.")
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             names = {str: "a string", int: "an integer", dict: "a mapping", (str, list): "a string or a list"}
+            names[int, float] = "a number"
             raise InputError(f"{origin}: `{key}` must be {names[kinds[key]]}, got {value!r:.200}.")
 
 
