@@ -4,7 +4,9 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from svitt import SViTTForPreTraining
+from svitt.training.checkpoints import CheckpointArguments, Checkpoints
+from svitt.training.loop import OptimizationArguments, Training
 from svitt.training.optimization import parameter_groups
 from svitt.training.processes import InputError
 from svitt.training.sharding import check_settings, full_state_dict, shard, whole
@@ -62,13 +66,23 @@ def prepare(accelerator, checkpointed=False, gathered=True):
     return accelerator.prepare(model, optimizer)
 
 
-def batch_of(accelerator):
-    """This process's share of 4 clips and texts, with the other of its pair as negatives and one word masked each."""
+class OneEpoch(list):
+    """Batches as a loader of the loop."""
+
+    def set_epoch(self, epoch):
+        pass
+
+    def state_dict(self):
+        return {}
+
+
+def share_of_batch(process_index, num_processes):
+    """A process's share of 4 clips and texts, with the other of its pair as negatives and one word masked each."""
     (ids, mask), pixels = texts(4), clips(4)
     masked, labels = ids.clone(), torch.full_like(ids, -100)
     masked[:, 2], labels[:, 2] = 4, ids[:, 2]
-    size = 4 // accelerator.num_processes
-    share = slice(size * accelerator.process_index, size * (accelerator.process_index + 1))
+    size = 4 // num_processes
+    share = slice(size * process_index, size * (process_index + 1))
     batch = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
     batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
     batch = {name: value[share] for name, value in batch.items()}
@@ -82,7 +96,7 @@ def train(accelerator, model, optimizer, first_step=0, num_steps=1):
     for batch in range(num_steps * accelerator.gradient_accumulation_steps):
         torch.manual_seed(first_step + batch)
         with accelerator.accumulate(model):
-            loss = model(**batch_of(accelerator)).loss
+            loss = model(**share_of_batch(accelerator.process_index, accelerator.num_processes)).loss
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), 1e6)
             optimizer.step()
@@ -116,6 +130,31 @@ def train_and_evaluate(folder, sharded=False, num_steps=1, checkpointed=False, g
     return model, optimizer, accelerator
 
 
+def train_with_the_loop(folder, batches, **options):
+    """An update of [`Training`] by the mean gradient of some batches of this process."""
+    accelerator = make_accelerator()
+
+    def seeded(batch):  # the same sparse blocks everywhere
+        torch.manual_seed(0)
+        return batch
+
+    # With the usual eps, a step divides gradients that are zero but for rounding by themselves.
+    with mock.patch("torch.optim.AdamW", partial(torch.optim.AdamW, eps=1e-3)):
+        training = Training(
+            accelerator,
+            task_model(SViTTForPreTraining, **options),
+            OneEpoch(batches),
+            OptimizationArguments(
+                learning_rate=1e-2, max_steps=1, warmup_steps=0, gradient_accumulation_steps=len(batches)
+            ),
+            Checkpoints(folder, CheckpointArguments()),
+            save=lambda model, weights: None,
+            to_model_inputs=seeded,
+        )
+    training.run()
+    save(accelerator, training.model, folder)
+
+
 def save(accelerator, model, folder):
     state_dict = full_state_dict(accelerator, model)
     if accelerator.is_main_process:
@@ -139,6 +178,9 @@ def run_as_one_of_two(folder):
         model, *_ = train_and_evaluate(folder / f"fsdp_{name}", sharded=True, **case)
         plain = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
         assert plain == ["temp"], plain
+    share = share_of_batch(int(os.environ["RANK"]), 2)
+    train_with_the_loop(folder / "loop_local", [share])
+    train_with_the_loop(folder / "loop_gathered", [share], itc_all_gather=True)
     # Two steps at once, and with the state saved and loaded into another model in between.
     train_and_evaluate(folder / "straight", sharded=True, num_steps=2)
     model, optimizer, accelerator = train_and_evaluate(folder / "first", sharded=True)
@@ -198,6 +240,18 @@ def test_two_processes_are_one_with_the_whole_batch(runs, tmp_path):
     assert_same_run(runs / "fsdp_plain", tmp_path, 1e-5)
     model = SViTTForPreTraining.from_pretrained(tmp_path)
     assert (model.temp - task_model(SViTTForPreTraining).temp).abs() > 1e-4  # 0-D, and trained as well
+
+
+def test_two_processes_of_the_loop_are_one_that_accumulates_their_batches(runs, tmp_path):
+    train_with_the_loop(tmp_path, [share_of_batch(0, 2), share_of_batch(1, 2)])
+    assert_same_weights(tmp_path, runs / "loop_local", 1e-5)
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path, runs / "loop_gathered", 1e-5)
+
+
+def test_two_processes_of_the_loop_that_gather_are_one_with_the_whole_batch(runs, tmp_path):
+    train_with_the_loop(tmp_path, [share_of_batch(0, 1)])
+    assert_same_weights(tmp_path, runs / "loop_gathered", 1e-5)
 
 
 def test_a_sharded_model_is_saved_as_any_other(runs):

@@ -186,9 +186,13 @@ def test_log_tells_means_since_the_line_before(tmp_path):
 
 
 def test_update_that_is_not_finite_is_skipped(tmp_path, capsys):
-    model, _, end = train(tmp_path, loader=Batches(1, numbers=[1.0, math.nan, 3.0, math.inf]), num_train_epochs=2)
+    loader = Batches(1, numbers=[1.0, math.nan, 3.0, math.inf])
+    model, _, end = train(tmp_path, loader=loader, logging={"logging_steps": 4}, num_train_epochs=2)
     assert end.num_skipped == 4 and end.step == 8 and math.isfinite(model.weight.item())
-    assert all(math.isfinite(line["loss"]) for line in log_of(tmp_path))
+    assert [(line["skipped_updates"], math.isfinite(line["loss"])) for line in log_of(tmp_path)] == [
+        (2, True),
+        (4, True),
+    ]
     assert "the loss or its gradient is not finite; skipped. Its clips: nan.mp4." in capsys.readouterr().out
 
 

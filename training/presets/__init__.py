@@ -124,8 +124,8 @@ class Preset:
 
 
 @dataclass
-class DatasetArguments:
-    """Which dataset, by name or by file; its settings are defaults that this command line overrides."""
+class PresetArguments:
+    """Which dataset, by name or by file."""
 
     _argument_group_name = "dataset"
 
@@ -135,6 +135,12 @@ class DatasetArguments:
         default=None,
         metadata={"help": "Folder of annotations and videos: by default `data`, or that of the --dataset_file."},
     )
+
+
+@dataclass
+class DatasetArguments(PresetArguments):
+    """Which dataset, by name or by files; its settings are defaults that this command line overrides."""
+
     config: str | None = field(
         default=None,
         metadata={
