@@ -212,6 +212,8 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(demo, tmp_path, monkeyp
         ({"stop_key": "nosuch"}, "--stop_key nosuch: there is no such split"),
         ({"report_to": "nosuch"}, "--report_to nosuch"),
         ({"model_name_or_path": None}, "Give one of --model_name_or_path"),
+        ({"larger_lr": 1.0, "larger_lr_names": "wings"}, "--larger_lr_names: 'wings' is part of no trainable"),
+        ({"larger_lr": 1.0}, "--larger_lr and --larger_lr_names go together"),
         ({"config": "nosuch.yaml"}, "nosuch.yaml: cannot be read"),
         ({"dataset_file": "weights.yaml"}, "`weight` is for mixes with streams"),
         ({"curriculum": "stages.yaml"}, "stage 1: there is no option `wings`"),

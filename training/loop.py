@@ -149,11 +149,7 @@ class Training:
         if args.torch_compile:
             self.model.compile()
         shard(self.accelerator, self.model)
-        parameters = self.model.named_parameters()
-        groups = parameter_groups(
-            parameters, args.learning_rate, args.weight_decay, args.larger_lr, args.larger_lr_names
-        )
-        self.model, self.optimizer = self.accelerator.prepare(self.model, torch.optim.AdamW(groups))
+        self.model, self.optimizer = self.accelerator.prepare(self.model, make_optimizer(self.model, args))
         self.num_steps, num_warmup_steps = count_steps(self.loader, args)
         # Not prepared: a prepared scheduler steps once per process at each update.
         optimizer = self.optimizer.optimizer
@@ -336,6 +332,18 @@ class Training:
         if self.bad_videos is not None:
             self.state.num_bad_videos += self.bad_videos.write("train", self.state.epoch)
         return self.state.num_bad_videos
+
+
+def make_optimizer(model: PreTrainedModel, args: OptimizationArguments) -> torch.optim.AdamW:
+    if (args.larger_lr is None) != (not args.larger_lr_names):
+        raise InputError("--larger_lr and --larger_lr_names go together.")
+    try:
+        names, parameters = args.larger_lr_names, model.named_parameters()
+        return torch.optim.AdamW(
+            parameter_groups(parameters, args.learning_rate, args.weight_decay, args.larger_lr, names)
+        )
+    except ValueError as error:
+        raise InputError(f"--larger_lr_names: {error}") from error
 
 
 def count_steps(loader: TrainingLoader, args: OptimizationArguments) -> tuple[int, float]:
