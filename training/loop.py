@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import send_to_device, tqdm
 from torch.distributed.tensor import DTensor
@@ -431,11 +431,11 @@ class TimedBatches:
         return batch
 
     def rates(self) -> dict[str, float]:
-        """Since the last call, of this process: clips per second, and the share of time spent waiting for data."""
+        """Since the last call: clips per second of all processes, and the share of time that this one waited."""
         now = time.perf_counter()
         elapsed = now - self.start_of_window
         rates = {
-            "clips_per_second": (self.num_clips - self.num_clips_before_window) / elapsed,
+            "clips_per_second": self.all_clips(self.num_clips - self.num_clips_before_window) / elapsed,
             "data_wait": (self.waited - self.waited_before_window) / elapsed,
         }
         self.start_of_window = now
@@ -445,4 +445,10 @@ class TimedBatches:
     def report(self) -> str:
         """Of the epoch: clips per second, and which share of the time went by waiting for data."""
         elapsed = time.perf_counter() - self.start
-        return f"{self.num_clips / elapsed:.1f} clips/s per process, {self.waited / elapsed:.0%} of it waiting for data"
+        speed = self.all_clips(self.num_clips) / elapsed
+        return f"{speed:.1f} clips/s, {self.waited / elapsed:.0%} of the time waiting for data"
+
+    @staticmethod
+    def all_clips(own: int) -> int:
+        """Of all processes, whose batches have the same size."""
+        return own * PartialState().num_processes
