@@ -865,7 +865,7 @@ def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: s
 # ----------------------------------------------------------------------------------------------------
 
 
-def _field(text: str) -> tuple[str, object]:
+def parse_field(text: str) -> tuple[str, object]:
     field, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} must look like FIELD=VALUE")
@@ -884,7 +884,7 @@ def _parser() -> argparse.ArgumentParser:
         fields.add_argument(
             f"--{tower}_config",
             nargs="+",
-            type=_field,
+            type=parse_field,
             default=[],
             metavar="FIELD=VALUE",
             help=f"fields of SViTT{tower.capitalize()}Config, values in JSON, such as token_keep_rate=0.6",

@@ -21,20 +21,18 @@ launch`; for two CPU processes, with `accelerate launch --config_file configs/cp
 """
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from datasets import Dataset
 from safetensors.torch import save_file
 from transformers import HfArgumentParser
 
 from svitt import SViTTForVideoTextRetrieval
-from svitt.training import data, loaders, loop, presets, retrieval
-from svitt.training.processes import InputError, check_launch, exit_on_bad_input, share_of, write_whole
+from svitt.training import checkpoints, data, loaders, loop, models, presets, retrieval
+from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
 @dataclass
@@ -45,12 +43,6 @@ class TaskArguments:
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a SViTT model with its processor."})
     output_dir: str = field(metadata={"help": "Folder for results.json and, after training, the model."})
-    video_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the videos; by default where the dataset or the annotation says."}
-    )
-    train_file: str | None = field(default=None, metadata={"help": "Annotations to train on."})
-    validation_file: str | None = field(default=None, metadata={"help": "Annotations of the split `validation`."})
-    test_file: str | None = field(default=None, metadata={"help": "Annotations of the split `test`."})
     evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
     stop_key: str | None = field(
         default=None,
@@ -63,13 +55,6 @@ class TaskArguments:
         default="video",
         metadata={"choices": ["video", "caption"], "help": "What positives of a batch share; `caption` for SSv2."},
     )
-    token_keep_rate: float | None = field(
-        default=None, metadata={"help": "Share of video tokens kept at each drop; by default the model's own."}
-    )
-    fusion_token_keep_rate: float | None = field(
-        default=None, metadata={"help": "The same, of the video tokens that the text looks at."}
-    )
-    mixed_precision: str = field(default="no", metadata={"choices": ["no", "bf16", "fp16"], "help": "Of the model."})
     save_scores: bool = field(default=False, metadata={"help": "Write all scores to scores_<split>.safetensors."})
 
 
@@ -77,65 +62,64 @@ def main():
     arguments = (
         TaskArguments,
         presets.DatasetArguments,
+        models.DroppingArguments,
         loaders.ProcessingArguments,
         loop.OptimizationArguments,
+        checkpoints.CheckpointArguments,
+        loop.LoggingArguments,
         retrieval.RetrievalArguments,
     )
     parser = HfArgumentParser(arguments, description="Fine-tune and evaluate SViTT for text-video retrieval.")
     preset = presets.use_preset(parser, "retrieval")
-    task, _, processing, optimization, evaluation = parser.parse_args_into_dataclasses()
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=task.mixed_precision,
-        gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=optimization.seed),
+    task, dataset, dropping, processing, optimization, checkpointing, logging, evaluation = (
+        parser.parse_args_into_dataclasses()
     )
+    accelerator = loop.make_accelerator(optimization, logging, task.output_dir)
     check_launch()
+    check_output(task.output_dir)
 
-    pairs, splits, stop_key = load_data(task, processing, preset)
+    pairs, splits, stop_key = load_data(task, processing, dataset.splits(preset, "captions"))
     set_seed(optimization.seed)
-    model, processor = loaders.load_model_and_processor(
-        SViTTForVideoTextRetrieval,
-        task.model_name_or_path,
-        processing,
-        token_keep_rate=task.token_keep_rate,
-        fusion_token_keep_rate=task.fusion_token_keep_rate,
+    model, processor = models.load_model_and_processor(
+        SViTTForVideoTextRetrieval, task.model_name_or_path, processing, dropping
     )
-    num_frames = processor.video_processor.num_frames
-    evaluation.set_frames(num_frames)
-    bad_videos = loaders.BadVideoReport(Path(task.output_dir) / "bad_videos.jsonl")
-    finish = partial(loaders.to_model_inputs, processor=processor)
+    evaluation.set_frames(processor.video_processor.num_frames)
+    is_resumed = checkpointing.resume_from_checkpoint is not None
+    bad_videos = loaders.BadVideoReport(Path(task.output_dir) / "bad_videos.jsonl", resume=is_resumed)
 
     def evaluate(model: SViTTForVideoTextRetrieval, split: str) -> dict[str, dict[str, float]]:
-        videos, texts, texts_of_video = splits[split]
-        num_frames_test, batch_size = evaluation.num_frames_test, evaluation.eval_batch_size
-        loader = loaders.video_loader(share_of(videos), processor, num_frames_test, batch_size, processing)
-        clips = loaders.model_batches(loader, processor, accelerator.device, bad_videos)
-        tokens = loaders.text_batches(texts, processor)
-        with accelerator.autocast():
-            scores = retrieval.score_retrieval(model, clips, tokens, num_frames, evaluation)
-        num_bad = bad_videos.write(split)
-        if num_bad:
-            accelerator.print(f"{split}: bad videos that count as missed: {num_bad} (see {bad_videos.path})")
+        scores = retrieval.score_split(
+            accelerator, model, split, splits[split], processor, evaluation, processing, bad_videos
+        )
         if task.save_scores:
             write_whole(
                 task.output_dir, lambda folder: save_file(asdict(scores), folder / f"scores_{split}.safetensors")
             )
-        return retrieval.retrieval_metrics(scores, texts_of_video)
+        return retrieval.retrieval_metrics(scores, splits[split].texts_of_video)
+
+    def validate(model: SViTTForVideoTextRetrieval) -> tuple[float, dict[str, float]]:
+        metrics = evaluate(model, stop_key)
+        return metrics["itm"]["r_mean"], retrieval.flat_metrics(stop_key, metrics)
+
+    def save(model: SViTTForVideoTextRetrieval, weights: dict):
+        write_whole(task.output_dir, partial(model.save_pretrained, state_dict=weights), processor.save_pretrained)
 
     results = {"num_processes": accelerator.num_processes}
     if pairs is not None:
         set_seed(optimization.seed, device_specific=True)
-        results["epoch"] = loop.train(
+        training = loop.Training(
             accelerator,
             model,
-            loaders.pair_loader(pairs, processor, optimization.train_batch_size, processing),
+            loaders.pair_loader(pairs, processor, optimization.train_batch_size, processing, optimization.seed),
             optimization,
-            to_model_inputs=finish,
+            checkpoints.Checkpoints(task.output_dir, checkpointing),
+            save,
+            validate if stop_key else None,
+            logging,
+            to_model_inputs=partial(loaders.to_model_inputs, processor=processor),
             bad_videos=bad_videos,
-            save=lambda model: write_whole(task.output_dir, model.save_pretrained, processor.save_pretrained),
-            validate=stop_key and (lambda model: evaluate(model, stop_key)["itm"]["r_mean"]),
         )
+        results["epoch"] = training.run().best_epoch
         model = SViTTForVideoTextRetrieval.from_pretrained(task.output_dir)
     model.to(accelerator.device)
     for split in splits:
@@ -146,41 +130,22 @@ def main():
 
 
 def load_data(
-    task: TaskArguments, processing: loaders.ProcessingArguments, preset: presets.Preset
+    task: TaskArguments, processing: loaders.ProcessingArguments, splits: dict[str, presets.Split]
 ) -> tuple[Dataset | None, dict[str, data.RetrievalSet], str | None]:
     """Training pairs, if there is something to train; the retrieval set of each split given; the split to stop by."""
-    if Path(task.output_dir).is_file():
-        raise InputError(f"--output_dir {task.output_dir}: must be a folder, but is a file.")
-    files = {"train": task.train_file, "validation": task.validation_file, "test": task.test_file}
-    sources = preset.splits | {
-        split: presets.Split(f"--{split}_file", annotation=Path(file))
-        for split, file in files.items()
-        if file is not None
-    }
-    if task.video_dir is not None:
-        sources = {split: replace(source, videos=Path(task.video_dir)) for split, source in sources.items()}
-    for source in sources.values():
-        if source.rows != "captions":
-            raise InputError(f"{source.origin}: it has {source.rows}, but retrieval takes captions.")
-
-    missing = {"skip": "allow", "score_as_missed": "allow", "error": "error"}
-    options = {"join_captions": task.join_captions, "missing_videos": missing[processing.bad_eval_videos]}
-    splits = {
-        split: data.retrieval_set(source.load(unique_videos=True, **options))
-        for split, source in sources.items()
-        if not split.startswith("train")
-    }
-    stop_key = task.stop_key or ("validation" if "validation" in splits else None)
-    if stop_key is not None and stop_key not in splits:
-        raise InputError(f"--stop_key {stop_key}: there is no such split, but: {', '.join(splits) or 'none'}.")
-    if "train" not in sources or task.evaluate_only:
-        if not splits:
+    sets = retrieval.load_retrieval_sets(splits, processing, task.join_captions)
+    stop_key = task.stop_key or ("validation" if "validation" in sets else None)
+    retrieval.check_stop_key(stop_key, sets)
+    if "train" not in splits or task.evaluate_only:
+        if not sets:
             raise InputError(
                 "There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate."
             )
-        return None, splits, stop_key
-    captions = sources["train"].load(**options | {"missing_videos": missing[processing.bad_videos]})
-    return data.training_pairs(captions, task.match_by), splits, stop_key
+        return None, sets, stop_key
+    captions = splits["train"].load(
+        join_captions=task.join_captions, missing_videos=processing.missing_videos(is_training=True)
+    )
+    return data.training_pairs(captions, task.match_by), sets, stop_key
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from svitt import SViTTForVideoTextRetrieval, sample_frame_indices
-from svitt.training import data, loaders
+from svitt.training import data, loaders, models
 from svitt.training.loop import TimedBatches
 
 
@@ -86,14 +86,12 @@ def share_of_waiting(loader: DataLoader, model, processor, num_batches: int) -> 
     """Of the time of training steps, with gradients and an update."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
-    def finish(batch):
-        batch.pop("bad_videos", None)
-        return loaders.to_model_inputs(batch, processor) if "clips" in batch else batch
-
-    batches = TimedBatches(loader, None, finish)
+    batches = TimedBatches(loader)
     model.train()
     for step, batch in enumerate(batches):
-        model(**batch).loss.backward()
+        for name in ("bad_videos", "videos"):
+            batch.pop(name, None)
+        model(**(loaders.to_model_inputs(batch, processor) if "clips" in batch else batch)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if step == 0:  # the workers have started
@@ -115,7 +113,9 @@ def main():
     args = parser.parse_args()
 
     processing = loaders.ProcessingArguments()
-    model, processor = loaders.load_model_and_processor(SViTTForVideoTextRetrieval, args.model_name_or_path, processing)
+    model, processor = models.load_model_and_processor(
+        SViTTForVideoTextRetrieval, args.model_name_or_path, processing, models.DroppingArguments()
+    )
     pairs = data.training_pairs(data.load_captions(args.annotation_file, args.video_dir))
     check_equal(pairs, processor)
 

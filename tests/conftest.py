@@ -1,6 +1,8 @@
 """Golden vectors of the original SViTT code (fixtures/golden/README.md), as inputs and outputs of this port."""
 
 import json
+import subprocess
+import sys
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ from svitt.conversion import convert_state_dict
 
 torch.set_num_threads(1)  # tensors are tiny: a second thread costs more than it saves
 
+ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
 
@@ -171,3 +174,14 @@ def videos(tmp_path_factory):
     """Paths of 24 frames in each of `FORMATS`, by name."""
     folder = tmp_path_factory.mktemp("videos")
     return {name: _write_video(folder / name) for name in FORMATS}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A folder with `data` (16, 8 and 14 clips) and an untrained `model`."""
+    folder = tmp_path_factory.mktemp("demo")
+    sizes = ["--train", "16", "--val", "8", "--test", "14"]
+    subprocess.run([sys.executable, ROOT / "examples/make_demo_dataset.py", folder / "data", *sizes], check=True)
+    model = [ROOT / "examples/make_tiny_model.py", folder / "data/train.json", folder / "model"]
+    subprocess.run([sys.executable, *model], check=True)
+    return folder

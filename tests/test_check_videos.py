@@ -20,7 +20,7 @@ import pytest
 
 from svitt.training import check_videos
 from svitt.training.check_videos import CheckArguments, check_dataset, check_video
-from svitt.training.presets import DatasetArguments
+from svitt.training.presets import PresetArguments
 from svitt.training.processes import InputError
 from svitt.training.workers import WorkerFailure, map_in_workers
 
@@ -62,7 +62,7 @@ BAD_CLIPS = {
 def check(folder, report, **options):
     """The exit code and the lines of the report."""
     options = {"video_dir": str(folder), "report": str(report), "num_workers": 2} | options
-    dataset = DatasetArguments(
+    dataset = PresetArguments(
         **{key: options.pop(key) for key in ("dataset", "dataset_file", "data_dir") if key in options}
     )
     code = check_dataset(CheckArguments(**options), dataset)
@@ -218,7 +218,7 @@ def test_wrong_arguments(clips, tmp_path, monkeypatch, options, message):
     Path("[].json").write_text("[]")
     options = {"video_dir": str(clips / "sub"), "report": "bad.jsonl"} | options
     with pytest.raises(InputError) as raised:
-        check_dataset(CheckArguments(**options), DatasetArguments())
+        check_dataset(CheckArguments(**options), PresetArguments())
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 

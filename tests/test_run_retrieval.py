@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -23,17 +24,6 @@ from svitt.training.processes import gather_shares, share_of, write_whole
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "run_retrieval.py")
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    """A folder with `data` (16, 8 and 14 clips) and an untrained `model`."""
-    folder = tmp_path_factory.mktemp("demo")
-    sizes = ["--train", "16", "--val", "8", "--test", "14"]
-    subprocess.run([sys.executable, ROOT / "examples/make_demo_dataset.py", folder / "data", *sizes], check=True)
-    model = [ROOT / "examples/make_tiny_model.py", folder / "data/train.json", folder / "model"]
-    subprocess.run([sys.executable, *model], check=True)
-    return folder
 
 
 def arguments(demo, output_dir, **options):
@@ -138,7 +128,9 @@ def test_fine_tuning_keeps_the_best_epoch_and_saves_a_model(demo, tmp_path, monk
     run(monkeypatch, *arguments(demo, tmp_path / "out", **files, **options, max_text_length=16, flip_prob=0.0))
     results = json.loads((tmp_path / "out/results.json").read_text())
     printed = capsys.readouterr().out
-    scores = [float(line.rpartition(" ")[2]) for line in printed.splitlines() if line.startswith("epoch")]
+    scores = [
+        float(score) for score in re.findall(r"^step \d+, validation (\S+?),?(?: saved)?$", printed, re.MULTILINE)
+    ]
     assert results["epoch"] == 1 + scores.index(max(scores))
     assert results["validation"]["itm"]["r_mean"] == max(scores)
 
@@ -178,7 +170,7 @@ def test_two_processes_fine_tune_one_model(demo, tmp_path):
     outcomes = launch_as_processes(2, *arguments(demo, tmp_path, **options, test_file=demo / "data/test.json"))
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     assert json.loads((tmp_path / "results.json").read_text())["num_processes"] == 2
-    assert "epoch 1/1" in outcomes[0][1] and outcomes[1][1] == ""
+    assert "epoch 1, step 2" in outcomes[0][1] and outcomes[1][1] == ""
 
 
 def song(path):

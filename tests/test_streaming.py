@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from svitt.training.loaders import ClipStream, StreamLoader
 from svitt.training.presets import load_preset
 from svitt.training.processes import InputError
 from svitt.training.streaming import load_hub_stream, load_stream
@@ -150,23 +152,47 @@ def test_a_shard_that_goes_away_is_named(tmp_path):
         next(rows)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_loaders_resume_exactly(shards, num_workers):
-    def loader():
-        stream = load_stream(f"{shards}/5/*.tar", buffer_size=6)
-        stream.set_epoch(2)
-        return StatefulDataLoader(stream, batch_size=4, num_workers=num_workers, collate_fn=captions)
+def clip_of(video, seed):
+    return hashlib.sha256(video["bytes"]).hexdigest(), seed
 
-    whole = loader()
+
+def collate(rows):
+    return {"rows": [(int(row["caption"]), *row["clip"]) for row in rows]}
+
+
+def stream_loader(pattern, batch_size, num_workers):
+    stream = ClipStream(load_stream(pattern, buffer_size=6), clip_of)
+    return StreamLoader(stream, batch_size, collate, num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("pattern", ["5/*.tar", "parquet/*.parquet"])
+def test_loaders_resume_exactly(shards, pattern, num_workers):
+    whole = stream_loader(f"{shards}/{pattern}", 3, num_workers)
     batches, states = [], []
-    for batch in whole:
-        batches.append(batch)
-        states.append(whole.state_dict())
-    assert sorted(int(caption) for batch in batches for caption in batch) == list(range(35))
-    for position in (0, 3, len(batches) - 2):
-        resumed = loader()
+    for epoch in (1, 2):
+        whole.set_epoch(epoch)
+        for batch in whole:
+            batches.append(batch)
+            states.append(whole.state_dict())
+    assert len(batches) >= 2 * 5
+    for position in range(0, len(batches), 2):
+        resumed = stream_loader(f"{shards}/{pattern}", 3, num_workers)
         resumed.load_state_dict(states[position])
-        assert list(resumed) == batches[position + 1 :]
+        rest = list(resumed)
+        if resumed.epoch == 1:
+            resumed.set_epoch(2)
+            rest += list(resumed)
+        assert rest == batches[position + 1 :]
+
+
+def test_what_is_random_in_a_row_does_not_depend_on_folders_nor_workers(shards, tmp_path):
+    shutil.copytree(shards / "4", tmp_path / "moved")
+    seeds = []
+    for pattern, num_workers in [(shards / "4/*.tar", 0), (tmp_path / "moved/*.tar", 0), (shards / "4/*.tar", 2)]:
+        batches = list(stream_loader(str(pattern), 1, num_workers))
+        seeds.append({number: seed for batch in batches for number, _, seed in batch["rows"]})
+    assert seeds[0] == seeds[1] == seeds[2] and len(set(seeds[0].values())) == len(seeds[0]) == 26
 
 
 def test_persistent_workers_see_the_epoch(shards):
@@ -189,30 +215,33 @@ SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
 from accelerate import PartialState
-from torchdata.stateful_dataloader import StatefulDataLoader
+from svitt.training.loaders import ClipStream, StreamLoader
 from svitt.training.streaming import load_stream
 
 phase, shards, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 rank = PartialState(cpu=True).process_index
 
+def clip_of(video, seed):
+    return hashlib.sha256(video["bytes"]).hexdigest(), seed
+
 def collate(rows):
-    return [(int(row["caption"]), hashlib.sha256(row["video"]["bytes"]).hexdigest()) for row in rows]
+    return {"rows": [(int(row["caption"]), *row["clip"]) for row in rows]}
 
 def loader(name, num_workers):
-    stream = load_stream(f"{shards}/{name}", buffer_size=6)
-    stream.set_epoch(1)
-    return StatefulDataLoader(stream, batch_size=3, num_workers=num_workers, collate_fn=collate)
+    stream = ClipStream(load_stream(f"{shards}/{name}", buffer_size=6), clip_of)
+    made = StreamLoader(stream, 1, collate, num_workers)
+    made.set_epoch(2)
+    return made
 
 for name in ("4/*.tar", "5/*.tar", "parquet/*.parquet"):
     for num_workers in (0, 2):
         file = out / f"{name[0]}-{num_workers}-{rank}.json"
         if phase == "begin":
             whole = loader(name, num_workers)
-            expected = list(whole)
-            stopped = loader(name, num_workers)
-            rows = iter(stopped)
-            begun = [next(rows), next(rows)]
-            saved = {"expected": expected, "begun": begun, "state": stopped.state_dict()}
+            batches = iter(whole)
+            begun = [next(batches) for _ in range(5)]
+            state = whole.state_dict()
+            saved = {"expected": begun + list(batches), "begun": begun, "state": state}
         else:
             saved = json.loads(file.read_text())
             resumed = loader(name, num_workers)
@@ -232,14 +261,20 @@ def test_two_processes_share_the_rows_and_resume_exactly(shards, tmp_path):
         launched = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert launched.returncode == 0, launched.stderr
     for name, count in {"4": 26, "5": 35, "p": 18}.items():
+        pattern = {"4": "4/*.tar", "5": "5/*.tar", "p": "parquet/*.parquet"}[name]
+        alone = stream_loader(f"{shards}/{pattern}", 1, 0)
+        alone.set_epoch(2)
+        rows = sorted(row for batch in alone for row in batch["rows"])
+        assert [row[:2] for row in rows] == [
+            (number, hashlib.sha256(video_bytes(number)).hexdigest()) for number in range(count)
+        ]
         for num_workers in (0, 2):
             ranks = [json.loads((tmp_path / f"{name}-{num_workers}-{rank}.json").read_text()) for rank in (0, 1)]
             for rank in ranks:
                 assert rank["begun"] + rank["resumed"] == rank["expected"], (name, num_workers)
-            shares = [[tuple(row) for batch in rank["expected"] for row in batch] for rank in ranks]
-            # Disjoint, nothing lost, nothing twice, and every video with the right bytes.
-            hashes = [(number, hashlib.sha256(video_bytes(number)).hexdigest()) for number in range(count)]
-            assert sorted(shares[0] + shares[1]) == hashes, (name, num_workers)
+            shares = [[tuple(row) for batch in rank["expected"] for row in batch["rows"]] for rank in ranks]
+            # Disjoint, nothing lost, nothing twice, every video with the right bytes, and the seed it has alone.
+            assert sorted(shares[0] + shares[1]) == rows, (name, num_workers)
             assert min(map(len, shares)) >= count // 3
 
 

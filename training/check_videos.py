@@ -44,7 +44,7 @@ from transformers import HfArgumentParser
 
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .data import VideoColumn, check_first_use, field_name, read_unchecked_rows, string_of, strings_of
-from .presets import ROWS_OF_TASK, DatasetArguments, Split, load_preset, preset_names
+from .presets import ROWS_OF_TASK, PresetArguments, Split, load_preset, preset_names
 from .processes import InputError, exit_on_bad_input, progress_bar
 from .workers import WorkerFailure, map_in_workers
 
@@ -76,7 +76,7 @@ class CheckArguments:
 def main():
     """Entry point of `svitt-check-videos`."""
     parser = HfArgumentParser(
-        (CheckArguments, DatasetArguments), prog="svitt-check-videos", description=__doc__.partition("\n")[0]
+        (CheckArguments, PresetArguments), prog="svitt-check-videos", description=__doc__.partition("\n")[0]
     )
     with exit_on_bad_input():
         try:
@@ -86,7 +86,7 @@ def main():
             sys.exit(130)
 
 
-def check_dataset(args: CheckArguments, dataset: DatasetArguments) -> int:
+def check_dataset(args: CheckArguments, dataset: PresetArguments) -> int:
     """Check annotations and videos, write the report and print a summary.
 
     Returns:
@@ -124,7 +124,7 @@ def check_dataset(args: CheckArguments, dataset: DatasetArguments) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def annotated_splits(args: CheckArguments, dataset: DatasetArguments) -> list[Split]:
+def annotated_splits(args: CheckArguments, dataset: PresetArguments) -> list[Split]:
     """Those of --annotation_file, or of --dataset or --dataset_file; none where there is only a --video_dir."""
     name = dataset.dataset or dataset.dataset_file
     if (name is None) == (args.video_dir is None and args.annotation_file is None):

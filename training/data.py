@@ -315,6 +315,17 @@ def training_pairs(captions: Dataset, match_by: str = "video") -> Dataset:
     return concatenate_datasets([videos, pairs], axis=1)
 
 
+def join_pairs(corpora: list[Dataset]) -> Dataset:
+    """The pairs of several corpora, no videos of two of which are the same."""
+    joined, num_ids = [], 0
+    for pairs in corpora:
+        video_ids = pairs.data.column("video_id")
+        shifted = as_dataset(Features(video_id=INTEGER), video_id=pc.add(video_ids, num_ids))
+        joined.append(concatenate_datasets([pairs.remove_columns("video_id"), shifted], axis=1))
+        num_ids += pc.max(video_ids).as_py() + 1
+    return concatenate_datasets(joined)
+
+
 class RetrievalSet(NamedTuple):
     """V videos to be matched with T texts; `texts_of_video[v]` are the indices of the texts of video v."""
 

@@ -44,7 +44,7 @@ def parameter_groups(
     trainable = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
     for part in larger_lr_names:
         if not any(part in name for name in trainable):
-            raise ValueError(f"`larger_lr_names` has {part!r}, which is part of no trainable parameter's name.")
+            raise ValueError(f"{part!r} is part of no trainable parameter's name.")
     groups = {}
     for name, parameter in trainable.items():
         is_decayed = not name.endswith(".bias") and parameter.dim() != 1

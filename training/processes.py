@@ -46,6 +46,11 @@ def check_launch():
         )
 
 
+def check_output(output_dir: str):
+    if Path(output_dir).is_file():
+        raise InputError(f"--output_dir {output_dir}: must be a folder, but is a file.")
+
+
 @contextmanager
 def exit_on_bad_input() -> Iterator[None]:
     """End a script with exit code 2 and one sentence on stderr, from the main process, for an error in its input."""

@@ -21,10 +21,15 @@ from typing import NamedTuple
 
 import evaluate
 import torch
+from accelerate import Accelerator
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..modeling_svitt import CLIP_ENSEMBLES, pool_clips, split_clips
+from ..processing_svitt import SViTTProcessor
+from .data import RetrievalSet, retrieval_set
+from .loaders import BadVideoReport, ProcessingArguments, model_batches, text_batches, video_loader
+from .presets import Split
 from .processes import InputError, fail_together, gather_shares, progress_bar, share_of
 
 TOP_K = (1, 5, 10)
@@ -372,6 +377,44 @@ def gather_tensors(share: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(gather_shares([tensor.cpu() for tensor in share]))
 
 
+def load_retrieval_sets(
+    splits: dict[str, Split], args: ProcessingArguments, join_captions: bool = False
+) -> dict[str, RetrievalSet]:
+    """The sets of all splits that are not to train on."""
+    options = {"unique_videos": True, "join_captions": join_captions, "missing_videos": args.missing_videos(False)}
+    return {
+        name: retrieval_set(split.load(**options)) for name, split in splits.items() if not name.startswith("train")
+    }
+
+
+def check_stop_key(stop_key: str | None, splits: dict[str, RetrievalSet]):
+    if stop_key is not None and stop_key not in splits:
+        raise InputError(f"--stop_key {stop_key}: there is no such split, but: {', '.join(splits) or 'none'}.")
+
+
+def score_split(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    split: str,
+    videos_and_texts: RetrievalSet,
+    processor: SViTTProcessor,
+    args: RetrievalArguments,
+    processing: ProcessingArguments,
+    bad_videos: BadVideoReport,
+) -> RetrievalScores:
+    """Scores of all videos and texts of a split, on all processes, which share the work."""
+    videos, texts, _ = videos_and_texts
+    loader = video_loader(share_of(videos), processor, args.num_frames_test, args.eval_batch_size, processing)
+    clips = model_batches(loader, processor, accelerator.device, bad_videos)
+    with accelerator.autocast():
+        tokens = text_batches(texts, processor)
+        scores = score_retrieval(model, clips, tokens, processor.video_processor.num_frames, args)
+    num_bad = bad_videos.write(split)
+    if num_bad:
+        accelerator.print(f"{split}: bad videos that count as missed: {num_bad} (see {bad_videos.path})")
+    return scores
+
+
 def retrieval_metrics(scores: RetrievalScores, texts_of_video: list[list[int]]) -> dict[str, dict[str, float]]:
     """Recalls of the matching scores (`itm`), of the cosines (`itc`), and of random ranking (`chance`), in percent."""
     recall = evaluate.load(str(METRICS / "retrieval_recall"), keep_in_memory=True)
@@ -400,6 +443,11 @@ def chance_recall(texts_of_video: list[list[int]]) -> dict[str, float]:
         recalls[f"{prefix}_r_mean"] = sum(recalls[f"{prefix}_r{k}"] for k in TOP_K) / len(TOP_K)
     recalls["r_mean"] = (recalls["txt_r_mean"] + recalls["img_r_mean"]) / 2
     return {name: round(recall, 2) for name, recall in recalls.items()}
+
+
+def flat_metrics(split: str, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Metrics as trackers take them: `test/itm_r_mean`."""
+    return {f"{split}/{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
 
 
 def recall_table(split: str, metrics: dict[str, dict[str, float]]) -> str:

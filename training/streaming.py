@@ -54,14 +54,19 @@ class ShuffledStream(torch.utils.data.IterableDataset):
         self.samples, self.to_rows, self.seed, self.buffer_size = samples, to_rows, seed, buffer_size
         self._state, self._resume_from = None, None
 
+    @property
+    def epoch(self) -> int:
+        """Of the next iteration; `datasets` shares it with workers that live on."""
+        return self.samples.epoch
+
     def set_epoch(self, epoch: int):
         self.samples.set_epoch(epoch)
 
     def state_dict(self) -> dict:
         """Where to go on: after the row that was given last."""
         state = self._resume_from or self._state
-        if state is None or state["epoch"] != self.samples.epoch:
-            return {"epoch": self.samples.epoch, "block": 0, "samples": None, "rows_given": 0}
+        if state is None or state["epoch"] != self.epoch:
+            return {"epoch": self.epoch, "block": 0, "samples": None, "rows_given": 0}
         return dict(state)
 
     def load_state_dict(self, state: dict):
@@ -69,7 +74,7 @@ class ShuffledStream(torch.utils.data.IterableDataset):
         self._resume_from = dict(state)
 
     def __iter__(self) -> Iterator[dict]:
-        state, epoch = self._resume_from, self.samples.epoch
+        state, epoch = self._resume_from, self.epoch
         if state is not None and state["epoch"] != epoch:
             raise ValueError(f"The state to resume from is of epoch {state['epoch']}, but epoch {epoch} is set.")
         self._state, self._resume_from = state, None

@@ -12,7 +12,7 @@ One's own files look the same. A split has one of `annotation`, `hub` and `shard
     splits:
       train: {annotation: train.json, videos: videos}           # or JSON lines, or CSV
       train_images: {annotation: images.json, videos: images, medium: image}
-      train_shards: {shards: "packed/train-*.tar", columns: {caption: json.text}}
+      train_shards: {shards: "packed/train-*.tar", columns: {caption: json.text}, weight: 3}
       train_hub: {hub: user/name, hub_split: train}
       test: {annotation: clips}                                 # a folder with metadata.jsonl, as for "videofolder"
     settings: {num_frames: 4, learning_rate: 1.0e-5, stop_key: test}
@@ -43,6 +43,7 @@ SPLIT_KEYS = {  # with the type of each in YAML, and the key that it goes with
     "num_options": (int, None),
     "medium": (str, None),
     "columns": (dict, None),
+    "weight": ((int, float), None),
 }
 COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type")
 CHOICES = {"rows": ("captions", "questions", "multiple_choice"), "medium": ("video", "image")}
@@ -62,6 +63,7 @@ class Split:
         num_options: of multiple choice.
         medium: `"video"` or `"image"`, for training that mixes them.
         columns: what the rows call our columns, where the names differ.
+        weight: how often a step of training takes it, where streams are mixed with others.
     """
 
     origin: str
@@ -74,6 +76,7 @@ class Split:
     num_options: int | None = None
     medium: str = "video"
     columns: dict[str, str] = field(default_factory=dict)
+    weight: float = 1.0
 
     def load(self, missing_videos: str = "error", **options) -> Dataset:
         """Rows of [`load_captions`], [`load_questions`] or [`load_choices`], which `options` are handed to.
@@ -121,8 +124,8 @@ class Preset:
 
 
 @dataclass
-class DatasetArguments:
-    """Which dataset, by name or by file; its settings are defaults that this command line overrides."""
+class PresetArguments:
+    """Which dataset, by name or by file."""
 
     _argument_group_name = "dataset"
 
@@ -132,6 +135,39 @@ class DatasetArguments:
         default=None,
         metadata={"help": "Folder of annotations and videos: by default `data`, or that of the --dataset_file."},
     )
+
+
+@dataclass
+class DatasetArguments(PresetArguments):
+    """Which dataset, by name or by files; its settings are defaults that this command line overrides."""
+
+    config: str | None = field(
+        default=None,
+        metadata={
+            "help": "YAML file of options by name, such as the settings.yaml of a run; overridden by those given."
+        },
+    )
+    train_file: str | None = field(default=None, metadata={"help": "Your own annotations, to train on."})
+    validation_file: str | None = field(default=None, metadata={"help": "Annotations of the split `validation`."})
+    test_file: str | None = field(default=None, metadata={"help": "Annotations of the split `test`."})
+    video_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the videos; by default where the dataset or the annotation says."}
+    )
+
+    def splits(self, preset: Preset, rows: str) -> dict[str, Split]:
+        """Those of the dataset and those given as files; an `InputError` where they have other `rows` than wanted."""
+        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        splits = preset.splits | {
+            name: Split(f"--{name}_file", annotation=Path(file), rows=rows)
+            for name, file in files.items()
+            if file is not None
+        }
+        for split in splits.values():
+            if split.rows != rows:
+                raise InputError(f"{split.origin}: it has {split.rows}, but this takes {rows}.")
+        if self.video_dir is not None:
+            splits = {name: dataclasses.replace(split, videos=Path(self.video_dir)) for name, split in splits.items()}
+        return splits
 
 
 def preset_names(task: str) -> list[str]:
@@ -199,6 +235,8 @@ def parse_split(origin: str, keys: dict, data_dir: Path, rows: str) -> Split:
             raise InputError(f"{origin}: `{key}` goes with `{other}`, which is missing.")
         if key in keys and key in CHOICES and keys[key] not in CHOICES[key]:
             raise InputError(f"{origin}: `{key}` must be one of {known(CHOICES[key])}, got {keys[key]!r:.200}.")
+    if keys.get("weight", 1) <= 0:
+        raise InputError(f"{origin}: `weight` must be above 0, got {keys['weight']}.")
     for column, name in keys.get("columns", {}).items():
         if column not in COLUMNS or not is_name_or_template(name):
             wanted = f"map some of {known(COLUMNS)} to a field or a template such as {{page_dir}}/{{videoid}}.mp4"
@@ -232,6 +270,7 @@ def check_keys(origin: str, content, kinds: dict):
             raise InputError(f"{origin}: there is no key `{key}`, but: {known(kinds)}.")
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             names = {str: "a string", int: "an integer", dict: "a mapping", (str, list): "a string or a list"}
+            names[int, float] = "a number"
             raise InputError(f"{origin}: `{key}` must be {names[kinds[key]]}, got {value!r:.200}.")
 
 
@@ -240,7 +279,7 @@ def known(names) -> str:
 
 
 def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> Preset:
-    """Make the settings of the dataset that the command line names the defaults of its parser.
+    """Make the settings of the dataset that the command line names the defaults of its parser; over them, `--config`.
 
     Returns:
         The dataset, or one without splits where none is named.
@@ -248,25 +287,38 @@ def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = Non
     Raises:
         InputError: as [`load_preset`], and for a setting that the script has not, or of a wrong type.
     """
+    names = ("dataset", "dataset_file", "data_dir", "config")
     first = argparse.ArgumentParser(add_help=False)
-    for option in dataclasses.fields(DatasetArguments):
-        first.add_argument(f"--{option.name}", f"--{option.name.replace('_', '-')}")
-    chosen, _ = first.parse_known_args(args)
-    if chosen.dataset is not None and chosen.dataset_file is not None:
+    for name in names:
+        first.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
+    chosen = vars(first.parse_known_args(args)[0])
+    config = {} if chosen["config"] is None else read_yaml(Path(chosen["config"]))
+    if not isinstance(config, dict):
+        raise InputError(f"{chosen['config']}: must be a mapping of options to values, got {config!r:.200}.")
+    dataset, file, data_dir = (chosen[name] or config.get(name) for name in ("dataset", "dataset_file", "data_dir"))
+    if dataset is not None and file is not None:
         raise InputError("Give one of --dataset and --dataset_file.")
-    if chosen.dataset is None and chosen.dataset_file is None:
-        return Preset("command line")
-    preset = load_preset(task, chosen.dataset or Path(chosen.dataset_file), chosen.data_dir)
+    preset = Preset("command line")
+    if dataset is not None or file is not None:
+        preset = load_preset(task, dataset or Path(file), data_dir)
     options = {}
     for action in parser._actions:
-        if action.option_strings and not action.required and action.dest not in ("help", *vars(chosen)):
+        if action.option_strings and action.dest not in ("help", "config"):
             options.setdefault(action.dest, action)
-    for name, value in preset.settings.items():
-        if name not in options:
-            raise InputError(f"{preset.origin}: there is no setting `{name}`, but: {known(options)}.")
-        if value is not None:
-            parser.set_defaults(**{name: parse_setting(preset.origin, options[name], value)})
+    own = {name: action for name, action in options.items() if not action.required and name not in names}
+    set_defaults(parser, own, preset.origin, preset.settings)
+    set_defaults(parser, options, chosen["config"], config)
     return preset
+
+
+def set_defaults(parser: HfArgumentParser, options: dict[str, argparse.Action], origin: str, settings: dict):
+    """Make settings the defaults of options; an `InputError` for one that is not among them."""
+    for name, value in settings.items():
+        if name not in options:
+            raise InputError(f"{origin}: there is no setting `{name}`, but: {known(options)}.")
+        if value is not None:
+            parser.set_defaults(**{name: parse_setting(origin, options[name], value)})
+            options[name].required = False
 
 
 def parse_setting(origin: str, action: argparse.Action, value):

@@ -1,0 +1,153 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""What training starts from: a SViTT, also for other clips, towers, and random weights."""
+
+import json
+
+import pytest
+import torch
+from transformers import BeitConfig, BeitModel, BertConfig, BertModel, BertTokenizer, set_seed
+
+from svitt import SViTTConfig, SViTTForPreTraining, SViTTForVideoTextRetrieval, SViTTProcessor
+from svitt.conversion import expand_num_frames, init_from_towers, make_processor
+from svitt.training.loaders import ProcessingArguments
+from svitt.training.models import DroppingArguments, StartArguments, load_model_and_processor, start_training
+from svitt.training.processes import InputError
+
+SIZE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "plays", "the", "piano"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """`svitt` for 2 frames of 4 x 4 patches, `beit` and `bert`."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4}
+    config = SViTTConfig(
+        vision_config=SIZE | {"num_frames": 2, "image_size": 32, "patch_size": 8, "attn_block_size": 4},
+        text_config=SIZE | special | {"fusion_layer": 3, "encoder_width": 16, "vocab_size": len(WORDS)},
+        embed_dim=8,
+    )
+    set_seed(0)
+    model = SViTTForPreTraining(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias_table"):
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder / "svitt")
+    make_processor(config, tokenizer).save_pretrained(folder / "svitt")
+    BeitModel(BeitConfig(**SIZE, image_size=32, patch_size=8)).save_pretrained(folder / "beit")
+    BertModel(BertConfig(**SIZE, vocab_size=len(WORDS))).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    return folder
+
+
+def start(folders, start=None, dropping=None, processing=None, model_class=SViTTForPreTraining):
+    start = {
+        name: str(folders / value) if name.endswith("_name") or "_name_or" in name else value
+        for name, value in (start or {}).items()
+    }
+    return start_training(
+        model_class,
+        StartArguments(**start),
+        DroppingArguments(**dropping or {}),
+        ProcessingArguments(**processing or {}),
+    )
+
+
+def assert_equal_weights(model, expected):
+    weights = model.state_dict()
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=0)
+
+
+def test_a_svitt_as_it_is(folders):
+    model, processor = start(folders, {"model_name_or_path": "svitt"}, processing={"max_text_length": 4})
+    assert_equal_weights(model, SViTTForPreTraining.from_pretrained(folders / "svitt").state_dict())
+    assert processor.video_processor.num_frames == 2
+    assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].tolist() == [[2, 5, 6, 7]]
+
+
+def test_expansion_inflates_biases_and_drops_more(folders, tmp_path):
+    model, processor = start(
+        folders,
+        {"model_name_or_path": "svitt", "model_config": ["itc_all_gather=true"], "vision_config": ["drop_path_rate=0"]},
+        {"token_keep_rate": 0.6, "fusion_token_keep_rate": 0.2},
+        {"num_frames": 4},
+    )
+    source = SViTTForPreTraining.from_pretrained(folders / "svitt")
+    expected, _ = expand_num_frames(source.state_dict(), source.config, 4)
+    assert_equal_weights(model, expected)
+    vision, text = model.config.vision_config, model.config.text_config
+    assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate, vision.drop_path_rate) == (4, 0.6, 0.2, 0)
+    assert model.config.itc_all_gather and processor.video_processor.num_frames == 4
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = SViTTForPreTraining.from_pretrained(tmp_path).eval()
+    clips = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.get_video_features(clips), model.eval().get_video_features(clips))
+    assert SViTTProcessor.from_pretrained(tmp_path).video_processor.num_frames == 4
+
+
+def test_towers(folders):
+    towers = {"vision_name_or_path": "beit", "text_name_or_path": "bert"}
+    set_seed(1)
+    model, processor = start(folders, towers, {"token_keep_rate": 0.5}, {"num_frames": 3, "max_text_length": 5})
+    set_seed(1)
+    expected = init_from_towers(folders / "beit", folders / "bert", num_frames=3)
+    assert_equal_weights(model, expected.state_dict())
+    text = model.config.text_config
+    assert (text.mask_token_id, text.eos_token_id, model.config.vision_config.token_keep_rate) == (4, 3, 0.5)
+    assert processor.video_processor.num_frames == 3
+    assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].shape == (1, 5)
+    retrieval, _ = start(folders, towers, model_class=SViTTForVideoTextRetrieval)
+    assert type(retrieval) is SViTTForVideoTextRetrieval
+
+
+def test_random_weights_from_a_configuration(folders):
+    options = {"config_name": "svitt", "vision_config": ["sparse_random_attn=1"], "text_config": ["fusion_layer=2"]}
+    set_seed(1)
+    model, processor = start(folders, options, processing={"num_frames": 3})
+    assert (model.config.vision_config.sparse_random_attn, model.config.text_config.fusion_layer) == (1, 2)
+    assert model.config.vision_config.num_frames == processor.video_processor.num_frames == 3
+    other, _ = start(folders, options)
+    assert not torch.equal(model.vision_proj.weight, other.vision_proj.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "Give one of --model_name_or_path"),
+        ({"model_name_or_path": "svitt", "config_name": "svitt"}, "Give one of --model_name_or_path"),
+        ({"vision_name_or_path": "beit"}, "Give one of --model_name_or_path"),
+        ({"model_name_or_path": "nothing"}, "nothing: there is no such folder"),
+        ({"config_name": "."}, "is no folder of a model, it has no config.json"),
+        ({"vision_name_or_path": "bert", "text_name_or_path": "bert"}, "bert, .*bert: cannot be started from"),
+        ({"model_name_or_path": "svitt", "vision_config": ["wings=2"]}, "`vision_config` has no field wings"),
+        ({"model_name_or_path": "svitt", "model_config": ["wings=2"]}, "no field 'wings'"),
+        ({"model_name_or_path": "svitt", "vision_config": ["wings"]}, "'wings' must look like FIELD=VALUE"),
+        ({"model_name_or_path": "svitt", "vision_config": ["sparse_local_attn=2"]}, "sparse_local_attn"),
+    ],
+)
+def test_wrong_starts(folders, options, message):
+    with pytest.raises(InputError, match=message):
+        start(folders, options)
+
+
+def test_wrong_rates():
+    with pytest.raises(InputError, match=r"--fusion_token_keep_rate 1\.5: must be above 0 and at most 1"):
+        DroppingArguments(fusion_token_keep_rate=1.5)
+
+
+def test_evaluation_keeps_the_model_for_other_clips(folders):
+    model, processor = load_model_and_processor(
+        SViTTForVideoTextRetrieval,
+        str(folders / "svitt"),
+        ProcessingArguments(num_frames=4),
+        DroppingArguments(token_keep_rate=0.9),
+    )
+    assert (
+        model.config.vision_config.num_frames
+        == json.loads((folders / "svitt/config.json").read_text())["vision_config"]["num_frames"]
+    )
+    assert (model.config.vision_config.token_keep_rate, processor.video_processor.num_frames) == (0.9, 4)

@@ -1,0 +1,217 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""Checkpoints to go on from, exactly: whole or not there at all, the last few kept."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.optim.lr_scheduler import LRScheduler
+
+from .processes import InputError, fail_together
+
+STATE_FILE = "training_state.json"
+# It warns of each checkpoint that tied weights are saved once.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+
+
+@dataclass
+class CheckpointArguments:
+    """What to keep to go on from."""
+
+    _argument_group_name = "checkpoints"
+
+    save_steps: int | None = field(
+        default=None, metadata={"help": "A checkpoint every so many updates, besides that after each epoch."}
+    )
+    save_total_limit: int = field(
+        default=1, metadata={"help": "Checkpoints kept, the latest; the best model is in --output_dir besides."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "`latest` of --output_dir (the beginning if there is none), or the folder of a checkpoint."},
+    )
+
+
+@dataclass
+class TrainingState:
+    """How far a training is; the same on all processes."""
+
+    step: int = 0  # updates tried
+    epoch: int = 1  # the current one, from 1
+    epoch_is_done: bool = False
+    evaluation_is_due: bool = False
+    best_score: float | None = None
+    best_epoch: int = 0
+    best_step: int = 0
+    num_processes: int = 1
+    num_skipped: int = 0  # updates skipped, as their loss was not finite
+    num_bad_videos: int = 0  # in this epoch
+    meter: dict[str, float] = field(default_factory=dict)  # sums since the last line of the log
+    epoch_meter: dict[str, float] = field(default_factory=dict)  # sums since the epoch's start
+    history: list[dict[str, float]] = field(default_factory=list)  # mean losses of each epoch
+
+
+class Checkpoints:
+    """The checkpoints of one training, in the folders `checkpoint-<step>` of `folder`.
+
+    Args:
+        folder: of the run, on a disk that all processes see.
+        args: see [`CheckpointArguments`].
+
+    Raises:
+        InputError: if an earlier run has left checkpoints and none is to be resumed, or there is no such checkpoint.
+    """
+
+    def __init__(self, folder: str | Path, args: CheckpointArguments):
+        self.folder, self.args = Path(folder), args
+        if args.save_total_limit < 1 or (args.save_steps is not None and args.save_steps < 1):
+            raise InputError("--save_total_limit and --save_steps must be at least 1.")
+        self.resumed = None
+        if args.resume_from_checkpoint is None:
+            if found := self.found():
+                raise InputError(
+                    f"{found[-1]}: is of an earlier run; give --resume_from_checkpoint latest to go on with it, or "
+                    "another --output_dir."
+                )
+        elif args.resume_from_checkpoint == "latest":
+            self.resumed = (self.found() or [None])[-1]
+        else:
+            self.resumed = Path(args.resume_from_checkpoint)
+            if not (self.resumed / STATE_FILE).is_file():
+                raise InputError(f"--resume_from_checkpoint {self.resumed}: is no checkpoint, it has no {STATE_FILE}.")
+
+    def found(self) -> list[Path]:
+        """Complete checkpoints, by step."""
+        folders = [file.parent for file in self.folder.glob(f"checkpoint-*/{STATE_FILE}")]
+        return sorted(folders, key=step_of)
+
+    def load(self, accelerator: Accelerator, loader, scheduler: LRScheduler) -> TrainingState:
+        """Put everything back to where the checkpoint to resume was; a new state if there is none."""
+        accelerator.register_for_checkpointing(scheduler)
+        if accelerator.is_main_process:
+            for incomplete in self.folder.glob(".checkpoint-*"):
+                shutil.rmtree(incomplete)
+        if self.resumed is None:
+            return TrainingState(num_processes=accelerator.num_processes)
+        state = TrainingState(**json.loads((self.resumed / STATE_FILE).read_text()))
+        if state.num_processes != accelerator.num_processes:
+            raise InputError(
+                f"{self.resumed}: was written by {state.num_processes} processes and can only be resumed by as many, "
+                f"not by {accelerator.num_processes}; to start anew from its model, give it to --model_name_or_path."
+            )
+        accelerator.load_state(str(self.resumed))
+        if not state.epoch_is_done:
+            loader.set_epoch(state.epoch)
+            position = torch.load(self.loader_file(self.resumed, accelerator), weights_only=False)
+            fail_together(loader.load_state_dict, position)
+        if accelerator.is_main_process:
+            for later in self.found():  # of a run that went on from here before
+                if later.parent == self.resumed.parent and step_of(later) > state.step:
+                    remove(later)
+        accelerator.wait_for_everyone()
+        return state
+
+    def save(self, accelerator: Accelerator, loader, state: TrainingState):
+        """Write a checkpoint; where there is one of this step, only its state has changed since."""
+        folder = self.folder / f"checkpoint-{state.step}"
+        if not (folder / STATE_FILE).is_file():
+            incomplete = folder.with_name(f".{folder.name}")  # not found as a checkpoint until it is renamed
+            if accelerator.is_main_process:
+                shutil.rmtree(incomplete, ignore_errors=True)
+                incomplete.mkdir(parents=True)
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(incomplete))
+            torch.save(loader.state_dict(), self.loader_file(incomplete, accelerator))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                write_state(incomplete, state)
+                for file in incomplete.iterdir():
+                    flush(file)
+                incomplete.rename(folder)
+                flush(self.folder)
+                for old in self.found()[: -self.args.save_total_limit]:
+                    remove(old)
+        elif accelerator.is_main_process:
+            write_state(folder, state)
+        accelerator.wait_for_everyone()
+
+    @staticmethod
+    def loader_file(folder: Path, accelerator: Accelerator) -> Path:
+        return folder / f"loader_{accelerator.process_index}.pt"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def remove(checkpoint: Path):
+    """Remove a checkpoint so that none that is half removed is found."""
+    gone = checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}"))
+    shutil.rmtree(gone)
+
+
+def write_state(folder: Path, state: TrainingState):
+    """Replace the state of a checkpoint as a whole."""
+    new = folder / f".{STATE_FILE}"
+    new.write_text(json.dumps(asdict(state), indent=2))
+    flush(new)
+    new.replace(folder / STATE_FILE)
+
+
+def flush(path: Path):
+    """Let a file, or the names in a folder, reach the disk, lest a crash of the machine leave it empty."""
+    if path.is_dir() and os.name == "nt":  # where folders cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StopRequest:
+    """Notices SIGTERM, by which schedulers announce the end, for as long as the context lasts.
+
+    `came` tells whether it has come. Within [`anywhere`], it ends the process at once, with exit code 0.
+    """
+
+    def __init__(self):
+        self.came = self.may_exit = False
+
+    def __enter__(self) -> "StopRequest":
+        self.before = signal.signal(signal.SIGTERM, self.notice)
+        return self
+
+    def __exit__(self, *exception):
+        signal.signal(signal.SIGTERM, self.before)
+
+    def notice(self, *signal_and_frame):
+        self.came = True
+        if self.may_exit:
+            sys.exit(0)
+
+    @contextmanager
+    def anywhere(self) -> Iterator[None]:
+        """Work that a resumed run does again from the checkpoint before it."""
+        self.may_exit = True
+        if self.came:
+            sys.exit(0)
+        try:
+            yield
+        finally:
+            self.may_exit = False
