@@ -337,7 +337,7 @@ def test_ctrl_c_leaves_a_valid_report(tmp_path, write_video, monkeypatch, capsys
         for process in [*multiprocessing.active_children(), SimpleNamespace(pid=os.getpid())]:
             os.kill(process.pid, signal.SIGINT)  # the terminal sends it to all
 
-    threading.Thread(target=press_ctrl_c).start()
+    threading.Thread(target=press_ctrl_c, daemon=True).start()  # lest a failure wait for it
     arguments = ["--video_dir", str(tmp_path), "--report", str(report), "--num_workers", "2"]
     monkeypatch.setattr(sys, "argv", ["svitt-check-videos", *arguments])
     with pytest.raises(SystemExit) as exited:

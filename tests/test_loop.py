@@ -330,6 +330,10 @@ def test_what_cannot_be_gone_on_from(tmp_path):
         train(tmp_path / "run", num_train_epochs=2)
     with pytest.raises(InputError, match="nowhere: is no checkpoint"):
         train(tmp_path / "run", checkpointing={"resume_from_checkpoint": str(tmp_path / "nowhere")})
+    other = Scalar()
+    other.bias = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(InputError, match="checkpoint-4: is of another model, or of other options"):
+        train(tmp_path / "run", model=other, checkpointing={"resume_from_checkpoint": "latest"})
     state = tmp_path / "run/checkpoint-4/training_state.json"
     state.write_text(state.read_text().replace('"num_processes": 1', '"num_processes": 2'))
     with pytest.raises(InputError, match="was written by 2 processes and can only be resumed by as many, not by 1"):

@@ -114,7 +114,12 @@ class Checkpoints:
                 f"{self.resumed}: was written by {state.num_processes} processes and can only be resumed by as many, "
                 f"not by {accelerator.num_processes}; to start anew from its model, give it to --model_name_or_path."
             )
-        accelerator.load_state(str(self.resumed))
+        try:
+            accelerator.load_state(str(self.resumed))
+        except (ValueError, RuntimeError) as error:  # of torch, about the optimizer's groups or the model's shapes
+            raise InputError(
+                f"{self.resumed}: is of another model, or of other options such as --larger_lr_names ({error})."
+            ) from error
         if not state.epoch_is_done:
             loader.set_epoch(state.epoch)
             position = torch.load(self.loader_file(self.resumed, accelerator), weights_only=False)
