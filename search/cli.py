@@ -22,6 +22,7 @@ import json
 import sys
 from dataclasses import asdict
 
+import torch
 from accelerate import PartialState
 
 from ..training.processes import check_launch, exit_on_bad_input
@@ -62,13 +63,15 @@ def add_index_command(commands):
 
 
 def index(args: argparse.Namespace):
+    state = PartialState(cpu=not torch.accelerator.is_available())
     check_launch()
     built = SViTTIndex.create(args.index, args.model, args.clip_seconds, args.stride_seconds, args.num_frames)
     report = built.add(args.videos, args.batch_size, args.num_workers)
-    if PartialState().is_main_process:
+    if state.is_main_process:
         print(summary(report, len(built)))
         for video, error in sorted(report.bad.items()):
             print(f"not indexed: {error if video in error else f'{video}: {error}'}", file=sys.stderr)
+    state.destroy_process_group()
 
 
 def summary(report: IndexReport, num_clips: int) -> str:

@@ -13,26 +13,22 @@ A folder holds
     clips.lance         a row for each clip: video, its version, number of the clip, start, end, embedding
     bad_videos.jsonl    videos that cannot be read, and why
 
-Every batch of clips is committed to the table as a whole, so that readers see a consistent state at any time, and an
-indexer that is killed has lost the batch in its hand and nothing else.
+Every batch of clips is committed to the table as a whole, so that an indexer that is killed has lost the batch in its
+hand and nothing else.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import lancedb
 import numpy as np
-import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
-from lancedb.index import IvfFlat
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -44,20 +40,11 @@ from ..training.loaders import ProcessingArguments, worker_settings
 from ..training.models import DroppingArguments, check_folder, load_model_and_processor
 from ..training.processes import InputError, fail_together, progress_bar, share_of
 from .clips import Clip, ClipFrames, ClipPlans, Video, find_videos, in_groups, is_below, read_clips
+from .table import ClipTable, clip_of
 
 SEARCHABLE = ("SViTTModel", "SViTTForVideoTextRetrieval", "SViTTForPreTraining")
 MAX_QUERY_LENGTH = 1000  # characters; models read some dozens of words
-# Below, looking at every row is as fast and exact.
-MIN_ROWS_OF_ANN = 50_000
-NUM_PROBES = 20
 COMMITS_BETWEEN_COMPACTIONS = 200
-# What a row of the table holds besides the embedding: a `Video` and a `Clip`, field by field.
-STORED = {
-    Video: ("video", "version", "shard", "offset", "size"),
-    Clip: ("number", "num_clips", "start", "end", "first", "last"),
-}
-COLUMN_TYPES = {"video": pa.string(), "version": pa.string(), "shard": pa.string()}
-COLUMN_TYPES |= {"start": pa.float64(), "end": pa.float64()}
 
 
 @dataclass
@@ -103,7 +90,7 @@ class SViTTIndex:
 
     def __init__(self, folder: Path, settings: dict, model: PreTrainedModel, processor: SViTTProcessor):
         self.folder, self.settings, self.model, self.processor = folder, settings, model, processor
-        self.table = lancedb.connect(folder).create_table("clips", schema=schema(settings["embed_dim"]), exist_ok=True)
+        self.table = ClipTable(folder, settings["embed_dim"])
 
     @classmethod
     def create(
@@ -178,12 +165,11 @@ class SViTTIndex:
 
     def __len__(self) -> int:
         """Number of clips."""
-        self.table.checkout_latest()
-        return self.table.count_rows()
+        return len(self.table)
 
     def videos(self) -> dict[str, int]:
         """How many clips each video has."""
-        return {video: len(numbers) for (video, _, _), numbers in self._indexed().items()}
+        return {video: len(numbers) for (video, _, _), numbers in self.table.clips().items()}
 
     # -----------------------------------------------------------------------------------------------------------------
     # Indexing
@@ -222,7 +208,7 @@ class SViTTIndex:
         paths = list(paths)
         with self._locked():
             names = sorted({video for video in self.videos() if any(is_below(video, path) for path in paths)})
-            self._delete(names)
+            self.table.remove(names)
         return names
 
     @contextmanager
@@ -238,7 +224,6 @@ class SViTTIndex:
 
         fail_together(acquire if PartialState().is_main_process else lambda: None)
         try:
-            self.table.checkout_latest()
             yield
         finally:
             lock.release()
@@ -247,14 +232,14 @@ class SViTTIndex:
         """Remove what has vanished or changed, and list the clips to be encoded."""
         report, bad_before = IndexReport(), self._read_bad()
         found = {video.name: video for video in find_videos(paths)}
-        indexed = self._indexed()
+        indexed = self.table.clips()
         versions = {name: version for name, version, _ in indexed}
         for name, version in versions.items():
             if name not in found and any(is_below(name, path) for path in paths):
                 report.removed.append(name)
             elif name in found and found[name].version != version:
                 report.updated.append(name)
-        self._delete([*report.removed, *report.updated])
+        self.table.remove([*report.removed, *report.updated])
         numbers = {(name, version): (done, num_clips) for (name, version, num_clips), done in indexed.items()}
         new = []
         for name, video in found.items():
@@ -292,23 +277,18 @@ class SViTTIndex:
                 self._commit(waiting[:batch_size])
                 waiting, num_commits = waiting[batch_size:], num_commits + 1
                 if num_commits % COMMITS_BETWEEN_COMPACTIONS == 0 and PartialState().is_main_process:
-                    self.table.optimize()
+                    self.table.compact()
         if waiting:
             self._commit(waiting)
         return bad
 
     def _commit(self, batch: list[tuple[Video, Clip, torch.Tensor]]):
         embeddings = self.embed_clips(torch.stack([frames for _, _, frames in batch])).cpu().numpy()
-        rows = [
-            dict(zip(columns_of_clip(), (*astuple(video), *clip), strict=True)) | {"embedding": embedding}
-            for (video, clip, _), embedding in zip(batch, embeddings, strict=True)
-        ]
-        self.table.add(pa.Table.from_pylist(rows, schema=schema(self.settings["embed_dim"])))
+        self.table.add_clips([(video, clip) for video, clip, _ in batch], embeddings)
 
     def _finish(self, report: IndexReport, paths: list[str]):
         """Forget the clips of bad videos, write these down, and bring table and ANN index into order."""
-        self.table.checkout_latest()
-        self._delete(list(report.bad))
+        self.table.remove(list(report.bad))
         report.added = [name for name in report.added if name not in report.bad]
         report.updated = [name for name in report.updated if name not in report.bad]
         versions = {video.name: video.version for video in find_videos(paths)}
@@ -321,26 +301,7 @@ class SViTTIndex:
         new = self.folder / ".bad_videos.jsonl"
         new.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in others + now), encoding="utf-8")
         new.replace(self.folder / "bad_videos.jsonl")
-        if not self.table.list_indices() and self.table.count_rows() >= MIN_ROWS_OF_ANN:
-            self.build_ann_index()
-        self.table.optimize(cleanup_older_than=timedelta(hours=1))  # also puts new rows into the ANN index
-
-    def build_ann_index(self):
-        """Cluster the embeddings, so that a search looks at few of them."""
-        self.table.create_index("embedding", config=IvfFlat(distance_type="dot"))
-
-    def _indexed(self) -> dict[tuple[str, str, int], set[int]]:
-        """The numbers of the clips that are there, by video, version, and how many it has."""
-        self.table.checkout_latest()
-        columns = ["video", "version", "num_clips", "number"]
-        rows = self.table.search().select(columns).to_arrow()
-        groups = rows.group_by(columns[:3]).aggregate([("number", "list")]).to_pylist()
-        return {tuple(group[name] for name in columns[:3]): set(group["number_list"]) for group in groups}
-
-    def _delete(self, names: list[str]):
-        for start in range(0, len(names), 500):
-            quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in names[start : start + 500])
-            self.table.delete(f"video IN ({quoted})")
+        self.table.finish()
 
     def _read_bad(self) -> dict[str, dict]:
         path = self.folder / "bad_videos.jsonl"
@@ -374,21 +335,12 @@ class SViTTIndex:
             raise InputError(f"--top_k {top_k}: must be at least 1, and at most --shortlist, which is {shortlist}.")
         words = None if text is None else self.encode_text(text)
         query = self.embed_video(video) if words is None else self.embed_text(words)
-        rows = self.nearest(query, shortlist)
+        rows = self.table.nearest(query, shortlist)
         hits = [Hit(row["video"], row["start"], row["end"], row["similarity"]) for row in rows]
         if words is not None and rerank:
             self._rerank(hits, rows, words)
             hits.sort(key=lambda hit: (hit.score is not None, hit.score or 0.0), reverse=True)
         return without_overlaps(hits)[:top_k]
-
-    def nearest(self, query: np.ndarray, k: int) -> list[dict]:
-        """The rows of the k clips with the largest cosine, `similarity`, to a query (D,) of length 1, best first."""
-        self.table.checkout_latest()
-        search = self.table.search(query, vector_column_name="embedding").distance_type("dot")
-        rows = search.nprobes(NUM_PROBES).limit(k).to_list()
-        for row in rows:
-            row["similarity"] = float(np.dot(query, row["embedding"]))
-        return sorted(rows, key=lambda row: -row["similarity"])
 
     def encode_text(self, text: str) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` (1, L) of a sentence; an `InputError` for one that says nothing."""
@@ -432,7 +384,7 @@ class SViTTIndex:
         text = self.model.get_text_features(**words).last_hidden_state
         readable = []
         for hit, row in zip(hits, rows, strict=True):
-            video, clip = (kind(*(row[name] for name in names)) for kind, names in STORED.items())
+            video, clip = clip_of(row)
             if not video.is_unchanged():
                 hit.note = "the video has gone or changed since it was indexed"
                 continue
@@ -450,15 +402,6 @@ class SViTTIndex:
             )
             for (hit, _), score in zip(part, scores.tolist(), strict=True):
                 hit.score = score
-
-
-def columns_of_clip() -> list[str]:
-    return [name for names in STORED.values() for name in names]
-
-
-def schema(embed_dim: int) -> pa.Schema:
-    fields = [(name, COLUMN_TYPES.get(name, pa.int64())) for name in columns_of_clip()]
-    return pa.schema([*fields, ("embedding", pa.list_(pa.float32(), embed_dim))])
 
 
 def without_overlaps(hits: list[Hit]) -> list[Hit]:
