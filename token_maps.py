@@ -7,7 +7,7 @@
 #     http://www.apache.org/licenses/LICENSE-2.0
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures.
 
-    python -m svitt.token_maps video.mp4 --model_name_or_path svitt-base --text "a cat plays" --output sheet.png maps.mp4
+python -m svitt.token_maps video.mp4 --model_name_or_path svitt-base --text "a cat plays" --output sheet.png maps.mp4
 """
 
 import argparse
@@ -89,17 +89,16 @@ def token_maps(
     """
     if text is not None and not hasattr(model, "text_model"):
         raise ValueError(f"{type(model).__name__} looks at videos only; it takes no `text`.")
-    clips = num_clips, num_frames or processor.video_processor.num_frames
-    videos = processor.video_processor(
-        video, num_frames=clips[0] * clips[1], do_rescale=False, do_normalize=False, return_tensors="pt"
-    )["pixel_values"]
+    num_frames = num_frames or processor.video_processor.num_frames
+    as_bytes = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+    videos = processor.video_processor(video, num_frames=num_clips * num_frames, **as_bytes)["pixel_values"]
     if len(videos) != 1:
         raise ValueError(f"`video` must be one video, got {len(videos)}.")
     model.eval()
     pixel_values = processor.video_processor.to_pixel_values(videos.to(model.device))
     vision_model, text_model = getattr(model, "vision_model", model), getattr(model, "text_model", None)
-    seen = vision_model(split_clips(pixel_values, clips[1], strided_clips))
-    grid = clips[1], vision_model.config.grid_size, vision_model.config.grid_size
+    seen = vision_model(split_clips(pixel_values, num_frames, strided_clips))
+    grid = num_frames, vision_model.config.grid_size, vision_model.config.grid_size
 
     kept, fused = list(seen.token_idx or ()), []
     if text is not None:
@@ -114,19 +113,19 @@ def token_maps(
             positions = positions.gather(1, index)
             fused.append(positions)
 
-    frame_numbers = split_clips(torch.arange(videos.shape[1])[None], clips[1], strided_clips).flatten()
+    frame_numbers = split_clips(torch.arange(videos.shape[1])[None], num_frames, strided_clips).flatten()
     return TokenMaps(
         frames=videos[0].permute(0, 2, 3, 1).numpy(),
         vision=masks_of(kept, grid, frame_numbers),
-        vision_layers=[i for i, layer in enumerate(vision_model.encoder.layer) if layer.drops_tokens],
+        vision_layers=drop_layers(vision_model),
         text=text,
         fusion=masks_of(fused, grid, frame_numbers),
-        fusion_layers=[
-            i for i, layer in enumerate(text_model.encoder.layer) if layer.drops_tokens and layer.crossattention
-        ]
-        if text is not None
-        else [],
+        fusion_layers=drop_layers(text_model) if text is not None else [],
     )
+
+
+def drop_layers(model: PreTrainedModel) -> list[int]:
+    return [i for i, layer in enumerate(model.encoder.layer) if layer.drops_tokens]
 
 
 def masks_of(positions: list[torch.Tensor], grid: tuple[int, int, int], frame_numbers: torch.Tensor) -> np.ndarray:
