@@ -82,8 +82,8 @@ class ProcessingArguments:
         default="normal",
         metadata={
             "choices": list(FRAME_ORDERS),
-            "help": "Evaluation, to see how much a model makes of time: reverse or shuffle the frames of each video, or "
-            "repeat one of them at random.",
+            "help": "Evaluation, to see what a model makes of time: reverse or shuffle the frames of each video, or "
+            "repeat one at random.",
         },
     )
 
