@@ -47,7 +47,10 @@ class TaskArguments:
     evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
     stop_key: str | None = field(
         default=None,
-        metadata={"help": "Split whose best r_mean picks the epoch to keep: `validation` if given, else the last."},
+        metadata={
+            "help": "Split whose best r_mean, or accuracy of multiple choice, picks the epoch to keep: `validation` if "
+            "given, else the last."
+        },
     )
     join_captions: bool = field(
         default=False, metadata={"help": "Paragraph retrieval: join a row's captions into one (DiDeMo, ActivityNet)."}
@@ -133,12 +136,14 @@ def main():
         scores = score(model, split)
         results[split] = retrieval.metrics_of(scores, sets[split])
         write_whole(output_dir, partial(write_scores, args, split, scores, sets[split]))
-    accelerator.print(retrieval.results_table(results))
+    if sets:
+        accelerator.print(retrieval.results_table(results))
     facts = {"num_processes": accelerator.num_processes} | ({} if end is None else {"epoch": end.best_epoch})
     text = json.dumps(facts | results, indent=2)
+    # The settings once more, as those of an evaluation are written no sooner than its results.
     write_whole(output_dir, args.save, lambda folder: (folder / "results.json").write_text(text))
     if end is not None and accelerator.is_main_process:
-        describe(args, splits, results, end)
+        describe(args, splits, results, end, hub_name)
         if hub_name is not None:
             print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
     accelerator.end_training()
@@ -173,7 +178,7 @@ def write_scores(args: Arguments, split: str, scores, videos_and_texts, folder: 
         save_file(vars(scores), folder / f"scores_{split}.safetensors")
 
 
-def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState):
+def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState, hub_name: str | None):
     """Write the model card."""
     card.write_card(
         args.task.output_dir,
@@ -184,6 +189,7 @@ def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.Trai
         losses=end.history,
         datasets=[splits["train"].source],
         base_model=args.task.model_name_or_path,
+        model_id=hub_name,
     )
 
 

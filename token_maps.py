@@ -182,10 +182,9 @@ def wrap(text: str, width: int) -> list[str]:
 
 def notes(maps: TokenMaps) -> str:
     """What is to be said about all maps."""
+    sentence = "" if maps.text is None else f'Sentence: "{maps.text}". '
     is_dense = not maps.vision_layers and not maps.fusion_layers
-    return " ".join(
-        ([] if maps.text is None else [f'Sentence: "{maps.text}".']) + ([NOTHING_IS_DROPPED] if is_dense else [])
-    )
+    return (sentence + (NOTHING_IS_DROPPED if is_dense else "")).strip()
 
 
 def contact_sheet(maps: TokenMaps) -> Image.Image:
@@ -325,7 +324,9 @@ def load(path: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProce
         [architecture] = SViTTConfig.from_pretrained(path).architectures or ["SViTTModel"]
     except OSError as error:
         raise InputError(f"{path}: there is no such model.") from error
-    model_class = getattr(modeling_svitt, architecture)
+    model_class = getattr(modeling_svitt, architecture, None)
+    if model_class is None:
+        raise InputError(f"{path}: holds a {architecture}, which is no SViTT.")
     model, processor = load_model_and_processor(
         model_class, path, ProcessingArguments(num_frames=num_frames), DroppingArguments()
     )

@@ -285,6 +285,22 @@ def test_training_leaves_a_card_and_settings_that_run_again(demo, tmp_path, monk
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+def test_the_trained_model_is_published(demo, tmp_path, monkeypatch, capsys):
+    published = []
+
+    def push_to_hub(folder, name, private):
+        published.append((folder, name, private))
+        return "the address"
+
+    monkeypatch.setattr("svitt.training.publish.check_hub_login", lambda name: f"ada/{name}")
+    monkeypatch.setattr("svitt.training.publish.push_to_hub", push_to_hub)
+    options = {"train_file": demo / "data/train.json", "num_train_epochs": 1, "train_batch_size": 8}
+    run(monkeypatch, *arguments(demo, tmp_path / "out", **options, push_to_hub=True))
+    assert published == [(str(tmp_path / "out"), "ada/out", False)]
+    assert capsys.readouterr().out.endswith("the address\n")
+    assert 'AutoModel.from_pretrained("ada/out"' in (tmp_path / "out/README.md").read_text()
+
+
 def test_training_can_stop_by_multiple_choice(demo, mixed, tmp_path, monkeypatch):
     options = {"train_file": demo / "data/train.json", "num_train_epochs": 1, "train_batch_size": 8}
     run(monkeypatch, *arguments(demo, tmp_path, **mixed | options, stop_key="choices"))

@@ -229,15 +229,18 @@ def test_command_line_writes_pictures_and_tells_shares(demo, tmp_path, monkeypat
         (["--num_frames", "1000"], "`max_num_frames`"),
         (["--model", "./nosuch"], "./nosuch: there is no such folder."),
         (["--model", "no/such"], "no/such: there is no such model."),
+        (["--model", "bert"], "bert: holds a BertModel, which is no SViTT."),
     ],
 )
 def test_wrong_options_are_one_sentence(demo, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert/config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, demo / "data/videos/test_00000.mp4", "--model", demo / "model", *options)
     assert ended.value.code == 2 and message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["bert"]
 
 
 def test_a_bad_video_is_one_sentence(demo, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,8 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""Two-stage retrieval: rank all pairs by their embeddings, re-rank the best by fusing them.
+"""Two-stage retrieval: rank all pairs by their embeddings, re-rank the best by fusing them. Multiple choice is
+retrieval among a few texts for each video.
 
 V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps
 their tokens, as these are large; embeddings, texts and scores are gathered. So work is shared and results are the same
@@ -370,10 +371,10 @@ def score_retrieval(
     video_embeds, is_missing = gather_tensors(video_embeds), gather_tensors(is_missing)
     text_states, text_mask, text_embeds = map(gather_tensors, encode_texts(model, text_batches))
 
-    counts = ~is_missing[:, None] if candidates is None else candidates & ~is_missing[:, None]
-    itc = itc_scores(video_embeds, text_embeds).masked_fill(~counts, float("-inf"))
+    allowed = ~is_missing[:, None] if candidates is None else candidates & ~is_missing[:, None]
+    itc = itc_scores(video_embeds, text_embeds).masked_fill(~allowed, float("-inf"))
     k = None if args.eval_x_only or candidates is not None else args.k_test
-    for_video, for_text = (pairs & counts for pairs in (shortlist(itc, k), shortlist(itc.t(), k).t()))
+    for_video, for_text = (pairs & allowed for pairs in (shortlist(itc, k), shortlist(itc.t(), k).t()))
     itm = itm_scores(
         model,
         video_tokens,
