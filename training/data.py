@@ -442,6 +442,26 @@ def load_choices(
     return concatenate_datasets([videos.dataset(), as_dataset(features, caption=captions, answer=answers)], axis=1)
 
 
+class ChoiceSet(NamedTuple):
+    """V videos and T texts; `options_of_video[v]` are the indices of the texts to choose from for video v, and
+    `answers[v]` that of the right one."""
+
+    videos: Dataset
+    texts: list[str]
+    options_of_video: list[list[int]]
+    answers: list[int]
+
+
+def choice_set(choices: Dataset) -> ChoiceSet:
+    """Videos and options of [`load_choices`], in their order."""
+    texts, options_of_video, answers = [], [], []
+    for options, answer in zip(choices["caption"], choices["answer"], strict=True):
+        options_of_video.append(list(range(len(texts), len(texts) + len(options))))
+        answers.append(len(texts) + answer)
+        texts += options
+    return ChoiceSet(choices.select_columns("video"), texts, options_of_video, answers)
+
+
 def load_answer_list(file: str | Path) -> list[str]:
     """The answers to choose from: a JSON list of strings, none blank, none twice."""
     file, first_row_of = Path(file), {}
