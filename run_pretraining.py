@@ -120,7 +120,7 @@ def main():
         folder = Path(output_dir) if number == len(stages) else Path(output_dir) / f"stage_{number}"
         if len(stages) > 1:
             accelerator.print(f"stage {number} of {len(stages)}, in {folder}", flush=True)
-        steps_before += run_stage(accelerator, stage, splits, folder, steps_before)
+        steps_before += run_stage(accelerator, stage, splits, folder, steps_before, hub_name)
         accelerator.free_memory()
         for later in stages[number:]:
             later.start = models.StartArguments(model_name_or_path=str(folder))
@@ -130,7 +130,12 @@ def main():
 
 
 def run_stage(
-    accelerator: Accelerator, args: Arguments, splits: dict[str, presets.Split], folder: Path, steps_before: int
+    accelerator: Accelerator,
+    args: Arguments,
+    splits: dict[str, presets.Split],
+    folder: Path,
+    steps_before: int,
+    hub_name: str | None,
 ) -> int:
     """Train in a folder, from its last checkpoint on, and evaluate the model that was kept; returns the updates."""
     set_seed(args.optimization.seed)
@@ -184,11 +189,13 @@ def run_stage(
         accelerator.print(retrieval.recall_table(split, results[split]))
     write_whole(folder, lambda folder: (folder / "results.json").write_text(json.dumps(results, indent=2)))
     if accelerator.is_main_process:
-        describe(folder, args, splits, {split: results[split] for split in sets}, end)
+        describe(folder, args, splits, {split: results[split] for split in sets}, end, hub_name)
     return end.step
 
 
-def describe(folder: Path, args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState):
+def describe(
+    folder: Path, args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState, hub_name: str | None
+):
     """Write the model card."""
     start = args.start
     card.write_card(
@@ -200,6 +207,7 @@ def describe(folder: Path, args: Arguments, splits: dict, results: dict, end: ch
         losses=end.history,
         datasets=[split.source for name, split in splits.items() if name.startswith("train")],
         base_model=start.model_name_or_path or start.vision_name_or_path,
+        model_id=hub_name,
     )
 
 

@@ -23,12 +23,10 @@ from accelerate import PartialState
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
-from . import modeling_svitt
-from .configuration_svitt import SViTTConfig
 from .modeling_svitt import split_clips, token_order
 from .processing_svitt import SViTTProcessor
 from .training.loaders import ProcessingArguments
-from .training.models import DroppingArguments, check_folder, load_model_and_processor
+from .training.models import load_as_saved
 from .training.processes import InputError, exit_on_bad_input
 
 NOTHING_IS_DROPPED = "This model drops no tokens: every layer looks at all patches."
@@ -299,7 +297,8 @@ def run(args: argparse.Namespace):
     for name in ("num_frames", "num_clips", "fps"):
         if (value := getattr(args, name)) is not None and value <= 0:
             raise InputError(f"--{name} {value}: must be above 0.")
-    model, processor = load(args.model_name_or_path, args.num_frames)
+    model, processor = load_as_saved(args.model_name_or_path, ProcessingArguments(num_frames=args.num_frames))
+    model.to(PartialState().device)
     try:
         maps = token_maps(
             model, processor, args.video, args.text, num_clips=args.num_clips, strided_clips=args.strided_clips
@@ -315,22 +314,6 @@ def run(args: argparse.Namespace):
             overlay(maps, path, args.fps)
         else:
             contact_sheet(maps).save(path)
-
-
-def load(path: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """A saved model of any task and its processor."""
-    check_folder(path)
-    try:
-        [architecture] = SViTTConfig.from_pretrained(path).architectures or ["SViTTModel"]
-    except OSError as error:
-        raise InputError(f"{path}: there is no such model.") from error
-    model_class = getattr(modeling_svitt, architecture, None)
-    if model_class is None:
-        raise InputError(f"{path}: holds a {architecture}, which is no SViTT.")
-    model, processor = load_model_and_processor(
-        model_class, path, ProcessingArguments(num_frames=num_frames), DroppingArguments()
-    )
-    return model.to(PartialState().device), processor
 
 
 def main():

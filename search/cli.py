@@ -10,6 +10,7 @@
     svitt-search index videos --model svitt-base --index my_index
     svitt-search query my_index "a dog catches a frisbee"
     svitt-search query my_index --video other.mp4
+    svitt-search explain video.mp4 --model svitt-base --text "a dog catches a frisbee" --output maps.png
 
 `index` takes videos, folders of videos and tar shards. Called again, it encodes what is new or has changed, forgets
 what has vanished, and goes on where it was interrupted. With several devices:
@@ -25,6 +26,7 @@ from dataclasses import asdict
 import torch
 from accelerate import PartialState
 
+from .. import token_maps
 from ..training.processes import check_launch, exit_on_bad_input
 from .index import Hit, IndexReport, SViTTIndex
 
@@ -38,6 +40,7 @@ def main():
     add_index_command(commands)
     add_query_command(commands)
     add_remove_command(commands)
+    add_explain_command(commands)
     args = parser.parse_args()
     with exit_on_bad_input():
         try:
@@ -127,6 +130,12 @@ def add_remove_command(commands):
 def remove(args: argparse.Namespace):
     removed = SViTTIndex.open(args.index, args.model).remove(args.videos)
     print(f"{len(removed)} videos removed")
+
+
+def add_explain_command(commands):
+    parser = commands.add_parser("explain", help="show which patches of a video the model, or a sentence, keeps")
+    token_maps.add_arguments(parser)
+    parser.set_defaults(run=token_maps.run)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from .. import modeling_svitt
-from ..configuration_svitt import SViTTConfig
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
 from ..training.loaders import ProcessingArguments, worker_settings
-from ..training.models import DroppingArguments, check_folder, load_model_and_processor
+from ..training.models import load_as_saved
 from ..training.processes import InputError, fail_together, progress_bar, share_of
 from .clips import Clip, ClipFrames, ClipPlans, Video, find_videos, in_groups, is_below, read_clips
 from .table import ClipTable, clip_of
@@ -424,19 +422,7 @@ def read_settings(folder: Path) -> dict:
 
 def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProcessor]:
     """A model that compares videos with texts, ready for use, and its processor."""
-    check_folder(name)
-    try:
-        architectures = SViTTConfig.from_pretrained(name).architectures or []
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: there is no such model.") from error
-    if architectures[:1] not in [[name] for name in SEARCHABLE]:
-        raise InputError(
-            f"{name}: is a {', '.join(architectures) or 'model of unknown kind'}; searching takes one of "
-            f"{', '.join(SEARCHABLE)}, which compare videos with texts."
-        )
-    model_class = getattr(modeling_svitt, architectures[0])
-    processing = ProcessingArguments(num_frames=num_frames)
-    model, processor = load_model_and_processor(model_class, name, processing, DroppingArguments())
+    model, processor = load_as_saved(name, ProcessingArguments(num_frames=num_frames), SEARCHABLE)
     return model.eval().to(PartialState().device), processor
 
 

@@ -330,7 +330,7 @@ def test_models_and_folders_that_do_not_fit(demo, videos, index, tmp_path):
         SViTTIndex.create(index.folder, str(tmp_path / "other"))
     with pytest.raises(InputError, match="is an index with another clip_seconds"):
         SViTTIndex.create(index.folder, str(demo / "model"), clip_seconds=20)
-    with pytest.raises(InputError, match="qa: is a SViTTForVideoQuestionAnswering; searching takes one of SViTTModel"):
+    with pytest.raises(InputError, match="qa: is a SViTTForVideoQuestionAnswering, but this takes one of SViTTModel"):
         SViTTIndex.create(tmp_path / "new", str(tmp_path / "qa"))
     with pytest.raises(InputError, match="nowhere: is no index"):
         SViTTIndex.open(tmp_path / "nowhere")
@@ -358,6 +358,9 @@ def test_command_line(demo, videos, tmp_path, monkeypatch, capsys):
     for rank, (hit, line) in enumerate(zip(hits, lines[1:], strict=True), start=1):
         score, similarity = f"{hit['score']:.2f}", f"{hit['similarity']:.3f}"
         assert line.split() == [str(rank), score, similarity, "0:00:00.0", "0:00:03.0", hit["video"]]
+    picture = tmp_path / "maps.png"
+    assert "patches" in run("explain", hits[0]["video"], "--model", demo / "model", "--output", picture)
+    assert picture.is_file()
     assert run("remove", folder, hits[0]["video"]) == "1 videos removed\n"
     with pytest.raises(SystemExit) as ended:
         run("query", folder, "")

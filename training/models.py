@@ -15,6 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
+from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig
 from ..conversion import (
     expand_num_frames,
@@ -231,3 +232,20 @@ def load_model_and_processor(
     except OSError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"{path}: cannot be loaded as a model with its processor ({reason}).") from error
+
+
+def load_as_saved(
+    path: str, args: ProcessingArguments, architectures: tuple[str, ...] | None = None
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """[`load_model_and_processor`] of the class that the model was saved from, which must be one of `architectures`."""
+    check_folder(path)
+    try:
+        architecture = (SViTTConfig.from_pretrained(path).architectures or ["SViTTModel"])[0]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: there is no such model.") from error
+    if architectures is not None and architecture not in architectures:
+        raise InputError(f"{path}: is a {architecture}, but this takes one of {', '.join(architectures)}.")
+    model_class = getattr(modeling_svitt, architecture, None)
+    if model_class is None:
+        raise InputError(f"{path}: holds a {architecture}, which is no SViTT.")
+    return load_model_and_processor(model_class, path, args, DroppingArguments())
