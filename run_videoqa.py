@@ -11,7 +11,8 @@
 On a published dataset, with the settings of the paper, or on annotations of {"video": "a.mp4", "question": "what
 plays?", "answer": "a cat"} in JSON, JSON lines or CSV, whose videos lie in --video_dir:
 
-    accelerate launch run_videoqa.py --dataset msrvtt_qa --data_dir data --model_name_or_path svitt-base --output_dir out
+    accelerate launch run_videoqa.py --model_name_or_path svitt-base --dataset msrvtt_qa --data_dir data \
+        --output_dir out
     python run_videoqa.py --model_name_or_path svitt-base --video_dir videos --train_file train.json \
         --validation_file val.json --test_file test.json --output_dir out --num_frames_test 12
     python run_videoqa.py --model_name_or_path out --video_dir videos --test_file test.json --output_dir evaluated

@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor
@@ -39,6 +40,7 @@ from .processes import InputError, fail_together, share_of
 
 METRICS = Path(__file__).parent.parent / "metrics"
 ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
+NO_ERRORS = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
 NUM_PREDICTED = 10  # answers of a question that are written down
 
 
@@ -127,8 +129,8 @@ def find_answer_list(
         return load_answer_list(file)
     if training is not None:
         return most_frequent_answers(training, args.num_answers)
-    own = Path(model_name_or_path or "", ANSWER_LIST)
-    return load_answer_list(own) if own.is_file() else []
+    own = model_name_or_path and cached_file(model_name_or_path, ANSWER_LIST, **NO_ERRORS)
+    return load_answer_list(own) if own else []
 
 
 def save_answer_list(answers: Sequence[str], folder: Path):
@@ -154,8 +156,8 @@ def check_answers(split: str, questions: Dataset, answers: Sequence[str]) -> flo
     """The [`answer_coverage`]; an `InputError` where no question could be answered rightly."""
     if not answers and not all(options_of(questions)):
         raise InputError(
-            f"split {split}: there is no list of answers to choose from; give --answer_list, a split `train` to make "
-            "it of, or `options` in each row."
+            f"split {split}: there is no list of answers to choose from, neither with the dataset nor with the model; "
+            "give --answer_list, or `options` in each row."
         )
     coverage = answer_coverage(questions, answers)
     if coverage == 0:
