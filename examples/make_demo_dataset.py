@@ -13,9 +13,9 @@ square hops and then a red circle hops". A model that ignores time cannot tell a
     python examples/make_demo_dataset.py demo/data
 
 writes H.264 files to demo/data/videos; train.json, val.json and test.json in the format of run_retrieval.py; and
-train_questions.json and so on in that of run_videoqa.py. Of each pair of twins two questions are asked, unless that would
-upset the balance of their answers: one of type "order", to which the twins' answers differ, so that a model blind to
-time answers half of them at most, and one of type "look", to which they agree. Chance is printed.
+train_questions.json and so on in that of run_videoqa.py. Of each pair of twins two questions are asked, unless that
+would upset the balance of their answers: one of type "order", to which the twins' answers differ, so that a model blind
+to time answers half of them at most, and one of type "look", to which they agree. Chance is printed.
 """
 
 import argparse
