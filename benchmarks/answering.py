@@ -30,9 +30,7 @@ from svitt.modeling_svitt import answer_nll, pool_clips
 CONTESTANTS = ("naive", "rank_answers")
 
 
-def make_inputs(
-    args: argparse.Namespace, model: SViTTForVideoQuestionAnswering, device: str
-) -> dict[str, torch.Tensor]:
+def make_inputs(args: argparse.Namespace, config: SViTTConfig, device: str) -> dict[str, torch.Tensor]:
     """Tokens (B, C, N, D) of the clips, questions (B, L), and answers `[CLS] words [SEP]` (A, 5) with their mask."""
     torch.manual_seed(1)
     shape = (args.questions, args.clips, num_video_tokens(config, args.frames), args.hidden_size)
