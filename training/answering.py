@@ -95,14 +95,18 @@ class QuestionSet(NamedTuple):
 
 def question_set(questions: Dataset) -> QuestionSet:
     """Rows of [`load_questions`], those about one file together; embedded videos are taken to be different ones."""
-    videos = questions.data.column("video")
-    are_files = pc.struct_field(videos, "bytes").null_count == len(videos)
-    keys = pc.struct_field(videos, "path").to_pylist() if are_files else range(len(videos))
+    are_files = video_field(questions, "bytes").null_count == len(questions)
+    keys = video_field(questions, "path").to_pylist() if are_files else range(len(questions))
     places = defaultdict(list)
     for index, key in enumerate(keys):
         places[key].append(index)
     first = [indices[0] for indices in places.values()]
     return QuestionSet(questions, questions.select_columns("video").select(first), list(places.values()))
+
+
+def video_field(questions: Dataset, field: str) -> pa.ChunkedArray:
+    """`path` or `bytes` of all videos, without making a dictionary of each."""
+    return pc.struct_field(questions.select_columns("video").with_format("arrow")[:]["video"], field)
 
 
 def load_question_sets(splits: dict[str, Split], args: ProcessingArguments) -> dict[str, QuestionSet]:
@@ -400,7 +404,7 @@ def write_predictions(folder: Path, split: str, questions: Dataset, predictions:
     table = pa.table(
         {
             "question_id": ids,
-            "video": pc.struct_field(questions.data.column("video"), "path").to_pylist(),
+            "video": video_field(questions, "path").to_pylist(),
             "question": questions["question"][:],
             "references": questions["answer"][:],
             "answer": [prediction and prediction.answers[0] for prediction in predictions],
