@@ -347,7 +347,7 @@ def answer_metrics(questions: Dataset, predictions: Sequence[Prediction | None],
     accuracy = evaluate.load(str(METRICS / "qa_accuracy"), keep_in_memory=True)
     return {
         "accuracy": accuracy.compute(
-            predictions=[prediction and prediction.answers[0] for prediction in predictions],
+            predictions=[prediction.answers[0] if prediction else "" for prediction in predictions],
             references=references,
             question_types=types,
         ),

@@ -22,7 +22,7 @@ min(n / 3, 1).
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: the answer to each question, or None.
+    predictions: the answer to each question, empty where there is none.
     references: for each question, the annotators' answers.
     question_types: for each question, its types (a list), of which it may have several or none.
 
@@ -35,7 +35,7 @@ Raises:
 
 Examples:
     >>> accuracy = evaluate.load("metrics/qa_accuracy")
-    >>> accuracy.compute(predictions=["cat", None], references=[["cat"], ["dog"]])
+    >>> accuracy.compute(predictions=["cat", ""], references=[["cat"], ["dog"]])
     {'overall': 50.0}
 """
 
