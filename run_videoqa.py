@@ -23,16 +23,18 @@ A pre-trained model has no decoder of answers yet: it begins as its fusion layer
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import yaml
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset
 from transformers import HfArgumentParser
 
-from svitt import SViTTForVideoQuestionAnswering
+from svitt import SViTTForVideoQuestionAnswering, SViTTProcessor
 from svitt.training import answering, card, checkpoints, loaders, loop, models, presets, publish, retrieval
 from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
@@ -84,11 +86,11 @@ def main():
 
     splits = args.dataset.splits(preset, "questions")
     questions, sets, stop_key = load_data(args, splits)
+    set_seed(args.optimization.seed)
+    model, processor = models.start_training(SViTTForVideoQuestionAnswering, args.start, args.dropping, args.processing)
     answers = answering.find_answer_list(args.answering, preset, questions, args.start.model_name_or_path)
     for split in sets:
         answering.check_answers(split, sets[split].questions, answers)
-    set_seed(args.optimization.seed)
-    model, processor = models.start_training(SViTTForVideoQuestionAnswering, args.start, args.dropping, args.processing)
     args.answering.set_frames(processor.video_processor.num_frames)
     is_resumed = args.checkpointing.resume_from_checkpoint is not None
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=is_resumed)
@@ -103,36 +105,9 @@ def main():
         flat = answering.flat_metrics(metrics["accuracy"])
         return flat["overall"], {f"{stop_key}/{name}": value for name, value in flat.items()}
 
-    def save(model: SViTTForVideoQuestionAnswering, weights: dict):
-        write_whole(
-            output_dir,
-            partial(model.save_pretrained, state_dict=weights),
-            processor.save_pretrained,
-            partial(answering.save_answer_list, answers),
-        )
-
     results, end = {"num_processes": accelerator.num_processes}, None
     if questions is not None:
-        settings = yaml.safe_dump(args.options(), sort_keys=False)
-        write_whole(output_dir, lambda folder: (folder / "settings.yaml").write_text(settings))
-        accelerator.init_trackers("svitt", {name: str(value) for name, value in args.options().items()})
-        set_seed(args.optimization.seed, device_specific=True)
-        batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
-        training = loop.Training(
-            accelerator,
-            model,
-            loaders.question_loader(questions, processor, batch_size, args.processing, seed),
-            args.optimization,
-            checkpoints.Checkpoints(output_dir, args.checkpointing),
-            save,
-            validate if stop_key else None,
-            args.logging,
-            to_model_inputs=partial(
-                answering.to_training_inputs, processor=processor, max_answer_length=args.answering.max_answer_length
-            ),
-            bad_videos=bad_videos,
-        )
-        end = training.run()
+        end = train(accelerator, args, model, processor, questions, answers, validate if stop_key else None, bad_videos)
         results["epoch"] = end.best_epoch
         model = SViTTForVideoQuestionAnswering.from_pretrained(output_dir)
     model.to(accelerator.device)
@@ -150,6 +125,49 @@ def main():
         if hub_name is not None:
             print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
     accelerator.end_training()
+
+
+def train(
+    accelerator: Accelerator,
+    args: Arguments,
+    model: SViTTForVideoQuestionAnswering,
+    processor: SViTTProcessor,
+    questions: Dataset,
+    answers: list[str],
+    validate: Callable | None,
+    bad_videos: loaders.BadVideoReport,
+) -> checkpoints.TrainingState:
+    """Train, and leave the model, its processor and its answers in the folder of the run."""
+    output_dir = args.task.output_dir
+
+    def save(model: SViTTForVideoQuestionAnswering, weights: dict):
+        write_whole(
+            output_dir,
+            partial(model.save_pretrained, state_dict=weights),
+            processor.save_pretrained,
+            partial(answering.save_answer_list, answers),
+        )
+
+    set_seed(args.optimization.seed, device_specific=True)
+    batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
+    training = loop.Training(
+        accelerator,
+        model,
+        loaders.question_loader(questions, processor, batch_size, args.processing, seed),
+        args.optimization,
+        checkpoints.Checkpoints(output_dir, args.checkpointing),
+        save,
+        validate,
+        args.logging,
+        to_model_inputs=partial(
+            answering.to_training_inputs, processor=processor, max_answer_length=args.answering.max_answer_length
+        ),
+        bad_videos=bad_videos,
+    )
+    settings = yaml.safe_dump(args.options(), sort_keys=False)
+    write_whole(output_dir, lambda folder: (folder / "settings.yaml").write_text(settings))
+    accelerator.init_trackers("svitt", {name: str(value) for name, value in args.options().items()})
+    return training.run()
 
 
 def load_data(

@@ -250,6 +250,7 @@ ROW = {"video": "test_00000.mp4", "question": "what?", "answer": "red"}
         ({"stop_key": "tset"}, ["--stop_key tset", "test"]),
         ({"answer_list": "list.json", "num_frames_test": 6}, ["--num_frames_test 6", "multiple of --num_frames"]),
         ({"answer_list": "list.json", "model_name_or_path": None}, ["--model_name_or_path"]),
+        ({"model_name_or_path": "no/such/model/anywhere"}, ["no/such/model/anywhere"]),
         ({"k_test": 0}, ["--k_test 0: must be at least 1"]),
         ({"dataset": "msrvtt"}, ["msrvtt: there is no such dataset for videoqa, but: agqa, anet_qa, msrvtt_qa"]),
         ({"dataset": "agqa", "test_file": None}, ["preset agqa, split test: data/anno_downstream/agqa_test"]),

@@ -156,20 +156,18 @@ def answer_coverage(questions: Dataset, answers: Sequence[str]) -> float:
     return round(100 * sum(covered) / len(covered), 2)
 
 
-def check_answers(split: str, questions: Dataset, answers: Sequence[str]) -> float:
-    """The [`answer_coverage`]; an `InputError` where no question could be answered rightly."""
+def check_answers(split: str, questions: Dataset, answers: Sequence[str]):
+    """Raise an `InputError` where no question could be answered rightly."""
     if not answers and not all(options_of(questions)):
         raise InputError(
             f"split {split}: there is no list of answers to choose from, neither with the dataset nor with the model; "
             "give --answer_list, or `options` in each row."
         )
-    coverage = answer_coverage(questions, answers)
-    if coverage == 0:
+    if answer_coverage(questions, answers) == 0:
         raise InputError(
             f"split {split}: none of its answers, such as {questions[0]['answer'][0]!r:.100}, is in the answer list, "
             f"which has {len(answers)}, such as {answers[0]!r:.100}."
         )
-    return coverage
 
 
 def to_training_inputs(batch: dict, processor: SViTTProcessor, max_answer_length: int) -> dict:

@@ -382,10 +382,7 @@ def load_questions(
         for field in LISTS:
             has_it = row.get(names[field]) is not None
             values[field].append(strings_of(file, number, row, names[field]) if has_it else [])
-        if options := values["options"][-1]:
-            values["answer"].append([chosen_option(file, number, row, names, options)])
-        else:
-            values["answer"].append(strings_of(file, number, row, names["answer"]))
+        values["answer"].append(answers_of(file, number, row, names["answer"], names["options"]))
     values["question_id"] = check_ids(places, names["question_id"], values["question_id"])
     id_type = STRING if isinstance(values["question_id"][0], str) else INTEGER
     features = Features(question=STRING, answer=List(STRING), question_id=id_type)
@@ -397,20 +394,23 @@ def load_questions(
     return concatenate_datasets([videos.dataset(), as_dataset(features, **values)], axis=1)
 
 
-def chosen_option(file: Path, number: int, row: dict, names: dict[str, str], options: list[str]) -> str:
-    """The right one of the options of a question."""
+def answers_of(file: Path, number: int, row: dict, field: str = "answer", options_field: str = "options") -> list[str]:
+    """The annotators' answers to a question, or the one of its options that is right."""
+    if row.get(options_field) is None:
+        return strings_of(file, number, row, field)
+    options = strings_of(file, number, row, options_field)
     if len(options) < 2 or len(set(options)) < len(options):
         raise InputError(
-            f"{file}, row {number}: `{names['options']}` must be at least 2 answers, none twice, got {options!r:.200}."
+            f"{file}, row {number}: `{options_field}` must be at least 2 answers, none twice, got {options!r:.200}."
         )
-    answer = value_of(file, number, row, names["answer"])
+    answer = value_of(file, number, row, field)
     if answer in options:
-        return answer
+        return [answer]
     index = int(answer) if file.suffix.lower() == ".csv" and str(answer).isdecimal() else answer
     if type(index) is not int or not 0 <= index < len(options):
-        wanted = f"one of `{names['options']}` or its index from 0 to {len(options) - 1}"
-        raise InputError(f"{file}, row {number}: `{names['answer']}` must be {wanted}, got {answer!r:.200}.")
-    return options[index]
+        wanted = f"one of `{options_field}` or its index from 0 to {len(options) - 1}"
+        raise InputError(f"{file}, row {number}: `{field}` must be {wanted}, got {answer!r:.200}.")
+    return [options[index]]
 
 
 def check_ids(places: list[tuple[Path, int]], field: str, ids: list) -> list[int] | list[str]:
