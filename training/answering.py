@@ -57,6 +57,9 @@ class AnsweringArguments(ClipArguments):
             "answers of the split `train`, or where nothing is trained, those of the model."
         },
     )
+    eval_batch_size: int = field(
+        default=32, metadata={"help": "Videos encoded, and questions answered, at once by one process."}
+    )
     num_answers: int = field(default=1500, metadata={"help": "Length of a list made of the split `train`, at most."})
     max_question_length: int | None = field(
         default=None, metadata={"help": "Tokens of a question; for questions, the same as --max_text_length."}
