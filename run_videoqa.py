@@ -103,7 +103,7 @@ def main():
     def validate(model: SViTTForVideoQuestionAnswering) -> tuple[float, dict[str, float]]:
         metrics = answering.answer_metrics(sets[stop_key].questions, predict(model, stop_key), answers)
         flat = answering.flat_metrics(metrics["accuracy"])
-        return flat["overall"], {f"{stop_key}/{name}": value for name, value in flat.items()}
+        return flat["accuracy"], {f"{stop_key}/{name}": value for name, value in flat.items()}
 
     results, end = {"num_processes": accelerator.num_processes}, None
     if questions is not None:

@@ -304,7 +304,7 @@ def test_metrics_and_table():
         "num_missed": 1,
     }
     lines = answer_table("test", metrics).splitlines()
-    assert lines[2].split() == ["type", "color", "50.00", "100.00"] and "4 questions, 100.00 %" in lines[-1]
+    assert lines[2].split() == ["accuracy_color", "50.00", "100.00"] and "4 questions, 100.00 %" in lines[-1]
     assert accuracy_of_most_frequent([["a"], ["a", "b"], ["b"], ["c"]], None) == {"overall": 50.0}
 
 

@@ -73,7 +73,7 @@ def trained(demo, tmp_path_factory):
 
 def test_a_run_writes_model_predictions_results_and_a_card(demo, trained):
     results, log = read(trained, "results.json"), (trained / "log.jsonl").read_text().splitlines()
-    scores = [line["validation/overall"] for line in map(json.loads, log) if "validation/overall" in line]
+    scores = [line["validation/accuracy"] for line in map(json.loads, log) if "validation/accuracy" in line]
     assert len(scores) == 2 and results["epoch"] == 1 + scores.index(max(scores))
     assert results["validation"]["accuracy"]["overall"] == max(scores)
 
@@ -119,7 +119,7 @@ def test_a_trained_model_is_evaluated_with_its_own_answers(demo, trained, tmp_pa
         "predictions_test.parquet",
     }
     printed = capsys.readouterr().out
-    assert "most frequent answer" in printed and "type order" in printed
+    assert "most frequent answer" in printed and "accuracy_order" in printed
 
 
 def test_a_run_that_ended_is_resumed(demo, trained, tmp_path, monkeypatch):

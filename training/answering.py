@@ -375,15 +375,17 @@ def accuracy_of_most_frequent(references: list[list[str]], types: list[list[str]
 
 
 def flat_metrics(accuracies: dict) -> dict[str, float]:
-    """Accuracies in one level, as tables and trackers take them: `overall`, `soft`, and each type of question."""
-    flat = {name: value for name, value in accuracies.items() if name != "by_type"}
-    return flat | {f"type {name}": value for name, value in accuracies.get("by_type", {}).items()}
+    """Accuracies in one level, as tables and trackers take them: `accuracy`, `soft_accuracy`, `accuracy_<type>`."""
+    flat = {"accuracy": accuracies["overall"]}
+    if "soft" in accuracies:
+        flat["soft_accuracy"] = accuracies["soft"]
+    return flat | {f"accuracy_{name}": value for name, value in accuracies.get("by_type", {}).items()}
 
 
 def answer_table(split: str, metrics: dict) -> str:
     """Accuracies of [`answer_metrics`] as lines of text."""
     model, frequent = flat_metrics(metrics["accuracy"]), flat_metrics(metrics["most_frequent"])
-    lines = [f"{split:<32}{'accuracy':>10}{'most frequent answer':>24}"]
+    lines = [f"{split:<32}{'model':>10}{'most frequent answer':>24}"]
     for name, value in model.items():
         baseline = f"{frequent[name]:24.2f}" if name in frequent else ""
         lines.append(f"  {name:<30}{value:10.2f}{baseline}")
