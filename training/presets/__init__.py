@@ -45,7 +45,7 @@ SPLIT_KEYS = {  # with the type of each in YAML, and the key that it goes with
     "columns": (dict, None),
     "weight": ((int, float), None),
 }
-COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type")
+COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type", "options")
 CHOICES = {"rows": ("captions", "questions", "multiple_choice"), "medium": ("video", "image")}
 
 
