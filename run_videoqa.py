@@ -24,18 +24,17 @@ A pre-trained model has no decoder of answers yet: it begins as its fusion layer
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset
-from transformers import HfArgumentParser
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTProcessor
 from svitt.training import answering, card, checkpoints, loaders, loop, models, presets, publish, retrieval
+from svitt.training.arguments import ScriptArguments
 from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
@@ -54,7 +53,9 @@ class TaskArguments:
 
 
 @dataclass
-class Arguments:
+class Arguments(ScriptArguments):
+    """All of a run."""
+
     task: TaskArguments
     dataset: presets.DatasetArguments
     start: models.StartArguments
@@ -66,17 +67,11 @@ class Arguments:
     answering: answering.AnsweringArguments
     hub: publish.HubArguments
 
-    def options(self) -> dict:
-        """By the names of the command line, without `config`, which they come from."""
-        options = {name: value for group in asdict(self).values() for name, value in group.items()}
-        return {name: value for name, value in options.items() if name != "config"}
-
 
 def main():
-    groups = [group.type for group in Arguments.__dataclass_fields__.values()]
-    parser = HfArgumentParser(groups, description="Fine-tune and evaluate SViTT for video question answering.")
+    parser = Arguments.make_parser("Fine-tune and evaluate SViTT for video question answering.")
     preset = presets.use_preset(parser, "videoqa")
-    args = Arguments(*parser.parse_args_into_dataclasses())
+    args = Arguments.parse(parser)
     args.processing.max_text_length = args.answering.max_question_length or args.processing.max_text_length
     output_dir = args.task.output_dir
     accelerator = loop.make_accelerator(args.optimization, args.logging, output_dir)
@@ -121,7 +116,7 @@ def main():
         )
     write_whole(output_dir, lambda folder: (folder / "results.json").write_text(json.dumps(results, indent=2)))
     if end is not None and accelerator.is_main_process:
-        describe(args, splits, {split: results[split] for split in sets}, end)
+        describe(args, splits, {split: results[split] for split in sets}, end, hub_name)
         if hub_name is not None:
             print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
     accelerator.end_training()
@@ -164,9 +159,8 @@ def train(
         ),
         bad_videos=bad_videos,
     )
-    settings = yaml.safe_dump(args.options(), sort_keys=False)
-    write_whole(output_dir, lambda folder: (folder / "settings.yaml").write_text(settings))
-    accelerator.init_trackers("svitt", {name: str(value) for name, value in args.options().items()})
+    write_whole(output_dir, args.save)
+    args.start_trackers(accelerator)
     return training.run()
 
 
@@ -186,7 +180,7 @@ def load_data(
     return splits["train"].load(missing_videos=args.processing.missing_videos(is_training=True)), sets, stop_key
 
 
-def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState):
+def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState, hub_name: str | None):
     """Write the model card."""
     card.write_card(
         args.task.output_dir,
@@ -199,8 +193,9 @@ def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.Trai
             for split in results
         },
         losses=end.history,
-        datasets=[str(splits["train"].hub or splits["train"].annotation)],
+        datasets=[splits["train"].source],
         base_model=args.start.model_name_or_path or args.start.vision_name_or_path,
+        model_id=hub_name,
     )
 
 

@@ -29,9 +29,10 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..modeling_svitt import CLIP_ENSEMBLES, pool_clips, split_clips
+from ..modeling_svitt import pool_clips, split_clips
 from ..processing_svitt import SViTTProcessor
 from .data import ChoiceSet, RetrievalSet, choice_set, retrieval_set
+from .evaluation import ClipArguments
 from .loaders import BadVideoReport, ProcessingArguments, model_batches, text_batches, video_loader
 from .presets import Split
 from .processes import InputError, fail_together, gather_shares, progress_bar, share_of
@@ -42,27 +43,13 @@ METRICS = Path(__file__).parent.parent / "metrics"
 
 
 @dataclass
-class RetrievalArguments:
-    """How to evaluate: clips of a video, shortlist, ensemble."""
+class RetrievalArguments(ClipArguments):
+    """How to evaluate: clips of a video, ensemble, shortlist."""
 
     _argument_group_name = "evaluation"
 
-    num_frames_test: int | None = field(
-        default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}
-    )
-    eval_frame_ensemble: str = field(
-        default="lse",
-        metadata={
-            "choices": list(CLIP_ENSEMBLES),
-            "help": "How to combine the clips' matching scores, or `concat`: all frames as one clip.",
-        },
-    )
-    strided_clips: bool = field(
-        default=False, metadata={"help": "A clip of C takes every C-th frame, not consecutive ones."}
-    )
     k_test: int = field(default=128, metadata={"help": "Length of the shortlists that are re-ranked."})
     eval_x_only: bool = field(default=False, metadata={"help": "Re-rank all pairs: no shortlist."})
-    eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
     words_at_once: int | None = field(
         default=None,
         metadata={
@@ -82,14 +69,6 @@ class RetrievalArguments:
             "are as if nothing was kept; in float32, the others take half the memory and change scores a little.",
         },
     )
-
-    def set_frames(self, num_frames: int):
-        """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
-        self.num_frames_test = self.num_frames_test or num_frames
-        if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
-            raise InputError(
-                f"--num_frames_test {self.num_frames_test} must be a multiple of --num_frames, which is {num_frames}."
-            )
 
 
 @dataclass
