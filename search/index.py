@@ -251,7 +251,7 @@ class SViTTIndex:
                 if name not in report.updated:
                     report.added.append(name)
         plans = ClipPlans(new, self.settings["clip_seconds"], self.settings["stride_seconds"])
-        loader = DataLoader(plans, batch_size=None, **worker_settings(num_workers))
+        loader = DataLoader(plans, batch_size=None, **reader_settings(num_workers))
         todo = []
         for video, plan in zip(new, progress_bar(loader, "looking at videos", len(new)), strict=True):
             if isinstance(plan, str):
@@ -264,7 +264,7 @@ class SViTTIndex:
     def _encode(self, groups: list[tuple[Video, list[Clip]]], batch_size: int, num_workers: int) -> dict[str, str]:
         """Encode clips and commit them batch by batch; returns the videos that could not be read, and why."""
         frames = ClipFrames(groups, self.processor.video_processor)
-        loader = DataLoader(frames, batch_size=None, **worker_settings(num_workers))
+        loader = DataLoader(frames, batch_size=None, **reader_settings(num_workers))
         bad, waiting, num_commits = {}, [], 0
         for video, clips, pixels in progress_bar(loader, "encoding", len(groups)):
             if isinstance(pixels, str):
@@ -400,6 +400,11 @@ class SViTTIndex:
             )
             for (hit, _), score in zip(part, scores.tolist(), strict=True):
                 hit.score = score
+
+
+def reader_settings(num_workers: int) -> dict:
+    """Of a loader in a process that has a table open, which has threads and must not be forked."""
+    return worker_settings(num_workers) | {"multiprocessing_context": "forkserver" if num_workers else None}
 
 
 def without_overlaps(hits: list[Hit]) -> list[Hit]:
