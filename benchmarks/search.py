@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from svitt.search.table import ClipTable
+from svitt.search.table import NUM_PROBES, ClipTable
 
 DIM, TOP_K, BATCH = 256, 10, 50_000
 
@@ -74,7 +74,7 @@ def size_of(folder: Path) -> float:
 
 def table_row(vectors: np.ndarray, queries: np.ndarray, exact: list[set[int]], with_ann: bool) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        table = ClipTable(Path(folder), DIM)
+        table = ClipTable.create(folder, DIM)
         start = time.perf_counter()
         for rows in as_rows(vectors):
             table.add(rows)
@@ -93,7 +93,7 @@ def faiss_row(factory: str, vectors: np.ndarray, queries: np.ndarray, exact: lis
     index.train(vectors[:200_000])
     index.add(vectors)
     row = {"build_s": time.perf_counter() - start}
-    for name, value in (("nprobe", 20), ("hnsw.efSearch", 50)):
+    for name, value in (("nprobe", NUM_PROBES), ("hnsw.efSearch", NUM_PROBES)):
         if name.split(".")[0] in dir(index):
             faiss.ParameterSpace().set_index_parameter(index, name.split(".")[-1], value)
     row |= measure(lambda query: index.search(query[None], TOP_K)[1][0].tolist(), queries, exact)
@@ -103,7 +103,7 @@ def faiss_row(factory: str, vectors: np.ndarray, queries: np.ndarray, exact: lis
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--spread", type=float, default=0.5, help="length of the noise round a center of length 1")
     parser.add_argument("--faiss", nargs="*", default=[], help="index factories of FAISS, to be measured as well")
     parser.add_argument("--output", type=Path, help="write the rows here as JSON")

@@ -88,7 +88,7 @@ class SViTTIndex:
 
     def __init__(self, folder: Path, settings: dict, model: PreTrainedModel, processor: SViTTProcessor):
         self.folder, self.settings, self.model, self.processor = folder, settings, model, processor
-        self.table = ClipTable(folder, settings["embed_dim"])
+        self.table = ClipTable(folder)
 
     @classmethod
     def create(
@@ -126,21 +126,14 @@ class SViTTIndex:
             "stride_seconds": stride_seconds,
         }
         folder = Path(folder)
-        if (folder / "index.json").is_file():
-            before = read_settings(folder)
-            for name in settings:
-                if name != "model" and before[name] != settings[name]:
-                    what = "model" if name == "fingerprint" else name
-                    raise InputError(
-                        f"{folder}: is an index with another {what} ({before['model' if what == 'model' else name]}); "
-                        "give the same, or another folder."
-                    )
-        elif PartialState().is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            new = folder / ".index.json"
-            new.write_text(json.dumps(settings, indent=2))
-            new.replace(folder / "index.json")
-        PartialState().wait_for_everyone()
+        fail_together(lambda: make_folder(folder, settings) if PartialState().is_main_process else None)
+        before = read_settings(folder)
+        for name in settings:
+            if name != "model" and before[name] != settings[name]:
+                what = "model" if name == "fingerprint" else name
+                raise InputError(
+                    f"{folder}: is an index with another {what} ({before[what]}); give the same, or another folder."
+                )
         return cls(folder, settings, model, processor)
 
     @classmethod
@@ -414,6 +407,20 @@ def without_overlaps(hits: list[Hit]) -> list[Hit]:
         if not any(hit.video == one.video and hit.start < one.end and one.start < hit.end for one in kept):
             kept.append(hit)
     return kept
+
+
+def make_folder(folder: Path, settings: dict):
+    """A folder with an empty table, and then its settings, unless it has them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "create.lock"):
+            if not (folder / "index.json").is_file():
+                ClipTable.create(folder, settings["embed_dim"])
+                new = folder / ".index.json"
+                new.write_text(json.dumps(settings, indent=2))
+                new.replace(folder / "index.json")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made a folder of an index ({error}).") from error
 
 
 def read_settings(folder: Path) -> dict:

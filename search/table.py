@@ -20,8 +20,8 @@ from .clips import Clip, Video
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
-# Clusters of the ANN index that a search looks into: 20 find 98 % of the ten nearest of a million, see benchmarks.
-NUM_PROBES = 20
+# Clusters of the ANN index that a search looks into, of a thousand for a million clips; see benchmarks/README.md.
+NUM_PROBES = 50
 # What a row holds besides `embedding`: a `Video` and a `Clip`, field by field.
 FIELDS = {
     Video: ("video", "version", "shard", "offset", "size"),
@@ -34,13 +34,17 @@ class ClipTable:
     """Rows are added and removed in transactions: readers see a consistent state at any time, and half a batch never.
 
     Args:
-        folder: where `clips.lance` is, or is made.
-        embed_dim: of the embeddings, which have length 1.
+        folder: where [`ClipTable.create`] has made `clips.lance`.
     """
 
-    def __init__(self, folder: str | Path, embed_dim: int):
-        self.embed_dim = embed_dim
-        self.table = lancedb.connect(folder).create_table("clips", schema=self.schema(embed_dim), exist_ok=True)
+    def __init__(self, folder: str | Path):
+        self.table = lancedb.connect(folder).open_table("clips")
+
+    @classmethod
+    def create(cls, folder: str | Path, embed_dim: int) -> "ClipTable":
+        """Make an empty table for embeddings of length 1, in place of one that may be there."""
+        lancedb.connect(folder).create_table("clips", schema=cls.schema(embed_dim), mode="overwrite")
+        return cls(folder)
 
     @staticmethod
     def schema(embed_dim: int) -> pa.Schema:
@@ -52,11 +56,11 @@ class ClipTable:
         return self.table.count_rows()
 
     def add_clips(self, clips: Iterable[tuple[Video, Clip]], embeddings: np.ndarray):
-        """Commit a batch: embeddings (B, embed_dim) float32."""
+        """Commit a batch: embeddings (B, D) float32."""
         rows = [
             values_of(video, clip) | {"embedding": row} for (video, clip), row in zip(clips, embeddings, strict=True)
         ]
-        self.add(pa.Table.from_pylist(rows, schema=self.schema(self.embed_dim)))
+        self.add(pa.Table.from_pylist(rows, schema=self.table.schema))
 
     def add(self, rows: pa.Table):
         self.table.add(rows)

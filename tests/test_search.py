@@ -164,7 +164,7 @@ def test_an_ann_index_finds_what_exact_search_finds(tmp_path, monkeypatch):
     vectors = np.repeat(centers, 100, axis=0) + 0.1 * generator.normal(size=(5000, 64))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     clips = [(Video(str(number), ""), Clip(0, 1, 0.0, 1.0, 0, 1)) for number in range(5000)]
-    table = ClipTable(tmp_path, 64)
+    table = ClipTable.create(tmp_path, 64)
     monkeypatch.setattr("svitt.search.table.MIN_ROWS_OF_ANN", 4000)
     for start, end in ((0, 3000), (3000, 4000), (4000, 5000)):
         table.add_clips(clips[start:end], vectors[start:end])
