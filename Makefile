@@ -44,5 +44,6 @@ bench: $(READY)
 	    --output $(BENCH)/encoder_backward.json
 	$(VENV)/bin/python benchmarks/training_step.py --batch_size 2 --rounds 2 --output $(BENCH)/training_step.json
 	$(VENV)/bin/python benchmarks/reranking.py --videos 2 --rounds 3 --output $(BENCH)/reranking.json
+	$(VENV)/bin/python benchmarks/answering.py --memory --rounds 3 --output $(BENCH)/answering.json
 	$(VENV)/bin/python benchmarks/scaling.py --frames 4 8 16 32 --max_dense_frames 16 --rounds 2 \
 	    --output $(BENCH)/scaling.json

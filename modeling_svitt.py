@@ -14,6 +14,7 @@ h heads, d = D / h; L + K blocks of G tokens are seen by each of M query blocks.
 Li, Min, Tripathi, Vasconcelos: SViTT: Temporal Learning of Sparse Video-Text Transformers, CVPR 2023, arXiv 2304.08809.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -1980,13 +1981,23 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
     def set_input_embeddings(self, value):
         self.text_model.set_input_embeddings(value)
 
+    def encode_video(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, video_length, D) of clips (B, T, channels, height, width), for questions to look at."""
+        return self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
+
     def encode_question(
-        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self,
+        pixel_values: torch.Tensor | None,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """States (B, question_length, D) of the questions after looking at their clips."""
-        video = self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
+        """States (B, question_length, D) of questions after looking at their clips (B, T, channels, height, width), or
+        at what `encode_video` made of them."""
+        if video_hidden_states is None:
+            video_hidden_states = self.encode_video(pixel_values)
         return self.text_model(
-            input_ids, attention_mask, encoder_hidden_states=video, mode="multimodal"
+            input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
         ).last_hidden_state
 
     @can_return_tuple
@@ -2063,17 +2074,19 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
     @torch.no_grad()
     def rank_answers(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         answer_ids: torch.Tensor,
         answer_mask: torch.Tensor | None = None,
+        candidates: torch.Tensor | None = None,
         k: int = 128,
         ensemble: str = "lse",
         num_frames: int | None = None,
         strided_clips: bool = False,
         answer_scoring: str = "published",
-        chunk_size: int = 128,
+        chunk_size: int = 256,
+        video_hidden_states: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rank the answers of a list: shortlist by their first word, score the shortlist as a whole.
 
@@ -2083,17 +2096,22 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
             attention_mask: (B, question_length).
             answer_ids: the list (A, answer_length), each `[CLS] answer [SEP]`.
             answer_mask: (A, answer_length); by default padding is told by its id.
-            k: length of the shortlist; at most A are ranked.
+            candidates: (B, n) indices of the answers that each question may have, -1 where it has fewer than others;
+                by default all of the list.
+            k: length of the shortlist; where there are fewer answers, all of them are ranked.
             ensemble: how to combine clips: `"mean"`, `"max"` or `"lse"` of their scores, or
                 `"concat"`: all frames as one clip.
             num_frames: T; defaults to the configuration's.
             strided_clips: whether a clip takes every C-th frame instead of consecutive ones.
             answer_scoring: `"published"`, log p(first word) - nll(answer), which counts the first word twice (and,
                 with an ensemble, softmaxes it twice, which all but cancels it); or `"likelihood"`, -nll(answer).
-            chunk_size: answers decoded at once for each question; bounds memory, never changes results.
+            chunk_size: answers decoded at once, those of all clips and questions; bounds memory, never changes results.
+            video_hidden_states: (B, C, video_length, D) what `encode_video` made of the clips, instead of
+                `pixel_values`, where several questions are about a video.
 
         Returns:
-            Indices into the list and probabilities, both (B, min(k, A)) and sorted by probability.
+            Indices into the list and probabilities, both (B, min(k, n)) and sorted by probability; the index is -1, and
+            the probability 0, where a question has no more candidates.
 
         Raises:
             ValueError: for an unknown `ensemble` or `answer_scoring`, or frames that don't make whole clips.
@@ -2104,42 +2122,80 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
             raise ValueError(f"`answer_scoring` must be 'published' or 'likelihood', got {answer_scoring!r}.")
         if answer_mask is None:
             answer_mask = (answer_ids != self.config.decoder_config.pad_token_id).long()
-        batch_size = len(input_ids)
-        if ensemble == "concat":
+        if candidates is None:
+            candidates = torch.arange(len(answer_ids), device=input_ids.device).expand(len(input_ids), -1)
+        if video_hidden_states is None:
             clips = pixel_values
-        else:
-            clips = split_clips(pixel_values, num_frames or self.config.vision_config.num_frames, strided_clips)
-        num_clips = len(clips) // batch_size
+            if ensemble != "concat":
+                clips = split_clips(pixel_values, num_frames or self.config.vision_config.num_frames, strided_clips)
+            video_hidden_states = self.encode_video(clips).unflatten(0, (len(input_ids), -1))
+        num_clips = video_hidden_states.shape[1]
         mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
-        question = self.encode_question(clips, input_ids.repeat_interleave(num_clips, dim=0), mask)
+        question = self.encode_question(
+            None, input_ids.repeat_interleave(num_clips, dim=0), mask, video_hidden_states.flatten(0, 1)
+        )
+        first = self.text_decoder(
+            answer_ids[:1, :1].expand(len(question), -1),
+            encoder_hidden_states=question,
+            encoder_attention_mask=mask,
+            use_cache=True,
+        )
 
-        first_logits = self.text_decoder(
-            answer_ids[:1, :1].expand(len(question), -1), encoder_hidden_states=question, encoder_attention_mask=mask
-        ).logits[:, 0]
-        first_probs = first_logits.float().softmax(dim=-1).unflatten(0, (batch_size, num_clips))
+        first_scores = first.logits[:, 0].float().unflatten(0, (-1, num_clips))
         if ensemble == "concat":
-            first_probs = first_probs[:, 0]
+            first_scores = first_scores[:, 0]
         else:
-            first_probs = pool_clips(first_probs, ensemble).softmax(dim=-1)
-        first_probs, shortlist = first_probs[:, answer_ids[:, 1]].topk(min(k, len(answer_ids)), dim=1)
+            first_scores = pool_clips(first_scores.softmax(dim=-1), ensemble)
+        first_scores = first_scores.log_softmax(dim=-1).gather(1, answer_ids[:, 1][candidates])
+        first_scores = first_scores.masked_fill(candidates < 0, float("-inf"))
+        first_scores, order = first_scores.sort(dim=1, descending=True, stable=True)
+        first_scores, shortlist = first_scores[:, :k], candidates.gather(1, order[:, :k])
 
-        nll = self.shortlist_nll(question, mask, shortlist, answer_ids, answer_mask, chunk_size)
-        scores = -nll if answer_scoring == "likelihood" else first_probs.log()[:, None] - nll
+        nll = self.shortlist_nll(first, question, mask, shortlist, answer_ids, answer_mask, chunk_size)
+        scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
         scores = scores[:, 0] if ensemble == "concat" else pool_clips(scores, ensemble)
-        probs, order = scores.softmax(dim=-1).sort(dim=1, descending=True)
+        probs = scores.masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
+        probs, order = probs.sort(dim=1, descending=True, stable=True)
         return shortlist.gather(1, order), probs
 
-    def shortlist_nll(self, question, question_mask, shortlist, answer_ids, answer_mask, chunk_size) -> torch.Tensor:
-        """Negative log-likelihoods (B, C, k) of shortlists (B, k) by question states (B * C, question_length, D)."""
+    def shortlist_nll(
+        self, first, question, question_mask, shortlist, answer_ids, answer_mask, chunk_size
+    ) -> torch.Tensor:
+        """Negative log-likelihoods (B, C, k) of shortlists (B, k) by question states (B * C, question_length, D).
+
+        `first` is what the decoder returned for [CLS], with its cache: all answers go on from there. So each costs the
+        decoder one step for each word that is followed by another, and the vocabulary is looked at for no others.
+        """
         num_clips = len(question) // len(shortlist)
-        nll = []
-        for chunk in shortlist.repeat_interleave(num_clips, dim=0).split(chunk_size, dim=1):
-            ids, mask = answer_ids[chunk.flatten()], answer_mask[chunk.flatten()]
-            logits = self.text_decoder(
-                ids, mask, encoder_hidden_states=question, encoder_attention_mask=question_mask, use_cache=False
-            ).logits
-            nll.append(answer_nll(logits, ids, mask).view(chunk.shape))
-        return torch.cat(nll, dim=1).unflatten(0, (-1, num_clips))
+        num_steps = answer_mask[:, 2:].sum(dim=1)
+        # Answers of like lengths are decoded together. (`shortlist` has -1 for none, whose score does not count.)
+        by_length = num_steps[shortlist].argsort(dim=1, stable=True)
+        sorted_answers = shortlist.gather(1, by_length).repeat_interleave(num_clips, dim=0)
+        nll = -first.logits[:, 0].float().log_softmax(dim=-1).gather(1, answer_ids[:, 1][sorted_answers])
+        nll_of_later_words = []
+        for chunk in sorted_answers.split(max(1, chunk_size // len(question)), dim=1):
+            answers, length = chunk.flatten(), int(num_steps[chunk].max())
+            is_followed = answer_mask[answers, 2 : 2 + length].bool()
+            word_nll = nll.new_zeros(is_followed.shape)
+            if length:
+                own_cache = copy.deepcopy(first.past_key_values.self_attention_cache)
+                own_cache.batch_repeat_interleave(chunk.shape[1])
+                states = self.text_decoder.bert(
+                    answer_ids[answers, 1 : 1 + length],
+                    answer_mask[answers, : 1 + length],
+                    encoder_hidden_states=question,
+                    encoder_attention_mask=question_mask,
+                    mode="multimodal",
+                    past_key_values=EncoderDecoderCache(own_cache, first.past_key_values.cross_attention_cache),
+                    use_cache=True,
+                ).last_hidden_state
+                logits = self.text_decoder.cls(states[is_followed]).float()
+                targets = answer_ids[answers, 2 : 2 + length][is_followed]
+                word_nll[is_followed] = F.cross_entropy(logits, targets, reduction="none")
+            nll_of_later_words.append(word_nll.sum(dim=1).view(chunk.shape))
+        nll = nll + torch.cat(nll_of_later_words, dim=1)
+        places = by_length.argsort(dim=1).repeat_interleave(num_clips, dim=0)
+        return nll.gather(1, places).unflatten(0, (-1, num_clips))
 
     @torch.no_grad()
     def generate(

@@ -35,13 +35,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import HfArgumentParser
 
 from svitt import SViTTForPreTraining, SViTTProcessor
 from svitt.training import card, checkpoints, data, loaders, loop, models, presets, publish, retrieval
+from svitt.training.arguments import ScriptArguments
 from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
@@ -82,7 +82,7 @@ class LossArguments:
 
 
 @dataclass
-class Arguments:
+class Arguments(ScriptArguments):
     """All of a run, or of a stage of it."""
 
     task: TaskArguments
@@ -100,17 +100,11 @@ class Arguments:
     # What stages of a curriculum may change.
     OF_A_STAGE = ("losses", "dropping", "processing", "optimization", "evaluation")
 
-    def options(self) -> dict:
-        """By the names of the command line, without `config`, which they come from."""
-        options = {name: value for group in asdict(self).values() for name, value in group.items()}
-        return {name: value for name, value in options.items() if name != "config"}
-
 
 def main():
-    groups = [group.type for group in Arguments.__dataclass_fields__.values()]
-    parser = HfArgumentParser(groups, description="Pre-train SViTT on videos and images with captions.")
+    parser = Arguments.make_parser("Pre-train SViTT on videos and images with captions.")
     preset = presets.use_preset(parser, "pretraining")
-    args = Arguments(*parser.parse_args_into_dataclasses())
+    args = Arguments.parse(parser)
     output_dir = args.task.output_dir
     accelerator = loop.make_accelerator(args.optimization, args.logging, output_dir)
     check_launch()
@@ -119,15 +113,14 @@ def main():
 
     splits = args.dataset.splits(preset, "captions")
     stages = [args] if args.task.curriculum is None else read_curriculum(parser, args)
-    settings = yaml.safe_dump(args.options(), sort_keys=False)
-    write_whole(output_dir, lambda folder: (folder / "settings.yaml").write_text(settings))
-    accelerator.init_trackers("svitt", {name: str(value) for name, value in args.options().items()})
+    write_whole(output_dir, args.save)
+    args.start_trackers(accelerator)
     steps_before = 0
     for number, stage in enumerate(stages, start=1):
         folder = Path(output_dir) if number == len(stages) else Path(output_dir) / f"stage_{number}"
         if len(stages) > 1:
             accelerator.print(f"stage {number} of {len(stages)}, in {folder}", flush=True)
-        steps_before += run_stage(accelerator, stage, splits, folder, steps_before)
+        steps_before += run_stage(accelerator, stage, splits, folder, steps_before, hub_name)
         accelerator.free_memory()
         for later in stages[number:]:
             later.start = models.StartArguments(model_name_or_path=str(folder))
@@ -137,7 +130,12 @@ def main():
 
 
 def run_stage(
-    accelerator: Accelerator, args: Arguments, splits: dict[str, presets.Split], folder: Path, steps_before: int
+    accelerator: Accelerator,
+    args: Arguments,
+    splits: dict[str, presets.Split],
+    folder: Path,
+    steps_before: int,
+    hub_name: str | None,
 ) -> int:
     """Train in a folder, from its last checkpoint on, and evaluate the model that was kept; returns the updates."""
     set_seed(args.optimization.seed)
@@ -191,11 +189,13 @@ def run_stage(
         accelerator.print(retrieval.recall_table(split, results[split]))
     write_whole(folder, lambda folder: (folder / "results.json").write_text(json.dumps(results, indent=2)))
     if accelerator.is_main_process:
-        describe(folder, args, splits, {split: results[split] for split in sets}, end)
+        describe(folder, args, splits, {split: results[split] for split in sets}, end, hub_name)
     return end.step
 
 
-def describe(folder: Path, args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState):
+def describe(
+    folder: Path, args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState, hub_name: str | None
+):
     """Write the model card."""
     start = args.start
     card.write_card(
@@ -203,17 +203,11 @@ def describe(folder: Path, args: Arguments, splits: dict, results: dict, end: ch
         title="SViTT, pre-trained",
         summary="Pre-trained to contrast, match and complete captions of videos (ITC, ITM, MLM).",
         settings=args.options(),
-        results={
-            f"{split}, zero-shot, {kind.upper()}": results[split][kind] for split in results for kind in ("itm", "itc")
-        },
-        baselines={f"{split}, chance": results[split]["chance"] for split in results},
+        **retrieval.card_rows({f"{split}, zero-shot": results[split] for split in results}),
         losses=end.history,
-        datasets=[
-            str(split.hub or split.annotation or split.shards[0])
-            for name, split in splits.items()
-            if name.startswith("train")
-        ],
+        datasets=[split.source for name, split in splits.items() if name.startswith("train")],
         base_model=start.model_name_or_path or start.vision_name_or_path,
+        model_id=hub_name,
     )
 
 

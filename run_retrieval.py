@@ -21,17 +21,18 @@ launch`; for two CPU processes, with `accelerate launch --config_file configs/cp
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from accelerate.utils import set_seed
 from datasets import Dataset
 from safetensors.torch import save_file
-from transformers import HfArgumentParser
 
 from svitt import SViTTForVideoTextRetrieval
-from svitt.training import checkpoints, data, loaders, loop, models, presets, retrieval
+from svitt.training import card, checkpoints, data, loaders, loop, models, presets, publish, retrieval
+from svitt.training.arguments import ScriptArguments
 from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
@@ -42,11 +43,14 @@ class TaskArguments:
     _argument_group_name = "task"
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a SViTT model with its processor."})
-    output_dir: str = field(metadata={"help": "Folder for results.json and, after training, the model."})
+    output_dir: str = field(metadata={"help": "Folder for results.json, ranks and, after training, the model."})
     evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
     stop_key: str | None = field(
         default=None,
-        metadata={"help": "Split whose best r_mean picks the epoch to keep: `validation` if given, else the last."},
+        metadata={
+            "help": "Split whose best r_mean, or accuracy of multiple choice, picks the epoch to keep: `validation` if "
+            "given, else the last."
+        },
     )
     join_captions: bool = field(
         default=False, metadata={"help": "Paragraph retrieval: join a row's captions into one (DiDeMo, ActivityNet)."}
@@ -58,82 +62,99 @@ class TaskArguments:
     save_scores: bool = field(default=False, metadata={"help": "Write all scores to scores_<split>.safetensors."})
 
 
+@dataclass
+class Arguments(ScriptArguments):
+    """All of a run."""
+
+    task: TaskArguments
+    dataset: presets.DatasetArguments
+    dropping: models.DroppingArguments
+    processing: loaders.ProcessingArguments
+    optimization: loop.OptimizationArguments
+    checkpointing: checkpoints.CheckpointArguments
+    logging: loop.LoggingArguments
+    evaluation: retrieval.RetrievalArguments
+    hub: publish.HubArguments
+
+
 def main():
-    arguments = (
-        TaskArguments,
-        presets.DatasetArguments,
-        models.DroppingArguments,
-        loaders.ProcessingArguments,
-        loop.OptimizationArguments,
-        checkpoints.CheckpointArguments,
-        loop.LoggingArguments,
-        retrieval.RetrievalArguments,
-    )
-    parser = HfArgumentParser(arguments, description="Fine-tune and evaluate SViTT for text-video retrieval.")
+    parser = Arguments.make_parser("Fine-tune and evaluate SViTT for text-video retrieval.")
     preset = presets.use_preset(parser, "retrieval")
-    task, dataset, dropping, processing, optimization, checkpointing, logging, evaluation = (
-        parser.parse_args_into_dataclasses()
-    )
-    accelerator = loop.make_accelerator(optimization, logging, task.output_dir)
+    args = Arguments.parse(parser)
+    output_dir = args.task.output_dir
+    accelerator = loop.make_accelerator(args.optimization, args.logging, output_dir)
     check_launch()
-    check_output(task.output_dir)
+    check_output(output_dir)
 
-    pairs, splits, stop_key = load_data(task, processing, dataset.splits(preset, "captions"))
-    set_seed(optimization.seed)
+    splits = args.dataset.splits(preset, "captions", "multiple_choice")
+    pairs, sets, stop_key = load_data(args, splits)
+    hub_name = publish.name_to_publish(args.hub, output_dir)
+    set_seed(args.optimization.seed)
     model, processor = models.load_model_and_processor(
-        SViTTForVideoTextRetrieval, task.model_name_or_path, processing, dropping
+        SViTTForVideoTextRetrieval, args.task.model_name_or_path, args.processing, args.dropping
     )
-    evaluation.set_frames(processor.video_processor.num_frames)
-    is_resumed = checkpointing.resume_from_checkpoint is not None
-    bad_videos = loaders.BadVideoReport(Path(task.output_dir) / "bad_videos.jsonl", resume=is_resumed)
+    args.evaluation.set_frames(processor.video_processor.num_frames)
+    is_resumed = args.checkpointing.resume_from_checkpoint is not None
+    bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=is_resumed)
 
-    def evaluate(model: SViTTForVideoTextRetrieval, split: str) -> dict[str, dict[str, float]]:
-        scores = retrieval.score_split(
-            accelerator, model, split, splits[split], processor, evaluation, processing, bad_videos
+    def score(model: SViTTForVideoTextRetrieval, split: str) -> retrieval.RetrievalScores | retrieval.ChoiceScores:
+        return retrieval.score_split(
+            accelerator, model, split, sets[split], processor, args.evaluation, args.processing, bad_videos
         )
-        if task.save_scores:
-            write_whole(
-                task.output_dir, lambda folder: save_file(asdict(scores), folder / f"scores_{split}.safetensors")
-            )
-        return retrieval.retrieval_metrics(scores, splits[split].texts_of_video)
 
     def validate(model: SViTTForVideoTextRetrieval) -> tuple[float, dict[str, float]]:
-        metrics = evaluate(model, stop_key)
-        return metrics["itm"]["r_mean"], retrieval.flat_metrics(stop_key, metrics)
+        metrics = retrieval.metrics_of(score(model, stop_key), sets[stop_key])
+        return retrieval.stopping_score(metrics), retrieval.flat_metrics(stop_key, metrics)
 
     def save(model: SViTTForVideoTextRetrieval, weights: dict):
-        write_whole(task.output_dir, partial(model.save_pretrained, state_dict=weights), processor.save_pretrained)
+        write_whole(output_dir, partial(model.save_pretrained, state_dict=weights), processor.save_pretrained)
 
-    results = {"num_processes": accelerator.num_processes}
+    end = None
     if pairs is not None:
-        set_seed(optimization.seed, device_specific=True)
+        write_whole(output_dir, args.save)
+        args.start_trackers(accelerator)
+        set_seed(args.optimization.seed, device_specific=True)
+        batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
         training = loop.Training(
             accelerator,
             model,
-            loaders.pair_loader(pairs, processor, optimization.train_batch_size, processing, optimization.seed),
-            optimization,
-            checkpoints.Checkpoints(task.output_dir, checkpointing),
+            loaders.pair_loader(pairs, processor, batch_size, args.processing, seed),
+            args.optimization,
+            checkpoints.Checkpoints(output_dir, args.checkpointing),
             save,
             validate if stop_key else None,
-            logging,
+            args.logging,
             to_model_inputs=partial(loaders.to_model_inputs, processor=processor),
             bad_videos=bad_videos,
         )
-        results["epoch"] = training.run().best_epoch
-        model = SViTTForVideoTextRetrieval.from_pretrained(task.output_dir)
+        end = training.run()
+        model = SViTTForVideoTextRetrieval.from_pretrained(output_dir)
+
     model.to(accelerator.device)
-    for split in splits:
-        results[split] = evaluate(model, split)
-        accelerator.print(retrieval.recall_table(split, results[split]))
-    write_whole(task.output_dir, lambda folder: (folder / "results.json").write_text(json.dumps(results, indent=2)))
+    results = {}
+    for split in sets:
+        scores = score(model, split)
+        results[split] = retrieval.metrics_of(scores, sets[split])
+        write_whole(output_dir, partial(write_scores, args, split, scores, sets[split]))
+    if sets:
+        accelerator.print(retrieval.results_table(results))
+    facts = {"num_processes": accelerator.num_processes} | ({} if end is None else {"epoch": end.best_epoch})
+    text = json.dumps(facts | results, indent=2)
+    # The settings once more, as those of an evaluation are written no sooner than its results.
+    write_whole(output_dir, args.save, lambda folder: (folder / "results.json").write_text(text))
+    if end is not None and accelerator.is_main_process:
+        describe(args, splits, results, end, hub_name)
+        if hub_name is not None:
+            print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
     accelerator.end_training()
 
 
 def load_data(
-    task: TaskArguments, processing: loaders.ProcessingArguments, splits: dict[str, presets.Split]
-) -> tuple[Dataset | None, dict[str, data.RetrievalSet], str | None]:
-    """Training pairs, if there is something to train; the retrieval set of each split given; the split to stop by."""
-    sets = retrieval.load_retrieval_sets(splits, processing, task.join_captions)
+    args: Arguments, splits: dict[str, presets.Split]
+) -> tuple[Dataset | None, dict[str, data.RetrievalSet | data.ChoiceSet], str | None]:
+    """Training pairs, if there is something to train; the set of each split to evaluate; the split to stop by."""
+    task = args.task
+    sets = retrieval.load_retrieval_sets(splits, args.processing, task.join_captions)
     stop_key = task.stop_key or ("validation" if "validation" in sets else None)
     retrieval.check_stop_key(stop_key, sets)
     if "train" not in splits or task.evaluate_only:
@@ -141,11 +162,35 @@ def load_data(
             raise InputError(
                 "There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate."
             )
+        if args.hub.push_to_hub:
+            raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")
         return None, sets, stop_key
     captions = splits["train"].load(
-        join_captions=task.join_captions, missing_videos=processing.missing_videos(is_training=True)
+        join_captions=task.join_captions, missing_videos=args.processing.missing_videos(is_training=True)
     )
     return data.training_pairs(captions, task.match_by), sets, stop_key
+
+
+def write_scores(args: Arguments, split: str, scores, videos_and_texts, folder: Path):
+    """The rank of each query, and all scores if they are wanted."""
+    pq.write_table(retrieval.rank_table(scores, videos_and_texts), folder / f"ranks_{split}.parquet")
+    if args.task.save_scores:
+        save_file(vars(scores), folder / f"scores_{split}.safetensors")
+
+
+def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState, hub_name: str | None):
+    """Write the model card."""
+    card.write_card(
+        args.task.output_dir,
+        title="SViTT for text-video retrieval",
+        summary="Fine-tuned to find videos by sentences and sentences by videos (ITC, ITM).",
+        settings=args.options(),
+        **retrieval.card_rows(results),
+        losses=end.history,
+        datasets=[splits["train"].source],
+        base_model=args.task.model_name_or_path,
+        model_id=hub_name,
+    )
 
 
 if __name__ == "__main__":

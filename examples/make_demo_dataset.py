@@ -12,14 +12,18 @@ square hops and then a red circle hops". A model that ignores time cannot tell a
 
     python examples/make_demo_dataset.py demo/data
 
-writes H.264 files to demo/data/videos, and train.json, val.json and test.json in the format of run_retrieval.py.
+writes H.264 files to demo/data/videos; train.json, val.json and test.json in the format of run_retrieval.py; and
+train_questions.json and so on in that of run_videoqa.py. Of each pair of twins two questions are asked, unless that
+would upset the balance of their answers: one of type "order", to which the twins' answers differ, so that a model blind
+to time answers half of them at most, and one of type "look", to which they agree. Chance is printed.
 """
 
 import argparse
 import json
 import math
 import random
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,11 +54,21 @@ class Shape(NamedTuple):
     radius: float
 
 
+class Question(NamedTuple):
+    """A question, the answer forwards and backwards, and the answers that there are."""
+
+    text: str
+    answer: str
+    answer_backwards: str
+    choices: Iterable[str]
+
+
 class Event(NamedTuple):
-    """What happens: a caption forwards and backwards, and the shapes to be seen at time t in [0, 1]."""
+    """What happens: a caption forwards and backwards, questions, and the shapes to be seen at time t in [0, 1]."""
 
     caption: str
     caption_backwards: str
+    questions: list[Question]
     shapes_at: Callable[[float], list[Shape]]
 
 
@@ -71,7 +85,11 @@ def hop_in_turn(rng: random.Random) -> Event:
         ]
 
     first, second = (f"a {color} {kind} hops" for kind, color in zip(kinds, colors, strict=True))
-    return Event(f"{first} and then {second}", f"{second} and then {first}", shapes_at)
+    questions = [
+        Question("what color hops first?", *colors, COLORS),
+        Question(f"what color is the {kinds[0]}?", colors[0], colors[0], COLORS),
+    ]
+    return Event(f"{first} and then {second}", f"{second} and then {first}", questions, shapes_at)
 
 
 def move_two_ways(rng: random.Random) -> Event:
@@ -92,9 +110,14 @@ def move_two_ways(rng: random.Random) -> Event:
         return [Shape(kind, COLORS[color], x, y, radius)]
 
     first, second = ways
+    questions = [
+        Question("which way does it move first?", first, OPPOSITE[second], STEPS),
+        Question(f"what color is the {kind}?", color, color, COLORS),
+    ]
     return Event(
         f"a {color} {kind} moves {first} and then {second}",
         f"a {color} {kind} moves {OPPOSITE[second]} and then {OPPOSITE[first]}",
+        questions,
         shapes_at,
     )
 
@@ -109,7 +132,12 @@ def change_color(rng: random.Random) -> Event:
         color = tuple(round(a + (b - a) * share) for a, b in zip(COLORS[before], COLORS[after], strict=True))
         return [Shape(kind, color, x, y, radius)]
 
-    return Event(f"a {kind} turns from {before} to {after}", f"a {kind} turns from {after} to {before}", shapes_at)
+    questions = [
+        Question("what color is it first?", before, after, COLORS),
+        Question("what shape is it?", kind, kind, SHAPES),
+    ]
+    captions = f"a {kind} turns from {before} to {after}", f"a {kind} turns from {after} to {before}"
+    return Event(*captions, questions, shapes_at)
 
 
 EVENTS = (hop_in_turn, move_two_ways, change_color)
@@ -147,13 +175,44 @@ def write_video(path: Path, frames: list[np.ndarray]):
         container.mux(stream.encode())
 
 
-def make_split(folder: Path, split: str, num_clips: int, seed: int) -> list[dict]:
-    """Write clips and their twins; returns annotations `{"video", "caption", "twin"}`.
+class BalancedQuestions:
+    """Annotations `{"video", "question", "answer", "question_type"}` of pairs of twins."""
+
+    def __init__(self):
+        self.annotations, self.num_choices = [], {}
+        self.counts = defaultdict(Counter)  # of the answers to each question, in pairs
+
+    def add(self, question: Question, videos: list[str]):
+        """Ask about a clip and its twin, unless both answers have come oftener than another already."""
+        answers = (question.answer, question.answer_backwards)
+        counts = self.counts[question.text]
+        fewest = min(counts[choice] for choice in question.choices)
+        if min(counts[answer] for answer in answers) > fewest + 1:
+            return
+        counts.update(set(answers))
+        self.num_choices[question.text] = len(list(question.choices))
+        kind = "look" if len(set(answers)) == 1 else "order"
+        for video, answer in zip(videos, answers, strict=True):
+            row = {"video": video, "question": question.text, "answer": answer, "question_type": kind}
+            self.annotations.append(row)
+
+    def describe(self) -> str:
+        """How many there are, and what guessing an answer to the question reaches."""
+        reports = []
+        for kind in ("look", "order"):
+            texts = [row["question"] for row in self.annotations if row["question_type"] == kind]
+            chance = sum(1 / self.num_choices[text] for text in texts) / max(len(texts), 1)
+            reports.append(f"{len(texts)} questions on {kind} (chance {100 * chance:.1f} %)")
+        return ", ".join(reports)
+
+
+def make_split(folder: Path, split: str, num_clips: int, seed: int) -> tuple[list[dict], BalancedQuestions]:
+    """Write clips and their twins; returns annotations `{"video", "caption", "twin"}` and questions.
 
     Captions occur once in a split other than `train`, so that a clip has one right caption.
     """
     rng = random.Random(f"{seed} {split}")
-    annotations, captions = [], set()
+    annotations, captions, questions = [], set(), BalancedQuestions()
     while len(annotations) < num_clips:
         event = rng.choice(EVENTS)(rng)
         if split != "train" and event.caption in captions:
@@ -167,7 +226,9 @@ def make_split(folder: Path, split: str, num_clips: int, seed: int) -> list[dict
         write_video(folder / names[1], frames[::-1])
         annotations.append({"video": names[0], "caption": event.caption, "twin": names[1]})
         annotations.append({"video": names[1], "caption": event.caption_backwards, "twin": names[0]})
-    return annotations
+        for question in event.questions:
+            questions.add(question, names)
+    return annotations, questions
 
 
 def main():
@@ -181,9 +242,10 @@ def main():
 
     (args.folder / "videos").mkdir(parents=True, exist_ok=True)
     for split in ("train", "val", "test"):
-        annotations = make_split(args.folder / "videos", split, getattr(args, split), args.seed)
+        annotations, questions = make_split(args.folder / "videos", split, getattr(args, split), args.seed)
         (args.folder / f"{split}.json").write_text(json.dumps(annotations, indent=1))
-        print(f"{split}: {len(annotations)} clips")
+        (args.folder / f"{split}_questions.json").write_text(json.dumps(questions.annotations, indent=1))
+        print(f"{split}: {len(annotations)} clips, {questions.describe()}")
 
 
 if __name__ == "__main__":

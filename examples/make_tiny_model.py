@@ -9,7 +9,8 @@
 
     python examples/make_tiny_model.py demo/data/train.json demo/model
 
-writes the model and its processor, with a vocabulary of the words of the captions.
+writes the model and its processor, with a vocabulary of the words of the captions; with several files of annotations,
+such as demo/data/train_questions.json besides, of all words of captions, questions and answers.
 """
 
 import argparse
@@ -25,9 +26,9 @@ from svitt.processing_svitt import SViTTProcessor, SViTTVideoProcessor, clean_te
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def make_tokenizer(captions: list[str]) -> BertTokenizer:
-    """A WordPiece tokenizer that knows the words of the captions."""
-    words = sorted({word for caption in captions for word in clean_text(caption).split()})
+def make_tokenizer(texts: list[str]) -> BertTokenizer:
+    """A WordPiece tokenizer that knows the words of the texts."""
+    words = sorted({word for text in texts for word in clean_text(text).split()})
     return BertTokenizer(vocab={token: index for index, token in enumerate((*SPECIAL_TOKENS, *words))})
 
 
@@ -77,13 +78,16 @@ def prefer_moments(model: SViTTForVideoTextRetrieval, strength: float = 2.0, noi
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("annotations", type=Path, help="JSON list of objects with a `caption`")
+    parser.add_argument(
+        "annotations", type=Path, nargs="+", help="JSON lists of objects with a `caption`, or a `question` and `answer`"
+    )
     parser.add_argument("folder", type=Path, help="where to write the model and its processor")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    tokenizer = make_tokenizer([row["caption"] for row in json.loads(args.annotations.read_text())])
+    rows = [row for file in args.annotations for row in json.loads(file.read_text())]
+    tokenizer = make_tokenizer([row[name] for row in rows for name in ("caption", "question", "answer") if name in row])
     config = make_config(len(tokenizer))
     model = SViTTForVideoTextRetrieval(config)
     prefer_moments(model)

@@ -21,6 +21,7 @@ RUNS = {
     "encoder --backward": [*TINY, "--frames", "4", "--dtype", "bfloat16"],
     "training_step": [*TINY, "--batch_size", "2", "--gradient_checkpointing", "--task", "pretraining"],
     "reranking": [*TINY, "--videos", "2", "--candidates", "3"],
+    "answering": [*TINY, "--answers", "7", "--k", "4", "--questions", "2", "--chunk_size", "9", "--memory"],
     "scaling": [*TINY, "--frames", "8", "--max_dense_frames", "4"],
 }
 
@@ -78,6 +79,7 @@ def test_contestants(runs):
     assert {row["contestant"] for row in rows["encoder --backward"]} > {"dense eager", "edges", "nodes"}
     assert {row["pass"] for row in rows["attention"]} == {"forward", "forward + backward"}
     assert [row["contestant"] for row in rows["reranking"]] == ["naive", "match", "itm_scores"]
+    assert [row["contestant"] for row in rows["answering"]] == ["naive", "rank_answers"]
     assert [row["frames"] for row in rows["scaling"]] == [8]
 
 

@@ -12,6 +12,7 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset, Features, IterableDataset, List, Value, Video, load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,10 +33,11 @@ from svitt.training.loaders import (
     pair_stream_loader,
     question_loader,
     question_stream_loader,
+    reorder_frames,
     to_model_inputs,
     video_loader,
 )
-from svitt.training.processes import InputError
+from svitt.training.processes import InputError, share_of
 from svitt.training.streaming import ShuffledStream
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata's, with newer torch
@@ -101,6 +103,44 @@ def test_evaluation_batches_equal_the_processor(videos, processor, num_workers):
     assert [len(batch["is_missing"]) for batch in batches] == [2, 1]
     expected = processor(videos=paths, num_frames=6, return_tensors="pt")["pixel_values"]
     assert torch.equal(torch.cat([batch["pixel_values"] for batch in batches]), expected)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_frames_are_put_in_another_order_by_the_number_of_the_row_alone(videos, processor, num_workers):
+    rows = pairs_of([videos["end.mp4"]] * 5).select_columns("video")
+
+    def frames(order, rows=rows, batch_size=2):
+        args = ProcessingArguments(num_workers=num_workers, frame_order=order)
+        return torch.cat([batch["clips"] for batch in video_loader(rows, processor, 6, batch_size, args)])
+
+    normal = frames("normal")
+    assert len(normal[0].unique(dim=0)) == 6
+    assert torch.equal(frames("reverse"), normal.flip(1))
+    for order in ("shuffle", "freeze"):
+        moved = frames(order)
+        moments = [[normal[0].eq(frame).all(dim=(1, 2, 3)).nonzero().item() for frame in clip] for clip in moved]
+        for moment in moments:
+            assert sorted(moment) == list(range(6)) if order == "shuffle" else moment == moment[:1] * 6
+        assert len(set(map(tuple, moments))) > 1
+        assert torch.equal(frames(order, batch_size=5), moved)
+
+
+def test_frame_orders_do_not_depend_on_the_number_of_processes(videos, processor, monkeypatch):
+    rows = pairs_of([videos["end.mp4"]] * 5).select_columns("video")
+    args = ProcessingArguments(frame_order="shuffle")
+    [alone] = video_loader(rows, processor, 6, 5, args)
+    shares = []
+    for process in range(2):
+        monkeypatch.setitem(PartialState._shared_state, "process_index", process)
+        monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+        [share] = video_loader(share_of(rows), processor, 6, 5, args)
+        shares.append(share["clips"])
+    assert torch.equal(shares[0], alone["clips"][::2]) and torch.equal(shares[1], alone["clips"][1::2])
+
+
+def test_an_order_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="reverse, shuffle or freeze, not 'sorted'"):
+        reorder_frames(torch.zeros(3, 1), "sorted")
 
 
 def test_videos_given_as_bytes(videos, processor):

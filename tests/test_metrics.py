@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Retrieval recall: the original's figures, ties, shortlists and sets of right answers."""
+"""Retrieval recall and accuracy of answers: the original's figures, ties, shortlists, several right answers."""
 
 from pathlib import Path
 
@@ -13,6 +13,11 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def recall():
     return evaluate.load(str(ROOT / "metrics/retrieval_recall"))
+
+
+@pytest.fixture(scope="module")
+def accuracy():
+    return evaluate.load(str(ROOT / "metrics/qa_accuracy"))
 
 
 @pytest.mark.parametrize("name", ["one_to_one", "multi_caption", "multi_video"])
@@ -66,3 +71,40 @@ def test_each_direction_may_have_its_own_scores(recall):
 def test_bad_input(recall, scores, references, kwargs, message):
     with pytest.raises(ValueError, match=message):
         recall.compute(predictions=scores, references=references, **kwargs)
+
+
+# ---- Answers
+
+
+def test_accuracy_of_answers_equals_the_original(accuracy, golden):
+    annotations, predictions, expected = golden("case10_data_helpers").expected["qa_acc"]
+    answers = {one["question_id"]: one["answer"] for one in predictions}
+    assert len(answers) < len(annotations)  # one question has no answer, which is wrong
+    metrics = accuracy.compute(
+        predictions=[answers.get(row["question_id"], "") for row in annotations],
+        references=[[row["answer"]] for row in annotations],
+    )
+    assert metrics == expected
+
+
+def test_accuracy_of_each_type_of_question(accuracy):
+    metrics = accuracy.compute(
+        predictions=["", "cat", "dog", "two"],
+        references=[["cat"], ["dog", "cat"], ["cat"], ["two"]],
+        question_types=[["what"], ["what", "hard"], ["hard"], []],
+    )
+    assert metrics == {"overall": 50.0, "by_type": {"hard": 50.0, "what": 50.0}}
+
+
+def test_soft_accuracy_of_ten_annotators(accuracy):
+    references = [["cat"] * 2 + ["dog"] * 8, ["cat"] * 1 + ["dog"] * 9, ["cat"] * 3 + ["dog"] * 7, ["dog"] * 10]
+    metrics = accuracy.compute(predictions=["cat"] * 4, references=references)
+    assert metrics == {"overall": 75.0, "soft": 50.0}  # (2/3 + 1/3 + 1 + 0) / 4
+    assert "soft" not in accuracy.compute(predictions=["cat"], references=[["cat"] * 9])
+
+
+def test_bad_input_of_accuracy(accuracy):
+    with pytest.raises(ValueError, match="must give every question an answer"):
+        accuracy.compute(predictions=["cat", "dog"], references=[["cat"], []])
+    with pytest.raises(ValueError, match="a list for each of 1 questions, got 2"):
+        accuracy.compute(predictions=["cat"], references=[["cat"]], question_types=[["a"], ["b"]])

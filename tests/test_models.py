@@ -7,7 +7,13 @@ import pytest
 import torch
 from transformers import BeitConfig, BeitModel, BertConfig, BertModel, BertTokenizer, set_seed
 
-from svitt import SViTTConfig, SViTTForPreTraining, SViTTForVideoTextRetrieval, SViTTProcessor
+from svitt import (
+    SViTTConfig,
+    SViTTForPreTraining,
+    SViTTForVideoQuestionAnswering,
+    SViTTForVideoTextRetrieval,
+    SViTTProcessor,
+)
 from svitt.conversion import expand_num_frames, init_from_towers, make_processor
 from svitt.training.loaders import ProcessingArguments
 from svitt.training.models import DroppingArguments, StartArguments, load_model_and_processor, start_training
@@ -151,3 +157,46 @@ def test_evaluation_keeps_the_model_for_other_clips(folders):
         == json.loads((folders / "svitt/config.json").read_text())["vision_config"]["num_frames"]
     )
     assert (model.config.vision_config.token_keep_rate, processor.video_processor.num_frames) == (0.9, 4)
+
+
+# ---- The decoder of answers
+
+
+@pytest.mark.parametrize("num_frames", [None, 4])
+def test_question_answering_starts_its_decoder_from_the_fusion_layers(folders, tmp_path, num_frames):
+    processing = {"num_frames": num_frames}
+    model, _ = start(
+        folders, {"model_name_or_path": "svitt"}, processing=processing, model_class=SViTTForVideoQuestionAnswering
+    )
+    source = SViTTForPreTraining.from_pretrained(folders / "svitt")
+    assert model.config.vision_config.num_frames == (num_frames or 2)
+    decoder = model.text_decoder
+    assert_equal_weights(decoder.bert.encoder.layer[0], source.text_model.encoder.layer[3].state_dict())
+    assert_equal_weights(decoder.bert.embeddings, source.text_model.embeddings.state_dict())
+    assert_equal_weights(decoder.cls, source.cls.state_dict())
+    assert_equal_weights(model.text_model, source.text_model.state_dict())
+    assert decoder.cls.predictions.decoder.weight is decoder.bert.embeddings.word_embeddings.weight
+
+    # A model that has a decoder keeps it.
+    torch.nn.init.normal_(decoder.bert.encoder.layer[0].output.dense.weight)
+    model.save_pretrained(tmp_path)
+    SViTTProcessor.from_pretrained(folders / "svitt").save_pretrained(tmp_path)
+    again, _ = start(tmp_path, {"model_name_or_path": "."}, model_class=SViTTForVideoQuestionAnswering)
+    assert_equal_weights(again, model.state_dict())
+
+
+def test_question_answering_starts_from_towers(folders, tmp_path):
+    towers = {"vision_name_or_path": "beit", "text_name_or_path": "bert"}
+    model, _ = start(folders, towers, model_class=SViTTForVideoQuestionAnswering)
+    assert_equal_weights(model.text_decoder.bert.encoder.layer[0], model.text_model.encoder.layer[3].state_dict())
+    expected = BertModel.from_pretrained(folders / "bert").embeddings.word_embeddings.weight
+    assert torch.equal(model.text_decoder.bert.embeddings.word_embeddings.weight, expected)
+
+    # A wider video tower: the decoder looks at texts, so that its keys and values cannot be those of fusion.
+    wide = BeitConfig(**SIZE | {"hidden_size": 24}, image_size=32, patch_size=8)
+    BeitModel(wide).save_pretrained(tmp_path / "beit")
+    towers = {"vision_name_or_path": str(tmp_path / "beit"), "text_name_or_path": "bert"}
+    model, _ = start(folders, towers, model_class=SViTTForVideoQuestionAnswering)
+    decoder, fusion = model.text_decoder.bert.encoder.layer[0], model.text_model.encoder.layer[3]
+    assert torch.equal(decoder.crossattention.self.query.weight, fusion.crossattention.self.query.weight)
+    assert (decoder.crossattention.self.key.in_features, fusion.crossattention.self.key.in_features) == (16, 24)

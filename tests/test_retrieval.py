@@ -1,28 +1,38 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Two-stage retrieval scores: the original's, and independent of batches, order and clips' bookkeeping."""
 
+import json
+import math
 from collections import Counter
 from pathlib import Path
 
 import evaluate
 import pytest
 import torch
+from datasets import Dataset, Features, Video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svitt import SViTTForVideoTextRetrieval, fixed_block_pattern
+from svitt.training.data import ChoiceSet, RetrievalSet, choice_set, load_choices
 from svitt.training.retrieval import (
     MAX_PADDING,
     RetrievalArguments,
     RetrievalScores,
     VideoTokens,
     chance_recall,
+    choice_scores,
     itm_scores,
+    metrics_of,
+    pair_matrix,
     plan_matching,
+    rank_table,
     recall_table,
+    results_table,
     retrieval_metrics,
     score_retrieval,
     shortlist,
+    stopping_score,
 )
 
 METRIC = str(Path(__file__).parent.parent / "metrics" / "retrieval_recall")
@@ -36,7 +46,7 @@ CASES = [
 ]
 
 
-def score(case, videos, texts, batch_size=3, patterns=None, is_missing=(), **overrides):
+def score(case, videos, texts, batch_size=3, patterns=None, is_missing=(), candidates=None, **overrides):
     """Scores of a golden case's model; texts are (input_ids, attention_mask)."""
     config = case.json["config"]
     settings = {
@@ -50,7 +60,7 @@ def score(case, videos, texts, batch_size=3, patterns=None, is_missing=(), **ove
     missing = torch.isin(torch.arange(len(videos)), torch.tensor(is_missing, dtype=torch.long))
     clips = zip(videos.split(batch_size), missing.split(batch_size), strict=True)
     clips = [{"pixel_values": pixel_values, "is_missing": missing} for pixel_values, missing in clips]
-    arguments = (model, clips, batches, 3, RetrievalArguments(**settings | overrides))
+    arguments = (model, clips, batches, 3, RetrievalArguments(**settings | overrides), candidates)
     if patterns is None:
         return score_retrieval(*arguments)
     with fixed_block_pattern(patterns):
@@ -256,6 +266,87 @@ def test_a_missing_video_is_a_miss_in_both_directions(golden, assert_close):
         for kind in ("itm", "itc"):
             for name in ("txt_r1", "txt_r10", "img_r1", "img_r10"):
                 assert metrics[kind][name] == pytest.approx(100 * 4 / 6, abs=0.01)
+
+
+def test_options_are_all_scored_and_nothing_else(golden, assert_close):
+    case = golden("case09c_ret_lse_contig")
+    whole = score(case, *inputs_of(case), eval_x_only=True)
+    candidates = pair_matrix([[0, 1], [1, 2, 3], [4, 5], [0, 7], [2, 3], [6, 7]], 8)
+    scores = score(case, *inputs_of(case), candidates=candidates, k_test=1, is_missing=[3])
+    considered = candidates.clone()
+    considered[3] = False
+    for name in ("itc", "video_to_text"):
+        own = getattr(scores, name)
+        assert torch.equal(own.isfinite(), considered) and own[~considered].isneginf().all()
+        assert_close(own[considered], getattr(whole, name)[considered])
+
+
+def choices(options_of_video, answers, texts):
+    videos = [{"path": f"{number}.mp4", "bytes": None} for number in range(len(answers))]
+    features = Features(video=Video(decode=False))
+    return ChoiceSet(Dataset.from_dict({"video": videos}, features), texts, options_of_video, answers)
+
+
+def test_accuracy_of_options_by_hand():
+    """Matching and embeddings are wrong once each, their ensemble is right; the last video is missing."""
+    none = float("-inf")
+    itm = torch.tensor([[0.3, 0.7, none, none, none], [none, none, 0.1, 0.8, 0.1], [none] * 5]).log()
+    itm = torch.where(itm.isnan(), none, itm)
+    itc = torch.tensor([[0.9, 0.1, none, none, none], [none, none, 0.6, 0.3, 0.1], [none] * 5]).log() * 0.07
+    itc = torch.where(itc.isnan(), none, itc)
+    scores = choice_scores(RetrievalScores(itc, itm, itm.t()), temperature=0.07)
+    expected = torch.tensor([[1.2, 0.8, none, none, none], [none, none, 0.7, 1.1, 0.2], [none] * 5])
+    torch.testing.assert_close(scores.ensemble, expected)
+    split = choices([[0, 1], [2, 3, 4], [0, 1]], [0, 3, 0], list("abcde"))
+    metrics = metrics_of(scores, split)
+    right = {"itm": 1, "itc": 1, "ensemble": 2}
+    assert {kind: metrics[kind]["accuracy"] for kind in right} == {
+        kind: round(100 * count / 3, 2) for kind, count in right.items()
+    }
+    assert metrics["chance"] == {"accuracy": 44.44}  # (1/2 + 1/3 + 1/2) / 3
+    assert stopping_score(metrics) == 66.67
+    lines = results_table({"mc": metrics}).splitlines()
+    assert lines[0].split() == ["mc", "accuracy"] and lines[3].split() == ["both", "(ensemble)", "66.67"]
+
+    rows = rank_table(scores, split).to_pylist()
+    assert [row["rank_itm"] for row in rows] == [2, 1, None] and [row["rank_itc"] for row in rows] == [1, 2, None]
+    assert [row["rank_ensemble"] for row in rows] == [1, 1, None]
+    assert [(row["query"], row["top"], row["top_index"]) for row in rows] == [
+        ("0.mp4", "b", 1),
+        ("1.mp4", "d", 3),
+        ("2.mp4", None, None),
+    ]
+    assert [row["is_hit"] for row in rows] == [False, True, False]
+    assert rows[1]["top_score"] == pytest.approx(math.log(0.8)) and rows[2]["top_score"] is None
+
+
+def test_ranks_by_hand():
+    none = float("-inf")
+    itm = torch.tensor([[0.9, none, 0.3], [0.5, 0.4, none]])
+    itc = torch.tensor([[0.1, 0.2, 0.3], [0.6, 0.5, 0.4]])
+    videos = choices([], [0, 0], []).videos
+    split = RetrievalSet(videos, ["a", "b", "c"], [[1, 2], [0]])
+    rows = rank_table(RetrievalScores(itc, itm, torch.where(itm.isneginf(), 0.1, itm).t()), split).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("video_to_text", 0, "0.mp4", 2, 1, 0, "a", pytest.approx(0.9), False),  # c is second; b outside the shortlist
+        ("video_to_text", 1, "1.mp4", 1, 1, 0, "a", 0.5, True),
+        ("text_to_video", 0, "a", 2, 1, 0, "0.mp4", pytest.approx(0.9), False),
+        ("text_to_video", 1, "b", 2, 2, 1, "1.mp4", pytest.approx(0.4), False),
+        ("text_to_video", 2, "c", 1, 2, 0, "0.mp4", pytest.approx(0.3), True),
+    ]
+    outside = RetrievalScores(itc, torch.tensor([[0.9, none, none], [none, 0.4, none]]), itm.t())
+    assert rank_table(outside, split)["rank_itm"].to_pylist()[:2] == [None, None]
+
+
+def test_choices_become_a_set(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    rows = [
+        {"video": "a.mp4", "caption": ["x", "y"], "answer": 1},
+        {"video": "a.mp4", "caption": list("xyz"), "answer": 0},
+    ]
+    (tmp_path / "choices.json").write_text(json.dumps(rows))
+    videos, *texts = choice_set(load_choices(tmp_path / "choices.json"))
+    assert len(videos) == 2 and texts == [["x", "y", "x", "y", "z"], [[0, 1], [2, 3, 4]], [1, 2]]
 
 
 def test_shortlist_takes_candidates_tied_with_the_last():

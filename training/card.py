@@ -216,6 +216,7 @@ def card_metadata(
             task_type=use.pipeline_tag,
             dataset_type=on_hub[0] if on_hub else "custom",
             dataset_name=name,
+            dataset_config=name,  # else rows would be joined under the name of the first
             metric_type=metric,
             metric_value=round(float(value), 4),
         )

@@ -43,7 +43,7 @@ from typing import TextIO
 from transformers import HfArgumentParser
 
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from .data import VideoColumn, check_first_use, field_name, read_unchecked_rows, string_of, strings_of
+from .data import VideoColumn, answers_of, check_first_use, field_name, read_unchecked_rows, string_of, strings_of
 from .presets import ROWS_OF_TASK, PresetArguments, Split, load_preset, preset_names
 from .processes import InputError, exit_on_bad_input, progress_bar
 from .workers import WorkerFailure, map_in_workers
@@ -213,7 +213,7 @@ def row_errors(column: VideoColumn, file: Path, number: int, row, first_rows: di
         return [f'{file}, row {number}: must be an object such as {{"video": …}}, got {row!r:.200}.']
     checks = [partial(column.add, file, number, row)]
     if "question" in row:
-        checks += [partial(string_of, file, number, row, "question"), partial(strings_of, file, number, row, "answer")]
+        checks += [partial(string_of, file, number, row, "question"), partial(answers_of, file, number, row)]
     else:
         checks.append(partial(strings_of, file, number, row, field_name(row, "caption", column.columns)))
     for name in ("id", "question_id"):

@@ -31,6 +31,7 @@ VIDEO, STRING, INTEGER = Video(decode=False), Value("string"), Value("int64")
 
 # What fields are called in rows that lack ours, where nobody says what they are called.
 ALIASES = {"video": ("file_name", "image"), "caption": ("text", "txt")}
+LISTS = ("question_type", "options")  # optional, of a question
 WEBVID_FIELDS = {"video": "{page_dir}/{videoid}.mp4", "caption": "name"}
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 
@@ -358,16 +359,18 @@ def load_questions(
     """Load annotations `{"video": "a.mp4", "question": "what …?", "answer": "cat", "question_id": 7}`.
 
     `answer` may be a list: an answer that several annotators gave is repeated in it. Where the first row has no
-    `question_id`, rows are numbered from 0; `question_type` is optional, and may be a list of types.
+    `question_id`, rows are numbered from 0; `question_type` is optional, and may be a list of types. A row may have
+    `options`, a list of answers to choose from, of which `answer` is one, or its index from 0.
 
     Returns:
         A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
-        and, if any row has it, `question_type` (list).
+        and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
 
     Raises:
-        InputError: as [`load_captions`], and if a `question_id` is used twice or is not of the type of the first.
+        InputError: as [`load_captions`], and if a `question_id` is used twice or is not of the type of the first, or
+            options are not at least two different ones with the answer among them.
     """
-    names = {field: field_name({}, field, columns) for field in ("question", "answer", "question_id", "question_type")}
+    names = {field: field_name({}, field, columns) for field in ("question", "answer", "question_id", *LISTS)}
     videos, places = VideoColumn(source, video_dir, columns, missing_videos), []
     values = {field: [] for field in names}
     for file, number, row in rows_of(source):
@@ -375,16 +378,39 @@ def load_questions(
             raise InputError(f"{file}, row {number}: `video` must name one video, which the question is about.")
         places.append((file, number))
         values["question"].append(string_of(file, number, row, names["question"]))
-        values["answer"].append(strings_of(file, number, row, names["answer"]))
         values["question_id"].append(row.get(names["question_id"]))
-        has_type = row.get(names["question_type"]) is not None
-        values["question_type"].append(strings_of(file, number, row, names["question_type"]) if has_type else [])
+        for field in LISTS:
+            has_it = row.get(names[field]) is not None
+            values[field].append(strings_of(file, number, row, names[field]) if has_it else [])
+        values["answer"].append(answers_of(file, number, row, names["answer"], names["options"]))
     values["question_id"] = check_ids(places, names["question_id"], values["question_id"])
     id_type = STRING if isinstance(values["question_id"][0], str) else INTEGER
-    features = Features(question=STRING, answer=List(STRING), question_id=id_type, question_type=List(STRING))
-    if not any(values["question_type"]):
-        del features["question_type"], values["question_type"]
+    features = Features(question=STRING, answer=List(STRING), question_id=id_type)
+    for field in LISTS:
+        if any(values[field]):
+            features[field] = List(STRING)
+        else:
+            del values[field]
     return concatenate_datasets([videos.dataset(), as_dataset(features, **values)], axis=1)
+
+
+def answers_of(file: Path, number: int, row: dict, field: str = "answer", options_field: str = "options") -> list[str]:
+    """The annotators' answers to a question, or the one of its options that is right."""
+    if row.get(options_field) is None:
+        return strings_of(file, number, row, field)
+    options = strings_of(file, number, row, options_field)
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise InputError(
+            f"{file}, row {number}: `{options_field}` must be at least 2 answers, none twice, got {options!r:.200}."
+        )
+    answer = value_of(file, number, row, field)
+    if answer in options:
+        return [answer]
+    index = int(answer) if file.suffix.lower() == ".csv" and str(answer).isdecimal() else answer
+    if type(index) is not int or not 0 <= index < len(options):
+        wanted = f"one of `{options_field}` or its index from 0 to {len(options) - 1}"
+        raise InputError(f"{file}, row {number}: `{field}` must be {wanted}, got {answer!r:.200}.")
+    return [options[index]]
 
 
 def check_ids(places: list[tuple[Path, int]], field: str, ids: list) -> list[int] | list[str]:
@@ -440,6 +466,26 @@ def load_choices(
         answers.append(answer)
     features = Features(caption=List(STRING), answer=INTEGER)
     return concatenate_datasets([videos.dataset(), as_dataset(features, caption=captions, answer=answers)], axis=1)
+
+
+class ChoiceSet(NamedTuple):
+    """V videos and T texts; `options_of_video[v]` are the indices of the texts to choose from for video v, and
+    `answers[v]` that of the right one."""
+
+    videos: Dataset
+    texts: list[str]
+    options_of_video: list[list[int]]
+    answers: list[int]
+
+
+def choice_set(choices: Dataset) -> ChoiceSet:
+    """Videos and options of [`load_choices`], in their order."""
+    texts, options_of_video, answers = [], [], []
+    for options, answer in zip(choices["caption"], choices["answer"], strict=True):
+        options_of_video.append(list(range(len(texts), len(texts) + len(options))))
+        answers.append(len(texts) + answer)
+        texts += options
+    return ChoiceSet(choices.select_columns("video"), texts, options_of_video, answers)
 
 
 def load_answer_list(file: str | Path) -> list[str]:

@@ -21,7 +21,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
@@ -37,11 +37,12 @@ from torch.utils.data import Dataset as TorchDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .processes import InputError, progress_bar, share_of
+from .processes import InputError, numbers_of_share, progress_bar, share_of
 from .streaming import ShuffledStream, stable_id
 
 # So many videos in a row that cannot be read are no accident.
 MAX_BAD_IN_A_ROW = 10
+FRAME_ORDERS = ("normal", "reverse", "shuffle", "freeze")
 
 
 @dataclass
@@ -77,6 +78,14 @@ class ProcessingArguments:
             "help": "Evaluation: stop at a video that cannot be read, or report it and count it as never found.",
         },
     )
+    frame_order: str = field(
+        default="normal",
+        metadata={
+            "choices": list(FRAME_ORDERS),
+            "help": "Evaluation, to see what a model makes of time: reverse or shuffle the frames of each video, or "
+            "repeat one at random.",
+        },
+    )
 
     def missing_videos(self, is_training: bool) -> str:
         """What loading annotations does about files that are not there: `"allow"` or `"error"`."""
@@ -106,20 +115,29 @@ class ClipDataset(TorchDataset):
         read_clip: as `SViTTVideoProcessor.read_clip`.
         bad_videos: for a video that cannot be read. `"error"`: raise; `"keep"`: give the row without a clip; `"skip"`:
             give another row at random in its place, so that batches keep their size on all processes.
+        numbers: of the rows, by default from 0.
 
     Raises:
         VideoDecodeError: when a row is read, see `bad_videos`; if one is skipped, after ten in a row.
     """
 
-    def __init__(self, rows: Dataset, read_clip: Callable, bad_videos: str = "error", seed: int = 0):
+    def __init__(
+        self,
+        rows: Dataset,
+        read_clip: Callable,
+        bad_videos: str = "error",
+        seed: int = 0,
+        numbers: Sequence[int] | None = None,
+    ):
         self.rows, self.read_clip, self.bad_videos, self.seed = rows, read_clip, bad_videos, seed
+        self.numbers = range(len(rows)) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, place: int | tuple[int, int]) -> dict:
         index, epoch = place if isinstance(place, tuple) else (place, 0)
-        generator, found = np.random.default_rng((self.seed, epoch, index)), []
+        generator, found = np.random.default_rng((self.seed, epoch, self.numbers[index])), []
         for _ in range(MAX_BAD_IN_A_ROW):
             row = self.rows[index]
             video = row["video"]
@@ -498,16 +516,39 @@ def video_loader(
     """Batches of a column `video`, in order: frames from the middle of `num_frames` equal intervals.
 
     With `args.bad_eval_videos="score_as_missed"`, a video that cannot be read has black frames, and `is_missing` is
-    true for it.
+    true for it. What is random of `args.frame_order` depends on a video's number among those of all processes.
+
+    Args:
+        videos: this process's `share_of` the videos.
     """
     read_clip = partial(processor.video_processor.read_clip, num_frames=num_frames)
+    if args.frame_order != "normal":
+        read_clip = partial(read_reordered_clip, read_clip=read_clip, order=args.frame_order)
     policy = {"error": "error", "score_as_missed": "keep"}[args.bad_eval_videos]
     return DataLoader(
-        ClipDataset(videos, read_clip, policy),
+        ClipDataset(videos, read_clip, policy, numbers=numbers_of_share(len(videos))),
         batch_size,
         collate_fn=partial(collate_videos, processor=processor, num_frames=num_frames),
         **worker_settings(args.num_workers) | {"persistent_workers": False},
     )
+
+
+def read_reordered_clip(video, seed: int, read_clip: Callable, order: str) -> tuple[torch.Tensor, bool]:
+    clip, flip = read_clip(video, seed=seed)
+    return reorder_frames(clip, order, torch.Generator().manual_seed(seed)), flip
+
+
+def reorder_frames(frames: torch.Tensor, order: str, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Frames (T, ...) as a probe of what a model makes of their order: `"reverse"`, `"shuffle"`, or `"freeze"`, one
+    frame at random, repeated."""
+    num_frames = len(frames)
+    if order == "reverse":
+        return frames.flip(0)
+    if order == "shuffle":
+        return frames[torch.randperm(num_frames, generator=generator)]
+    if order == "freeze":
+        return frames[torch.randint(num_frames, (1,), generator=generator).expand(num_frames)]
+    raise ValueError(f"Frames can be put in the order reverse, shuffle or freeze, not {order!r}.")
 
 
 def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 128) -> Iterator[dict]:

@@ -15,8 +15,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
+from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig
 from ..conversion import (
+    decoder_from_fusion_layers,
     expand_num_frames,
     image_statistics,
     init_from_towers,
@@ -25,6 +27,7 @@ from ..conversion import (
     parse_field,
     special_token_ids,
 )
+from ..modeling_svitt import SViTTForVideoQuestionAnswering
 from ..processing_svitt import SViTTProcessor
 from .loaders import ProcessingArguments
 from .processes import InputError
@@ -107,7 +110,8 @@ def start_training(
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """A model in float32 for clips of `args.num_frames` frames (by default its own), and its processor.
 
-    `fields` of the `SViTTConfig` go before those of `start`.
+    An answer decoder that the start has not begins as its fusion layers. `fields` of the `SViTTConfig` go before those
+    of `start`.
 
     Raises:
         InputError: if there is not one source, it is not found, or a field does not fit.
@@ -153,13 +157,33 @@ def load_svitt(
     config = SViTTConfig.from_pretrained(path)
     num_frames = config.vision_config.num_frames
     if args.num_frames in (None, num_frames):
-        model = model_class.from_pretrained(path, config=changed(config, fields), dtype=torch.float32)
+        model = load_weights(model_class, path, changed(config, fields))
     else:
-        weights = model_class.from_pretrained(path, dtype=torch.float32).state_dict()
+        weights = load_weights(model_class, path, config).state_dict()
         weights, config = expand_num_frames(weights, config, args.num_frames)
         model = model_class(changed(config, fields))
         model.load_state_dict(weights)
     return model, SViTTProcessor.from_pretrained(path, **processor_settings(args))
+
+
+def load_weights(model_class: type[PreTrainedModel], path: str, config: SViTTConfig) -> PreTrainedModel:
+    architecture = (config.architectures or [model_class.__name__])[0]
+    if model_class is SViTTForVideoQuestionAnswering and architecture != model_class.__name__:
+        source_class = getattr(modeling_svitt, architecture)
+        return with_decoder(source_class.from_pretrained(path, config=config, dtype=torch.float32))
+    return model_class.from_pretrained(path, config=config, dtype=torch.float32)
+
+
+def with_decoder(source: PreTrainedModel) -> SViTTForVideoQuestionAnswering:
+    """A model for question answering from one without an answer decoder, which begins as its fusion layers, as the
+    original's does. Where video and text are not equally wide, the decoder's cross-attention keys and values are new.
+    """
+    model = SViTTForVideoQuestionAnswering(source.config)
+    own, weights = model.state_dict(), source.state_dict()
+    weights |= decoder_from_fusion_layers(weights, source.config.text_config.fusion_layer)
+    fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
+    model.load_state_dict(fitting, strict=False)
+    return model
 
 
 def changed(config: SViTTConfig, fields: dict) -> SViTTConfig:
@@ -194,7 +218,9 @@ def join_towers(model_class, start: StartArguments, args: ProcessingArguments, f
         image_size=start.image_size,
         **fields,
     )
-    if type(model) is not model_class:
+    if model_class is SViTTForVideoQuestionAnswering:
+        model = with_decoder(model)
+    elif type(model) is not model_class:
         weights = model.state_dict()
         model = model_class(model.config)
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
@@ -231,3 +257,20 @@ def load_model_and_processor(
     except OSError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"{path}: cannot be loaded as a model with its processor ({reason}).") from error
+
+
+def load_as_saved(
+    path: str, args: ProcessingArguments, architectures: tuple[str, ...] | None = None
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """[`load_model_and_processor`] of the class that the model was saved from, which must be one of `architectures`."""
+    check_folder(path)
+    try:
+        architecture = (SViTTConfig.from_pretrained(path).architectures or ["SViTTModel"])[0]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: there is no such model.") from error
+    if architectures is not None and architecture not in architectures:
+        raise InputError(f"{path}: is a {architecture}, but this takes one of {', '.join(architectures)}.")
+    model_class = getattr(modeling_svitt, architecture, None)
+    if model_class is None:
+        raise InputError(f"{path}: holds a {architecture}, which is no SViTT.")
+    return load_model_and_processor(model_class, path, args, DroppingArguments())

@@ -107,6 +107,12 @@ def share_of(items: list | Dataset) -> list | Dataset:
     return items.select(range(len(items))[share]) if isinstance(items, Dataset) else items[share]
 
 
+def numbers_of_share(length: int) -> range:
+    """Of the items of a share of this length, their places among all."""
+    state = PartialState()
+    return range(state.process_index, state.process_index + length * state.num_processes, state.num_processes)
+
+
 def gather_shares(share: list) -> list:
     """The items of all processes in the order they had before `share_of`, on every process; no padding, no repeats."""
     shares = gather_object([share])

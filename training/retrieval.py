@@ -5,7 +5,8 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""Two-stage retrieval: rank all pairs by their embeddings, re-rank the best by fusing them.
+"""Two-stage retrieval: rank all pairs by their embeddings, re-rank the best by fusing them. Multiple choice is
+retrieval among a few texts for each video.
 
 V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps
 their tokens, as these are large; embeddings, texts and scores are gathered. So work is shared and results are the same
@@ -20,14 +21,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import evaluate
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..modeling_svitt import CLIP_ENSEMBLES, pool_clips, split_clips
+from ..modeling_svitt import pool_clips, split_clips
 from ..processing_svitt import SViTTProcessor
-from .data import RetrievalSet, retrieval_set
+from .data import ChoiceSet, RetrievalSet, choice_set, retrieval_set
+from .evaluation import ClipArguments
 from .loaders import BadVideoReport, ProcessingArguments, model_batches, text_batches, video_loader
 from .presets import Split
 from .processes import InputError, fail_together, gather_shares, progress_bar, share_of
@@ -38,27 +43,13 @@ METRICS = Path(__file__).parent.parent / "metrics"
 
 
 @dataclass
-class RetrievalArguments:
-    """How to evaluate: clips of a video, shortlist, ensemble."""
+class RetrievalArguments(ClipArguments):
+    """How to evaluate: clips of a video, ensemble, shortlist."""
 
     _argument_group_name = "evaluation"
 
-    num_frames_test: int | None = field(
-        default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}
-    )
-    eval_frame_ensemble: str = field(
-        default="lse",
-        metadata={
-            "choices": list(CLIP_ENSEMBLES),
-            "help": "How to combine the clips' matching scores, or `concat`: all frames as one clip.",
-        },
-    )
-    strided_clips: bool = field(
-        default=False, metadata={"help": "A clip of C takes every C-th frame, not consecutive ones."}
-    )
     k_test: int = field(default=128, metadata={"help": "Length of the shortlists that are re-ranked."})
     eval_x_only: bool = field(default=False, metadata={"help": "Re-rank all pairs: no shortlist."})
-    eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
     words_at_once: int | None = field(
         default=None,
         metadata={
@@ -79,14 +70,6 @@ class RetrievalArguments:
         },
     )
 
-    def set_frames(self, num_frames: int):
-        """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
-        self.num_frames_test = self.num_frames_test or num_frames
-        if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
-            raise InputError(
-                f"--num_frames_test {self.num_frames_test} must be a multiple of --num_frames, which is {num_frames}."
-            )
-
 
 @dataclass
 class RetrievalScores:
@@ -99,6 +82,19 @@ class RetrievalScores:
     itc: torch.Tensor
     video_to_text: torch.Tensor
     text_to_video: torch.Tensor
+
+
+@dataclass
+class ChoiceScores:
+    """Scores (V, T) of the options of each video, float32 on the CPU; -inf for texts that are none of them.
+
+    `itm`: matching scores. `itc`: cosines. `ensemble`: sum of both after a softmax over the options, cosines being
+    divided by the model's temperature, as in VindLU's `retrieval_mc.py`.
+    """
+
+    itm: torch.Tensor
+    itc: torch.Tensor
+    ensemble: torch.Tensor
 
 
 class VideoTokens:
@@ -332,6 +328,7 @@ def score_retrieval(
     text_batches: Iterable[dict[str, torch.Tensor]],
     num_frames: int,
     args: RetrievalArguments,
+    candidates: torch.Tensor | None = None,
 ) -> RetrievalScores:
     """Score all videos with all texts in two stages; every process does a share, and all get the whole result.
 
@@ -342,6 +339,7 @@ def score_retrieval(
         text_batches: this process's `share_of` the texts, in batches of `input_ids` and `attention_mask` (B, L).
         num_frames: frames of a clip.
         args: see [`RetrievalArguments`].
+        candidates: (V, T) bool, the only pairs that count, all of which are matched; by default any may.
 
     Raises:
         InputError: on all processes, when one of them cannot read a video.
@@ -352,9 +350,10 @@ def score_retrieval(
     video_embeds, is_missing = gather_tensors(video_embeds), gather_tensors(is_missing)
     text_states, text_mask, text_embeds = map(gather_tensors, encode_texts(model, text_batches))
 
-    itc = itc_scores(video_embeds, text_embeds).masked_fill(is_missing[:, None], float("-inf"))
-    k = None if args.eval_x_only else args.k_test
-    for_video, for_text = (pairs & ~is_missing[:, None] for pairs in (shortlist(itc, k), shortlist(itc.t(), k).t()))
+    allowed = ~is_missing[:, None] if candidates is None else candidates & ~is_missing[:, None]
+    itc = itc_scores(video_embeds, text_embeds).masked_fill(~allowed, float("-inf"))
+    k = None if args.eval_x_only or candidates is not None else args.k_test
+    for_video, for_text = (pairs & allowed for pairs in (shortlist(itc, k), shortlist(itc.t(), k).t()))
     itm = itm_scores(
         model,
         video_tokens,
@@ -377,17 +376,34 @@ def gather_tensors(share: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(gather_shares([tensor.cpu() for tensor in share]))
 
 
+def choice_scores(scores: RetrievalScores, temperature: float) -> ChoiceScores:
+    """Of scores of [`score_retrieval`] with the options as `candidates`."""
+    itm, itc = scores.video_to_text, scores.itc
+    ensemble = itm.softmax(dim=1) + (itc / temperature).softmax(dim=1)
+    return ChoiceScores(itm, itc, ensemble.masked_fill(itc.isneginf(), float("-inf")))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def load_retrieval_sets(
     splits: dict[str, Split], args: ProcessingArguments, join_captions: bool = False
-) -> dict[str, RetrievalSet]:
+) -> dict[str, RetrievalSet | ChoiceSet]:
     """The sets of all splits that are not to train on."""
-    options = {"unique_videos": True, "join_captions": join_captions, "missing_videos": args.missing_videos(False)}
-    return {
-        name: retrieval_set(split.load(**options)) for name, split in splits.items() if not name.startswith("train")
-    }
+    missing_videos, sets = args.missing_videos(is_training=False), {}
+    for name, split in splits.items():
+        if name.startswith("train"):
+            continue
+        if split.rows == "multiple_choice":
+            sets[name] = choice_set(split.load(missing_videos))
+        else:
+            sets[name] = retrieval_set(split.load(missing_videos, unique_videos=True, join_captions=join_captions))
+    return sets
 
 
-def check_stop_key(stop_key: str | None, splits: dict[str, RetrievalSet]):
+def check_stop_key(stop_key: str | None, splits: dict[str, RetrievalSet | ChoiceSet]):
     if stop_key is not None and stop_key not in splits:
         raise InputError(f"--stop_key {stop_key}: there is no such split, but: {', '.join(splits) or 'none'}.")
 
@@ -396,28 +412,78 @@ def score_split(
     accelerator: Accelerator,
     model: PreTrainedModel,
     split: str,
-    videos_and_texts: RetrievalSet,
+    videos_and_texts: RetrievalSet | ChoiceSet,
     processor: SViTTProcessor,
     args: RetrievalArguments,
     processing: ProcessingArguments,
     bad_videos: BadVideoReport,
-) -> RetrievalScores:
+) -> RetrievalScores | ChoiceScores:
     """Scores of all videos and texts of a split, on all processes, which share the work."""
-    videos, texts, _ = videos_and_texts
+    videos, texts, *_ = videos_and_texts
+    is_choice = isinstance(videos_and_texts, ChoiceSet)
+    candidates = pair_matrix(videos_and_texts.options_of_video, len(texts)) if is_choice else None
     loader = video_loader(share_of(videos), processor, args.num_frames_test, args.eval_batch_size, processing)
     clips = model_batches(loader, processor, accelerator.device, bad_videos)
     with accelerator.autocast():
         tokens = text_batches(texts, processor)
-        scores = score_retrieval(model, clips, tokens, processor.video_processor.num_frames, args)
+        scores = score_retrieval(model, clips, tokens, processor.video_processor.num_frames, args, candidates)
     num_bad = bad_videos.write(split)
     if num_bad:
         accelerator.print(f"{split}: bad videos that count as missed: {num_bad} (see {bad_videos.path})")
-    return scores
+    return choice_scores(scores, model.temp.float().clamp(*model.temp_range).item()) if is_choice else scores
+
+
+def pair_matrix(texts_of_video: list[list[int]], num_texts: int) -> torch.Tensor:
+    """(V, T) bool, true for the texts of each video."""
+    pairs = torch.zeros(len(texts_of_video), num_texts, dtype=torch.bool)
+    for row, texts in zip(pairs, texts_of_video, strict=True):
+        row[texts] = True
+    return pairs
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def load_recall() -> evaluate.Metric:
+    return evaluate.load(str(METRICS / "retrieval_recall"), keep_in_memory=True)
+
+
+def metrics_of(
+    scores: RetrievalScores | ChoiceScores, videos_and_texts: RetrievalSet | ChoiceSet
+) -> dict[str, dict[str, float]]:
+    """[`retrieval_metrics`] or [`choice_metrics`] of the scores of a split."""
+    if isinstance(scores, ChoiceScores):
+        return choice_metrics(scores, videos_and_texts)
+    return retrieval_metrics(scores, videos_and_texts.texts_of_video)
+
+
+def stopping_score(metrics: dict[str, dict[str, float]]) -> float:
+    """What the best epoch is kept by: `r_mean` of re-ranking, or accuracy of the ensemble for multiple choice."""
+    return metrics["ensemble"]["accuracy"] if "ensemble" in metrics else metrics["itm"]["r_mean"]
+
+
+def choice_metrics(scores: ChoiceScores, choices: ChoiceSet) -> dict[str, dict[str, float]]:
+    """Accuracy by the matching scores (`itm`), the cosines (`itc`), both (`ensemble`) and by chance, in percent.
+
+    A video that is missing has no score, and so is wrong.
+    """
+    answers, metrics = torch.tensor(choices.answers), {}
+    for kind, score in vars(scores).items():
+        is_right = (score.argmax(dim=1) == answers) & score.isfinite().any(dim=1)
+        metrics[kind] = {"accuracy": percent(is_right)}
+    chances = torch.tensor([1 / len(options) for options in choices.options_of_video])
+    return metrics | {"chance": {"accuracy": percent(chances)}}
+
+
+def percent(shares: torch.Tensor) -> float:
+    return round(100 * shares.double().mean().item(), 2)
 
 
 def retrieval_metrics(scores: RetrievalScores, texts_of_video: list[list[int]]) -> dict[str, dict[str, float]]:
     """Recalls of the matching scores (`itm`), of the cosines (`itc`), and of random ranking (`chance`), in percent."""
-    recall = evaluate.load(str(METRICS / "retrieval_recall"), keep_in_memory=True)
+    recall = load_recall()
     return {
         "itm": recall.compute(
             predictions=scores.video_to_text, references=texts_of_video, text_to_video=scores.text_to_video
@@ -450,13 +516,93 @@ def flat_metrics(split: str, metrics: dict[str, dict[str, float]]) -> dict[str, 
     return {f"{split}/{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
 
 
+def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: RetrievalSet | ChoiceSet) -> pa.Table:
+    """A row for each query, the videos that look for their texts and the texts that look for their videos.
+
+    Columns:
+        direction: `"video_to_text"`, or for captions also `"text_to_video"`.
+        query_index, query: number of the video or text, and its path or words.
+        rank_itm, rank_itc and, for multiple choice, rank_ensemble: rank from 1 of the best right answer among the
+            candidates; null where none was a candidate, as it is outside the shortlist or the video is missing.
+        top_index, top, top_score: the candidate with the best matching score; null for a missing video.
+        is_hit: whether `rank_itm` is 1.
+    """
+    texts = videos_and_texts.texts
+    videos = pc.struct_field(videos_and_texts.videos.data.column("video"), "path").to_pylist()
+    if isinstance(scores, ChoiceScores):
+        is_right = pair_matrix([[answer] for answer in videos_and_texts.answers], len(texts))
+        return rank_rows("video_to_text", videos, texts, vars(scores), is_right)
+    is_right = pair_matrix(videos_and_texts.texts_of_video, len(texts))
+    of_videos = {"itm": scores.video_to_text, "itc": scores.itc}
+    of_texts = {"itm": scores.text_to_video, "itc": scores.itc.t()}
+    return pa.concat_tables(
+        [
+            rank_rows("video_to_text", videos, texts, of_videos, is_right),
+            rank_rows("text_to_video", texts, videos, of_texts, is_right.t()),
+        ]
+    )
+
+
+def rank_rows(
+    direction: str, queries: list[str], candidates: list[str], scores: dict[str, torch.Tensor], is_right: torch.Tensor
+) -> pa.Table:
+    """Rows of [`rank_table`], of scores (queries, candidates) by their kind."""
+    rank_of_best = load_recall().rank_of_best
+    ranks = {f"rank_{kind}": rank_of_best(score.numpy(), is_right.numpy()) + 1 for kind, score in scores.items()}
+    top_scores, top = scores["itm"].max(dim=1)
+    has_none = top_scores.isneginf().numpy()
+    top = pa.array(top.numpy(), mask=has_none)
+    return pa.table(
+        {
+            "direction": pa.array([direction] * len(queries)),
+            "query_index": pa.array(range(len(queries)), pa.int64()),
+            "query": pa.array(queries, pa.string()),
+            **{
+                kind: pa.array(np.nan_to_num(rank, posinf=0).astype(int), mask=np.isinf(rank))
+                for kind, rank in ranks.items()
+            },
+            "top_index": top,
+            "top": pa.array(candidates, pa.string()).take(top),
+            "top_score": pa.array(top_scores.numpy(), mask=has_none),
+            "is_hit": pa.array(ranks["rank_itm"] == 1),
+        }
+    )
+
+
+def results_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Metrics of each split of [`metrics_of`] as lines of text."""
+    tables = []
+    for split, metrics in results.items():
+        table = accuracy_table if "ensemble" in metrics else recall_table
+        tables.append(table(split, metrics))
+    return "\n\n".join(tables)
+
+
+def card_rows(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics of each split as `results` and `baselines` of [`write_card`]."""
+    rows = {"results": {}, "baselines": {}}
+    for split, metrics in results.items():
+        for kind, values in metrics.items():
+            name, group = (kind, "baselines") if kind == "chance" else (kind.upper(), "results")
+            rows[group][f"{split}, {name}"] = values
+    return rows
+
+
+KIND_NAMES = {"itm": "re-ranked (ITM)", "itc": "embeddings (ITC)", "ensemble": "both (ensemble)", "chance": "chance"}
+
+
+def accuracy_table(split: str, metrics: dict[str, dict[str, float]]) -> str:
+    """Accuracies of [`choice_metrics`] as lines of text."""
+    lines = [f"{split:<24}accuracy"]
+    return "\n".join(lines + [f"  {KIND_NAMES[kind]:<22}{metrics[kind]['accuracy']:8.2f}" for kind in metrics])
+
+
 def recall_table(split: str, metrics: dict[str, dict[str, float]]) -> str:
     """Recalls of [`retrieval_metrics`] as lines of text, one block per direction."""
     lines = [f"{split:<24}" + "".join(f"{heading:>8}" for heading in ("R@1", "R@5", "R@10", "mean"))]
-    names = {"itm": "re-ranked (ITM)", "itc": "embeddings (ITC)", "chance": "chance"}
     for prefix, direction in (("txt", "video to text"), ("img", "text to video")):
         lines.append(direction)
-        for kind, name in names.items():
+        for kind in ("itm", "itc", "chance"):
             columns = [metrics[kind][f"{prefix}_r{k}"] for k in (*TOP_K, "_mean")]
-            lines.append(f"  {name:<22}" + "".join(f"{recall:8.2f}" for recall in columns))
+            lines.append(f"  {KIND_NAMES[kind]:<22}" + "".join(f"{recall:8.2f}" for recall in columns))
     return "\n".join(lines)

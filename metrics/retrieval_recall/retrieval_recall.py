@@ -64,6 +64,8 @@ def rank_of_best(scores: np.ndarray, is_right: np.ndarray) -> np.ndarray:
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class RetrievalRecall(evaluate.Metric):
+    rank_of_best = staticmethod(rank_of_best)  # for those who load this module by its path
+
     def _info(self):
         return evaluate.MetricInfo(
             description=_DESCRIPTION,

@@ -45,7 +45,7 @@ SPLIT_KEYS = {  # with the type of each in YAML, and the key that it goes with
     "columns": (dict, None),
     "weight": ((int, float), None),
 }
-COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type")
+COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type", "options")
 CHOICES = {"rows": ("captions", "questions", "multiple_choice"), "medium": ("video", "image")}
 
 
@@ -77,6 +77,11 @@ class Split:
     medium: str = "video"
     columns: dict[str, str] = field(default_factory=dict)
     weight: float = 1.0
+
+    @property
+    def source(self) -> str:
+        """Name on the Hub, annotation, or first shards."""
+        return str(self.hub or self.annotation or self.shards[0])
 
     def load(self, missing_videos: str = "error", **options) -> Dataset:
         """Rows of [`load_captions`], [`load_questions`] or [`load_choices`], which `options` are handed to.
@@ -154,17 +159,27 @@ class DatasetArguments(PresetArguments):
         default=None, metadata={"help": "Folder of the videos; by default where the dataset or the annotation says."}
     )
 
-    def splits(self, preset: Preset, rows: str) -> dict[str, Split]:
-        """Those of the dataset and those given as files; an `InputError` where they have other `rows` than wanted."""
+    def splits(self, preset: Preset, rows: str, *other_rows: str) -> dict[str, Split]:
+        """Those of the dataset and those given as files.
+
+        Args:
+            preset: the dataset.
+            rows: what files have, and what to train on.
+            other_rows: what splits of the dataset to evaluate on may have as well.
+
+        Raises:
+            InputError: where a split has other rows.
+        """
         files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
         splits = preset.splits | {
             name: Split(f"--{name}_file", annotation=Path(file), rows=rows)
             for name, file in files.items()
             if file is not None
         }
-        for split in splits.values():
-            if split.rows != rows:
-                raise InputError(f"{split.origin}: it has {split.rows}, but this takes {rows}.")
+        for name, split in splits.items():
+            taken = (rows,) if name.startswith("train") else (rows, *other_rows)
+            if split.rows not in taken:
+                raise InputError(f"{split.origin}: it has {split.rows}, but this takes {' or '.join(taken)}.")
         if self.video_dir is not None:
             splits = {name: dataclasses.replace(split, videos=Path(self.video_dir)) for name, split in splits.items()}
         return splits

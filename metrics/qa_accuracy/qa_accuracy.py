@@ -1,0 +1,90 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""Accuracy of answers, overall and by type of question; an `evaluate` module, loaded by the path of its folder."""
+
+from collections import defaultdict
+
+import datasets
+import evaluate
+
+_DESCRIPTION = """
+Accuracy: the share of questions, in percent, whose answer is exactly one that an annotator gave. A question without an
+answer counts as wrong.
+
+Where all questions have ten annotators' answers, soft accuracy (VQA) as well: an answer that n of them gave counts
+min(n / 3, 1).
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: the answer to each question, empty where there is none.
+    references: for each question, the annotators' answers.
+    question_types: for each question, its types (a list), of which it may have several or none.
+
+Returns:
+    `overall`; `soft` if there are ten answers to each question; with `question_types`, `by_type`, the accuracy of each.
+    In percent, rounded to 2 decimals.
+
+Raises:
+    ValueError: if a question has no reference, or there are not as many lists of types as questions.
+
+Examples:
+    >>> accuracy = evaluate.load("metrics/qa_accuracy")
+    >>> accuracy.compute(predictions=["cat", ""], references=[["cat"], ["dog"]])
+    {'overall': 50.0}
+"""
+
+_CITATION = """
+@inproceedings{antol2015vqa,
+  title={{VQA}: Visual Question Answering},
+  author={Antol, Stanislaw and Agrawal, Aishwarya and Lu, Jiasen and Mitchell, Margaret and Batra, Dhruv and
+    Zitnick, C. Lawrence and Parikh, Devi},
+  booktitle={ICCV},
+  year={2015}
+}
+"""
+
+
+def percent(shares: list[float]) -> float:
+    return round(100 * sum(shares) / len(shares), 2)
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class QAAccuracy(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Value("string"),
+                    "references": datasets.List(datasets.Value("string")),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references, question_types=None):
+        if not all(references):
+            raise ValueError("`references` must give every question an answer.")
+        if question_types is not None and len(question_types) != len(references):
+            raise ValueError(
+                f"`question_types` must hold a list for each of {len(references)} questions, got {len(question_types)}."
+            )
+        is_right = [answer in right for answer, right in zip(predictions, references, strict=True)]
+        results = {"overall": percent(is_right)}
+        if all(len(right) == 10 for right in references):
+            counts = [right.count(answer) for answer, right in zip(predictions, references, strict=True)]
+            results["soft"] = percent([min(count / 3, 1) for count in counts])
+        if question_types is not None:
+            by_type = defaultdict(list)
+            for types, one_is_right in zip(question_types, is_right, strict=True):
+                for name in types:
+                    by_type[name].append(one_is_right)
+            results["by_type"] = {name: percent(by_type[name]) for name in sorted(by_type)}
+        return results

@@ -1,0 +1,327 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Question answering: answers as training takes them, ranking in any chunks, options, results and their files."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svitt import SViTTForVideoQuestionAnswering
+from svitt.processing_svitt import SViTTProcessor
+from svitt.training.answering import (
+    AnsweringArguments,
+    EncodedAnswers,
+    Prediction,
+    accuracy_of_most_frequent,
+    answer_coverage,
+    answer_metrics,
+    answer_questions,
+    answer_table,
+    check_answers,
+    find_answer_list,
+    most_frequent_answers,
+    options_of,
+    question_set,
+    save_answer_list,
+    to_training_inputs,
+    write_predictions,
+)
+from svitt.training.data import load_questions
+from svitt.training.loaders import ProcessingArguments
+from svitt.training.models import DroppingArguments, StartArguments, start_training
+from svitt.training.presets import Preset
+from svitt.training.processes import InputError
+
+# Of the demo's words, so that none is [UNK].
+ANSWERS = ["red", "a red circle", "blue", "left and then up", "up", "green square", "moves"]
+
+
+@pytest.fixture(scope="module")
+def model_and_processor(demo):
+    """The demo's model, with a decoder whose answers are not all as likely."""
+    torch.manual_seed(0)
+    start = StartArguments(model_name_or_path=str(demo / "model"))
+    model, processor = start_training(SViTTForVideoQuestionAnswering, start, DroppingArguments(), ProcessingArguments())
+    for name, parameter in model.text_decoder.named_parameters():
+        if "predictions" in name or "crossattention" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model, processor
+
+
+@pytest.fixture(scope="module")
+def questions(demo):
+    """Sixteen questions about four videos, as many about one as the place in this list says."""
+    numbers = [0] * 9 + [1] + [2] * 4 + [3] * 2
+    texts = ["moves a red circle up", "left", "a triangle and then a blue square hops"]
+    rows = [
+        {"video": f"test_{video:05d}.mp4", "question": f"{texts[i % 3]} {'up ' * (i % 4)}", "answer": "red"}
+        for i, video in enumerate(numbers)
+    ]
+    file = demo / "sixteen.json"
+    file.write_text(json.dumps(rows[5:] + rows[:5]))  # those about the first video do not stand together
+    return load_questions(file, demo / "data/videos")
+
+
+def arguments(**options):
+    options = {"num_frames_test": 8, "eval_batch_size": 3, "k_test": 5} | options
+    return AnsweringArguments(**options)
+
+
+def answer(model_and_processor, questions, args, answers=ANSWERS, is_missing=(), videos_at_once=2):
+    model, processor = model_and_processor
+    _, videos, questions_of_video = question_set(questions)
+    clips = processor(videos=[video["path"] for video in videos["video"]], num_frames=8, return_tensors="pt")
+    missing = torch.isin(torch.arange(len(videos)), torch.tensor(is_missing, dtype=torch.long))
+    batches = zip(clips["pixel_values"].split(videos_at_once), missing.split(videos_at_once), strict=True)
+    batches = [{"pixel_values": pixel_values, "is_missing": is_missing} for pixel_values, is_missing in batches]
+    encoded = EncodedAnswers(answers, options_of(questions), processor, args.max_answer_length)
+    return answer_questions(model, batches, questions_of_video, questions, encoded, processor, args)
+
+
+def assert_same(predictions, expected):
+    assert predictions.keys() == expected.keys()
+    for row, (answers, probabilities) in predictions.items():
+        assert answers == expected[row].answers
+        assert probabilities == pytest.approx(expected[row].probabilities, abs=1e-5)
+
+
+# ---- Ranking
+
+
+@pytest.mark.parametrize("ensemble", ["lse", "mean", "max", "concat"])
+@pytest.mark.parametrize("scoring", ["published", "likelihood"])
+def test_each_question_is_answered_as_if_asked_alone(model_and_processor, questions, ensemble, scoring):
+    args = arguments(eval_frame_ensemble=ensemble, answer_scoring=scoring, strided_clips=ensemble == "mean")
+    predictions = answer(model_and_processor, questions, args)
+    assert sorted(predictions) == list(range(16))
+    model, processor = model_and_processor
+    answer_ids = processor.encode_answers(ANSWERS)["input_ids"]
+    for row in range(0, 16, 5):
+        inputs = processor([questions[row]["video"]["path"]], [questions[row]["question"]], num_frames=8)
+        inputs = inputs.convert_to_tensors("pt")
+        ranked, probs = model.rank_answers(
+            **inputs,
+            answer_ids=answer_ids,
+            k=5,
+            ensemble=ensemble,
+            answer_scoring=scoring,
+            strided_clips=args.strided_clips,
+            num_frames=4,
+        )
+        assert predictions[row].answers == [ANSWERS[place] for place in ranked[0]]
+        assert predictions[row].probabilities == pytest.approx(probs[0].tolist(), abs=1e-5)
+
+
+def test_questions_and_videos_decide_the_answers(model_and_processor, questions):
+    predictions = answer(model_and_processor, questions, arguments())
+    assert len({tuple(prediction.probabilities) for prediction in predictions.values()}) > 12
+
+
+@given(st.integers(1, 80), st.integers(1, 20), st.integers(1, 5), st.integers(1, 9))
+@settings(deadline=None, max_examples=12)
+def test_chunks_and_batches_of_any_size_give_the_same_answers(
+    model_and_processor, questions, answers_at_once, batch_size, videos_at_once, k
+):
+    expected = answer(model_and_processor, questions, arguments(k_test=k))
+    args = arguments(k_test=k, answers_at_once=answers_at_once, eval_batch_size=batch_size)
+    assert_same(answer(model_and_processor, questions, args, videos_at_once=videos_at_once), expected)
+
+
+def test_memory_is_bounded_by_the_answers_decoded_at_once(model_and_processor, questions, monkeypatch):
+    model, sizes = model_and_processor[0], []
+    forward = model.text_decoder.cls.forward
+    monkeypatch.setattr(model.text_decoder.cls, "forward", lambda states: sizes.append(len(states)) or forward(states))
+    answer(model_and_processor, questions, arguments(answers_at_once=6))
+    num_words = 3  # followed by another, of the longest answer
+    assert max(sizes) <= 6 * num_words
+
+
+def test_questions_about_missing_videos_have_no_prediction(model_and_processor, questions):
+    expected = answer(model_and_processor, questions, arguments())
+    predictions = answer(model_and_processor, questions, arguments(), is_missing=[0, 3])
+    _, _, rows = question_set(questions)
+    assert_same(predictions, {row: expected[row] for row in [*rows[1], *rows[2]]})
+
+
+# ---- Options
+
+
+def test_only_the_options_of_a_question_are_ranked(model_and_processor, demo, questions):
+    rows = [
+        {"video": "test_00000.mp4", "question": "moves", "answer": "up", "options": ["up", "a yellow triangle", "red"]},
+        {"video": "test_00000.mp4", "question": "moves", "answer": "red"},
+        {"video": "test_00001.mp4", "question": "left", "answer": 1, "options": ["blue", "green square"]},
+    ]
+    (demo / "options.json").write_text(json.dumps(rows))
+    chosen = load_questions(demo / "options.json", demo / "data/videos")
+    assert chosen["answer"][:] == [["up"], ["red"], ["green square"]]
+    args = arguments(k_test=7, answer_scoring="likelihood")
+    predictions = answer(model_and_processor, chosen, args)
+    assert sorted(predictions[0].answers) == sorted(rows[0]["options"])
+    assert sorted(predictions[2].answers) == sorted(rows[2]["options"])
+    assert set(predictions[1].answers) == set(ANSWERS)  # an option that only others have is no answer to it
+    for prediction in predictions.values():
+        assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
+    # By likelihood, what an option is compared with does not change how it compares.
+    everything = predictions[1]
+    ratio = {a: p for a, p in zip(predictions[0].answers, predictions[0].probabilities, strict=True)}
+    whole = dict(zip(everything.answers, everything.probabilities, strict=True))
+    assert ratio["up"] / ratio["red"] == pytest.approx(whole["up"] / whole["red"], rel=1e-4)
+    # With options everywhere, no list is needed.
+    only = chosen.select([0, 2])
+    check_answers("test", only, [])
+    assert answer_coverage(only, []) == 100.0
+    assert_same(answer(model_and_processor, only, args, answers=[]), {0: predictions[0], 1: predictions[2]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "cow"}, "row 1: `answer` must be one of `options` or its index from 0 to 1, got 'cow'"),
+        ({"answer": 2}, "must be one of `options` or its index from 0 to 1, got 2"),
+        ({"answer": True}, "got True"),
+        ({"answer": ["cat"]}, r"got \['cat'\]"),
+        ({"answer": None}, "`answer` is missing"),
+        ({"options": ["cat"]}, r"row 1: `options` must be at least 2 answers, none twice, got \['cat'\]"),
+        ({"options": ["cat", "cat"]}, "none twice"),
+        ({"options": ["cat", 3]}, "`options` must be a string or a list of strings"),
+    ],
+)
+def test_faults_of_options(tmp_path, change, message):
+    (tmp_path / "a.mp4").touch()
+    row = {"video": "a.mp4", "question": "what?", "answer": "cat", "options": ["cat", "dog"]} | change
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    with pytest.raises(InputError, match=message):
+        load_questions(tmp_path / "a.json")
+
+
+def test_options_in_a_table(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.csv").write_text('video,question,answer,options\na.mp4,q?,1,"[""cat"", ""dog""]"\n')
+    assert load_questions(tmp_path / "a.csv")["answer"][:] == [["dog"]]
+
+
+# ---- Answers
+
+
+def table(answers, **columns):
+    return Dataset.from_dict({"answer": answers, "question_id": list(range(len(answers)))} | columns)
+
+
+def test_questions_are_grouped_by_video(questions):
+    _, videos, rows = question_set(questions)
+    assert [video["path"][-9:] for video in videos["video"]] == [f"0000{i}.mp4" for i in range(4)]
+    assert [len(of_one) for of_one in rows] == [9, 1, 4, 2]
+    assert sorted(row for of_one in rows for row in of_one) == list(range(16))
+    for video, of_one in zip(videos["video"], rows, strict=True):
+        assert {questions[row]["video"]["path"] for row in of_one} == {video["path"]}
+    embedded = Dataset.from_dict({"video": [{"path": "a", "bytes": b"1"}, {"path": "a", "bytes": b"2"}]})
+    assert question_set(embedded).questions_of_video == [[0], [1]]
+
+
+def test_most_frequent_answers_and_coverage():
+    questions = table([["b"], ["a", "a", "c"], ["b", "d"], ["e"]])
+    assert most_frequent_answers(questions, 10) == ["b", "a", "c", "d", "e"]
+    assert most_frequent_answers(questions, 2) == ["b", "a"]
+    assert answer_coverage(questions, ["b", "a"]) == 75.0
+    check_answers("test", questions, ["e"])
+    with pytest.raises(InputError, match="split test: none of its answers, such as 'b', is in the answer list, .* 'x'"):
+        check_answers("test", questions, ["x", "y"])
+    with pytest.raises(InputError, match="split test: there is no list of answers to choose from.*--answer_list"):
+        check_answers("test", questions, [])
+
+
+def test_where_the_answer_list_comes_from(tmp_path):
+    training = table([["b"], ["a"], ["b"]])
+    (tmp_path / "given.json").write_text('["given"]')
+    (tmp_path / "preset.json").write_text('["preset"]')
+    save_answer_list(["saved", "é"], tmp_path)
+    given = AnsweringArguments(answer_list=str(tmp_path / "given.json"))
+    preset, none = Preset("x", answer_list=tmp_path / "preset.json"), Preset("x")
+    args = AnsweringArguments(num_answers=1)
+    assert find_answer_list(given, preset, training, str(tmp_path)) == ["given"]
+    assert find_answer_list(args, preset, training, str(tmp_path)) == ["preset"]
+    assert find_answer_list(args, none, training, str(tmp_path)) == ["b"]
+    assert find_answer_list(args, none, None, str(tmp_path)) == ["saved", "é"]
+    (tmp_path / "empty").mkdir()
+    assert find_answer_list(args, none, None, str(tmp_path / "empty")) == []
+    assert find_answer_list(args, none, None, None) == []
+
+
+def test_weights_of_answers_equal_the_original(golden, demo):
+    processor = SViTTProcessor.from_pretrained(demo / "model")
+    clips = processor.video_processor.collate_clips([(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), False)])
+    for raw, (answers, weights) in golden("case10_data_helpers").expected["answers_with_weights"]:
+        batch = {**clips, "input_ids": torch.ones(1, 1), "answers": [raw if isinstance(raw, list) else [raw]]}
+        inputs = to_training_inputs(batch, processor, 5)
+        assert inputs["answer_weights"].tolist() == pytest.approx(weights)
+        assert inputs["answers_per_question"].tolist() == [len(answers)]
+        expected = processor.encode_answers([one.removesuffix(" [SEP]") for one in answers])
+        assert torch.equal(inputs["labels"], expected["input_ids"])
+        assert torch.equal(inputs["decoder_attention_mask"], expected["attention_mask"])
+        assert inputs["pixel_values"].shape == (1, 4, 3, 32, 32) and "answers" not in inputs
+
+
+def test_loss_of_a_batch_is_that_of_each_answer_by_its_weight(model_and_processor):
+    model, processor = model_and_processor
+    model.eval()
+    text = processor(text=["moves red", "left"], return_tensors="pt")
+    clip = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    batch = {**processor.video_processor.collate_clips([(one, False) for one in clip]), **text}
+    inputs = to_training_inputs(batch | {"answers": [["up", "red", "up", "up"], ["a red circle"]]}, processor, 5)
+    expected = 0
+    for row, answer, weight in ((0, "up", 0.75), (0, "red", 0.25), (1, "a red circle", 1.0)):
+        one = {name: inputs[name][row : row + 1] for name in ("pixel_values", "input_ids", "attention_mask")}
+        with torch.no_grad():
+            expected += weight * model(**one, labels=processor.encode_answers(answer)["input_ids"]).loss.item() / 2
+    with torch.no_grad():
+        assert model(**inputs).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("option", ["k_test", "num_answers", "answers_at_once", "max_answer_length"])
+def test_limits_of_options(option):
+    with pytest.raises(InputError, match=f"--{option} 0: must be at least"):
+        AnsweringArguments(**{option: 0})
+
+
+# ---- Results
+
+
+def test_metrics_and_table():
+    answers = [["red"], ["red"], ["up"], ["left", "up"]]
+    questions = table(answers, question_type=[["color"], ["color"], ["way"], ["way", "hard"]])
+    predictions = [Prediction(["red"], [0.9]), Prediction(["up"], [0.9]), None, Prediction(["left"], [0.6])]
+    metrics = answer_metrics(questions, predictions, ["red", "up"])
+    assert metrics == {
+        "accuracy": {"overall": 50.0, "by_type": {"color": 50.0, "hard": 100.0, "way": 50.0}},
+        "most_frequent": {"overall": 50.0, "by_type": {"color": 100.0, "hard": 100.0, "way": 100.0}},
+        "coverage": 100.0,
+        "num_questions": 4,
+        "num_missed": 1,
+    }
+    lines = answer_table("test", metrics).splitlines()
+    assert lines[2].split() == ["accuracy_color", "50.00", "100.00"] and "4 questions, 100.00 %" in lines[-1]
+    assert accuracy_of_most_frequent([["a"], ["a", "b"], ["b"], ["c"]], None) == {"overall": 50.0}
+
+
+def test_files_of_predictions(tmp_path):
+    videos = [{"path": "a.mp4", "bytes": None}, {"path": "b.mp4", "bytes": None}]
+    questions = table([["cat"], ["é", "dog"]], video=videos, question=["p?", "q?"])
+    write_predictions(tmp_path, "test", questions, [None, Prediction(["é", "cat"], [0.75, 0.25])])
+    assert json.loads((tmp_path / "predictions_test.json").read_text()) == [{"question_id": 1, "answer": "é"}]
+    missed, answered = pq.read_table(tmp_path / "predictions_test.parquet").to_pylist()
+    assert answered == {
+        "question_id": 1,
+        "video": "b.mp4",
+        "question": "q?",
+        "references": ["é", "dog"],
+        "answer": "é",
+        "probability": 0.75,
+        "best_answers": ["é", "cat"],
+        "best_probabilities": [0.75, 0.25],
+    }
+    assert (missed["question_id"], missed["answer"], missed["best_answers"]) == (0, None, None)

@@ -1,0 +1,41 @@
+# Copyright 2026 The SViTT for Transformers authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+"""What the evaluations of all tasks share: how a video is cut into clips."""
+
+from dataclasses import dataclass, field
+
+from ..modeling_svitt import CLIP_ENSEMBLES
+from .processes import InputError
+
+
+@dataclass
+class ClipArguments:
+    """Clips of a video."""
+
+    num_frames_test: int | None = field(
+        default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}
+    )
+    eval_frame_ensemble: str = field(
+        default="lse",
+        metadata={
+            "choices": list(CLIP_ENSEMBLES),
+            "help": "How to combine the clips' scores, or `concat`: all frames as one clip.",
+        },
+    )
+    strided_clips: bool = field(
+        default=False, metadata={"help": "A clip of C takes every C-th frame, not consecutive ones."}
+    )
+    eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
+
+    def set_frames(self, num_frames: int):
+        """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
+        self.num_frames_test = self.num_frames_test or num_frames
+        if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
+            raise InputError(
+                f"--num_frames_test {self.num_frames_test} must be a multiple of --num_frames, which is {num_frames}."
+            )
