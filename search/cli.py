@@ -27,7 +27,7 @@ import torch
 from accelerate import PartialState
 
 from .. import token_maps
-from ..training.processes import check_launch, exit_on_bad_input
+from ..training.processes import InputError, check_launch, exit_on_bad_input
 from .index import Hit, IndexReport, SViTTIndex
 
 
@@ -100,6 +100,8 @@ def add_query_command(commands):
 def query(args: argparse.Namespace):
     opened = SViTTIndex.open(args.index, args.model)
     hits = opened.search(args.text, args.video, args.top_k, not args.no_rerank, args.shortlist)
+    if not hits:
+        raise InputError(f"{args.index}: holds no clips yet; svitt-search index adds some.")
     print(json.dumps([asdict(hit) for hit in hits], indent=2, ensure_ascii=False) if args.json else table(hits))
 
 

@@ -19,6 +19,7 @@ hand and nothing else.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ class SViTTIndex:
             )
         model, processor = load(model_name_or_path, num_frames)
         settings = {
-            "model": model_name_or_path,
+            "model": os.path.abspath(model_name_or_path) if os.path.isdir(model_name_or_path) else model_name_or_path,
             "fingerprint": fingerprint_of(model, processor),
             "embed_dim": model.config.embed_dim,
             "num_frames": processor.video_processor.num_frames,
@@ -188,7 +189,7 @@ class SViTTIndex:
             bad = self._encode(groups, batch_size, num_workers)
             for found in gather_object([bad]):
                 report.bad |= found
-            report.num_clips = len(todo)
+            report.num_clips = sum(video.name not in report.bad for video, _ in todo)
             if PartialState().is_main_process:
                 self._finish(report, paths)
             PartialState().wait_for_everyone()

@@ -350,7 +350,9 @@ def test_command_line(demo, videos, tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     folder = tmp_path / "index"
-    printed = run("index", videos, "--model", demo / "model", "--index", folder)
+    monkeypatch.chdir(demo)
+    printed = run("index", videos, "--model", "model", "--index", folder)
+    monkeypatch.chdir(tmp_path)
     assert printed == ("videos: 8 added, 0 updated, 0 removed, 0 unchanged, 0 bad; 8 clips encoded, 8 in the index\n")
     hits = json.loads(run("query", folder, SENTENCE, "--top_k", "3", "--json"))
     lines = run("query", folder, SENTENCE, "--top_k", "3").splitlines()
@@ -362,9 +364,11 @@ def test_command_line(demo, videos, tmp_path, monkeypatch, capsys):
     assert "patches" in run("explain", hits[0]["video"], "--model", demo / "model", "--output", picture)
     assert picture.is_file()
     assert run("remove", folder, hits[0]["video"]) == "1 videos removed\n"
-    with pytest.raises(SystemExit) as ended:
-        run("query", folder, "")
-    assert ended.value.code == 2 and capsys.readouterr().err.startswith("svitt-search: The query is empty")
+    for query, message in (("", "The query is empty"), (SENTENCE, f"{folder}: holds no clips yet")):
+        with pytest.raises(SystemExit) as ended:
+            run("query", folder, query)
+        assert ended.value.code == 2 and f"svitt-search: {message}" in capsys.readouterr().err
+        run("remove", folder, videos)
 
 
 def test_clock():
