@@ -764,7 +764,8 @@ def compute_again(product: torch.Tensor, function: Callable, argument: torch.Ten
 
     def pack(saved: torch.Tensor) -> torch.Tensor | None:
         is_product = saved.data_ptr() == address != 0 and saved.shape == shape and saved.dtype == dtype
-        return None if is_product else saved
+        # Detached, as an operation that keeps its own output, such as softmax, would be kept by it in turn, for ever.
+        return None if is_product else saved.detach()
 
     def unpack(packed: torch.Tensor | None) -> torch.Tensor:
         return function(argument) if packed is None else packed
@@ -1442,7 +1443,8 @@ def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.T
     """
     has_negative = ~is_same.all(dim=1)
     probs = logits.float().masked_fill(is_same, float("-inf")).softmax(dim=1)
-    probs = torch.where(has_negative[:, None], probs, 1.0)
+    # NaN where there is no negative, or where logits are not finite: then the loss will tell, and any column will do.
+    probs = probs.nan_to_num(1.0)
     return torch.multinomial(probs, 1).squeeze(1), has_negative
 
 
