@@ -1789,7 +1789,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         itm_logits = self.itm_head(fused[:, 0])
         no_match = torch.where(has_negative, 0, -100)
         labels = torch.cat([torch.ones_like(no_match), no_match, no_match])
-        return F.cross_entropy(itm_logits, labels), itm_logits
+        return F.cross_entropy(itm_logits.float(), labels), itm_logits
 
 
 @auto_docstring(custom_intro="SViTT for pre-training: contrastive, matching and masked language modeling loss.")

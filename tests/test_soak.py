@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Thousands of training steps over clips of which some are bad: memory, descriptors and step time stay where they were."""
+"""Thousands of training steps over clips of which some are bad: memory, descriptors and step time stay the same."""
 
 import gc
 import json
@@ -17,14 +17,14 @@ import psutil
 import pytest
 import torch
 
-from svitt import SViTTForPreTraining, SViTTForVideoTextRetrieval
+from svitt import SViTTForPreTraining
 
 from .test_modeling import clips, task_model, texts
 
 ROOT = Path(__file__).parent.parent
 NUM_STEPS, STEPS_PER_SAMPLE, NUM_CLIPS, NUM_BAD = 5000, 100, 200, 10
-# What is bad is leaked in files of 64 x 64 pixels, at least one frame of them at a time: 12 kB. From the second third of
-# the run to the last, 1,667 steps of 4 clips apart, one such frame a step would add 20 MB, one a clip 80 MB.
+# A decoded frame of these clips has 12 kB. From the middle of the second third of the run to that of the last are 1,667
+# steps: were one frame lost in each, 20 MB would be.
 MAX_GROWTH_MB = 15
 # CPU time, as others may use the machine. Were there work that grows with the steps done, the last third would take
 # 1.7 times as long as the second.
@@ -38,12 +38,12 @@ def num_tensors():
         return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("sparse", [True, False])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("model_class", [SViTTForPreTraining, SViTTForVideoTextRetrieval])
-def test_no_tensor_outlives_its_step(model_class, implementation, sparse, checkpointed):
-    model = task_model(model_class, {} if sparse else {"sparse_random_attn": None}).train()
+@pytest.mark.parametrize(
+    ("implementation", "sparse", "checkpointed"),
+    [("sdpa", True, False), ("sdpa", False, True), ("eager", True, True), ("eager", False, False)],
+)
+def test_no_tensor_outlives_its_step(implementation, sparse, checkpointed):
+    model = task_model(SViTTForPreTraining, {} if sparse else {"sparse_random_attn": None}).train()
     model.set_attn_implementation(implementation)
     if checkpointed:
         model.activation_checkpointing_enable()
@@ -73,7 +73,7 @@ def corpus(tmp_path_factory):
 
 
 def sample(process):
-    """Of a run and its workers: memory in MB, descriptors, threads; and CPU seconds of the run and its workers so far."""
+    """Of a run and its workers: memory in MB, descriptors, threads, and CPU seconds so far."""
     found = defaultdict(int, {"wall": time.monotonic()})
     for member in (process, *process.children(recursive=True)):
         try:
@@ -118,7 +118,9 @@ def test_nothing_grows_in_5000_steps(demo, corpus, tmp_path):
         for before, after in zip(steps, steps[1:], strict=False)
     }
     # The first third fills caches of the allocator and of torch.
-    second, last = ([step for step in steps if part * NUM_STEPS / 3 < step < NUM_STEPS * (part + 1) / 3] for part in (1, 2))
+    second, last = (
+        [step for step in steps if part * NUM_STEPS / 3 < step < NUM_STEPS * (part + 1) / 3] for part in (1, 2)
+    )
     typical = [
         {name: median(samples[step][name] for step in part) for name in ("memory", "descriptors", "threads")}
         | {"cpu": median(seconds[step] for step in part)}
