@@ -764,7 +764,8 @@ def compute_again(product: torch.Tensor, function: Callable, argument: torch.Ten
 
     def pack(saved: torch.Tensor) -> torch.Tensor | None:
         is_product = saved.data_ptr() == address != 0 and saved.shape == shape and saved.dtype == dtype
-        return None if is_product else saved
+        # Detached, as an operation that keeps its own output, such as softmax, would be kept by it in turn, for ever.
+        return None if is_product else saved.detach()
 
     def unpack(packed: torch.Tensor | None) -> torch.Tensor:
         return function(argument) if packed is None else packed
@@ -1442,7 +1443,8 @@ def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.T
     """
     has_negative = ~is_same.all(dim=1)
     probs = logits.float().masked_fill(is_same, float("-inf")).softmax(dim=1)
-    probs = torch.where(has_negative[:, None], probs, 1.0)
+    # NaN where there is no negative, or where logits are not finite: then the loss will tell, and any column will do.
+    probs = probs.nan_to_num(1.0)
     return torch.multinomial(probs, 1).squeeze(1), has_negative
 
 
@@ -1787,7 +1789,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         itm_logits = self.itm_head(fused[:, 0])
         no_match = torch.where(has_negative, 0, -100)
         labels = torch.cat([torch.ones_like(no_match), no_match, no_match])
-        return F.cross_entropy(itm_logits, labels), itm_logits
+        return F.cross_entropy(itm_logits.float(), labels), itm_logits
 
 
 @auto_docstring(custom_intro="SViTT for pre-training: contrastive, matching and masked language modeling loss.")

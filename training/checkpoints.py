@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LRScheduler
 
-from .processes import InputError, fail_together
+from .processes import InputError, fail_together, writing
 
 STATE_FILE = "training_state.json"
 # It warns of each checkpoint that tied weights are saved once.
@@ -132,8 +132,17 @@ class Checkpoints:
         return state
 
     def save(self, accelerator: Accelerator, loader, state: TrainingState):
-        """Write a checkpoint; where there is one of this step, only its state has changed since."""
+        """Write a checkpoint; where there is one of this step, only its state has changed since.
+
+        Raises:
+            OutputError: where the disk does not take it; the checkpoints before it stay.
+        """
         folder = self.folder / f"checkpoint-{state.step}"
+        with writing(folder):
+            self._write(accelerator, loader, state, folder)
+        accelerator.wait_for_everyone()
+
+    def _write(self, accelerator: Accelerator, loader, state: TrainingState, folder: Path):
         if not (folder / STATE_FILE).is_file():
             incomplete = folder.with_name(f".{folder.name}")  # not found as a checkpoint until it is renamed
             if accelerator.is_main_process:
@@ -153,7 +162,6 @@ class Checkpoints:
                     remove(old)
         elif accelerator.is_main_process:
             write_state(folder, state)
-        accelerator.wait_for_everyone()
 
     @staticmethod
     def loader_file(folder: Path, accelerator: Accelerator) -> Path:

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from .checkpoints import Checkpoints, StopRequest, TrainingState
 from .loaders import BadVideoReport, TrainingLoader
 from .optimization import cosine_schedule, parameter_groups
-from .processes import InputError, next_of_all
+from .processes import InputError, next_of_all, writing
 from .sharding import full_state_dict, shard, whole
 
 # So many updates in a row whose loss is not finite are no accident.
@@ -394,9 +394,10 @@ class Log:
 
     def write(self, state: TrainingState, metrics: dict[str, float]):
         if self.accelerator.is_main_process:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.step, "epoch": state.epoch} | metrics) + "\n")
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a") as file:
+                    file.write(json.dumps({"step": state.step, "epoch": state.epoch} | metrics) + "\n")
         self.accelerator.log({"epoch": state.epoch} | metrics, step=self.steps_before + state.step)
 
 

@@ -10,6 +10,7 @@
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
 from datasets import Dataset
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 from ..processing_svitt import VideoDecodeError
@@ -26,6 +28,10 @@ from ..processing_svitt import VideoDecodeError
 
 class InputError(ValueError):
     """Something that the user can mend; the message is one sentence that names the file and the field."""
+
+
+class OutputError(InputError):
+    """A disk that is full or cannot be written, perhaps in one process only."""
 
 
 BAD_INPUT = (InputError, VideoDecodeError)
@@ -47,20 +53,58 @@ def check_launch():
 
 
 def check_output(output_dir: str):
-    if Path(output_dir).is_file():
-        raise InputError(f"--output_dir {output_dir}: must be a folder, but is a file.")
+    """Raise an `InputError` where no file can be written into a folder, which need not exist yet: not after hours."""
+    place = Path(output_dir).absolute()
+    while not place.exists():
+        place = place.parent
+    if place.is_file():
+        what = "is a file" if place == Path(output_dir).absolute() else f"{place} is a file"
+        raise InputError(f"--output_dir {output_dir}: must be a folder, but {what}.")
+    with writing(f"--output_dir {output_dir}"), tempfile.TemporaryFile(dir=place):
+        pass
+
+
+@contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """Raise an `OutputError` that names the file or folder for what writers raise on a full or read-only disk."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be written ({error.strerror or error}).") from error
+    except SafetensorError as error:
+        raise OutputError(f"{place}: cannot be written ({error}).") from error
+    except RuntimeError as error:
+        if not is_of_torch_save(error):
+            raise
+        raise OutputError(f"{place}: cannot be written to its end; is the disk full?") from error
+
+
+def is_of_torch_save(error: RuntimeError) -> bool:
+    return "inline_container" in str(error) or "PytorchStreamWriter" in str(error)
 
 
 @contextmanager
 def exit_on_bad_input() -> Iterator[None]:
-    """End a script with exit code 2 and one sentence on stderr, from the main process, for an error in its input."""
+    """End a script with exit code 2 and one sentence on stderr for an error in its input, a full disk, a lost worker.
+
+    What all processes know is told by the main one.
+    """
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
         yield
     except BAD_INPUT as error:
-        if PartialState().is_main_process:
+        if PartialState().is_main_process or isinstance(error, OutputError):
             print(f"{Path(sys.argv[0]).name}: {sentence_of(error)}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # is killed, or exited unexpectedly
+            raise
+        print(
+            f"{Path(sys.argv[0]).name}: {str(error).strip().rstrip('.')}. It decodes videos; systems that run out of "
+            "memory kill such processes, then fewer --num_workers or a smaller batch helps.",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
@@ -134,12 +178,13 @@ def write_whole(folder: str | Path, *writers: Callable[[Path], Any]):
         folder = Path(folder)
         incomplete = folder / ".incomplete"
         shutil.rmtree(incomplete, ignore_errors=True)
-        incomplete.mkdir(parents=True)
         try:
-            for write in writers:
-                write(incomplete)
-            for path in incomplete.iterdir():
-                os.replace(path, folder / path.name)
+            with writing(folder):
+                incomplete.mkdir(parents=True)
+                for write in writers:
+                    write(incomplete)
+                for path in incomplete.iterdir():
+                    os.replace(path, folder / path.name)
         finally:
             shutil.rmtree(incomplete, ignore_errors=True)
     state.wait_for_everyone()

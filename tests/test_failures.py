@@ -1,0 +1,195 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""What surrounds a run fails: full and read-only disks, processes that are killed, clocks that jump."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from svitt.search import SViTTIndex
+from svitt.training.loaders import RowLoader
+from svitt.training.pack import main as pack_main
+from svitt.training.processes import InputError, check_output
+
+from . import test_run_pretraining as pretraining
+from . import test_run_retrieval as retrieval
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of so many kB, or mounts it anew with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kilobytes, options="rw"):
+        remount = "remount," if folder.is_mount() else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{remount}{options},size={kilobytes}k", "tmpfs", folder]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk can be mounted here")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def assert_one_sentence(errors, *parts):
+    [sentence] = [line for line in errors.splitlines() if line.startswith("run_") or "cannot be written" in line]
+    assert "Traceback" not in errors and all(part in sentence for part in parts), errors
+
+
+# ---- Disks
+
+
+@pytest.mark.parametrize("room", [1.5, 2.5])  # in checkpoints: the disk is full in the second, or in the third
+def test_a_disk_that_is_full_leaves_the_checkpoint_before(demo, small_disk, tmp_path, monkeypatch, capfd, room):
+    options = {"save_steps": 1, "save_total_limit": 9, "resume_from_checkpoint": "latest"}
+    pretraining.run(monkeypatch, *pretraining.arguments(demo, tmp_path / "whole", **options))
+    kilobytes = sum(path.stat().st_size for path in (tmp_path / "whole/checkpoint-1").iterdir()) / 1000
+    out = small_disk(round(room * kilobytes)) / "out"
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        pretraining.run(monkeypatch, *pretraining.arguments(demo, out, **options))
+    step = int(room) + 1
+    assert ended.value.code == 2
+    assert_one_sentence(capfd.readouterr().err, f"{out}/checkpoint-{step}: cannot be written")
+    assert [path.name for path in out.glob("checkpoint-*")] == [f"checkpoint-{number}" for number in range(1, step)]
+
+    small_disk(100_000)
+    pretraining.run(monkeypatch, *pretraining.arguments(demo, out, **options))
+    pretraining.assert_same_weights(out, tmp_path / "whole")
+    assert pretraining.log_of(out) == pretraining.log_of(tmp_path / "whole")
+
+
+def test_a_disk_too_full_for_results_leaves_none(demo, small_disk, monkeypatch, capfd):
+    out = small_disk(4) / "out"
+    test = {"test_file": demo / "data/test.json", "save_scores": True}
+    with pytest.raises(SystemExit) as ended:
+        retrieval.run(monkeypatch, *retrieval.arguments(demo, out, **test))
+    assert ended.value.code == 2 and [path for path in out.rglob("*") if path.is_file()] == []
+    assert_one_sentence(capfd.readouterr().err, f"{out}: cannot be written")
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_a_disk_too_full_for_shards(demo, small_disk, monkeypatch, capfd, format):
+    disk = small_disk(40)
+    source = ["--annotation_file", demo / "data/train.json", "--video_dir", demo / "data/videos", "--num_workers", 1]
+    command = ["svitt-pack", *source, "--output_dir", disk / "out", "--samples_per_shard", 2, "--format", format]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    with pytest.raises(SystemExit) as ended:
+        pack_main()
+    assert ended.value.code == 2
+    assert_one_sentence(capfd.readouterr().err, f"{disk}/out: cannot be written", "No space left on device")
+    small_disk(10_000)
+    pack_main()
+    assert len(list((disk / "out").glob("train-*"))) == 8
+
+
+def test_a_disk_too_full_for_an_index(demo, small_disk):
+    disk = small_disk(200)
+    index = SViTTIndex.create(disk / "index", str(demo / "model"))
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 8192))
+    with pytest.raises(InputError, match="index: cannot be written"):
+        index.add([demo / "data/videos"], batch_size=4)
+    small_disk(10_000)
+    assert set(SViTTIndex.open(disk / "index").add([demo / "data/videos"]).bad) == set()
+    assert len(index) == len(list((demo / "data/videos").iterdir()))
+
+
+def test_an_output_that_cannot_be_written_ends_the_run_at_its_start(demo, small_disk, tmp_path, monkeypatch, capfd):
+    disk = small_disk(100)
+    small_disk(100, "ro")
+    monkeypatch.setattr(RowLoader, "__iter__", lambda loader: pytest.fail("training has begun"))
+    with pytest.raises(SystemExit) as ended:
+        pretraining.run(monkeypatch, *pretraining.arguments(demo, disk / "new/out"))
+    assert ended.value.code == 2
+    assert_one_sentence(
+        capfd.readouterr().err, f"--output_dir {disk}/new/out: cannot be written (Read-only file system)."
+    )
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match=f"^--output_dir {tmp_path}/file/out: must be a folder, but {tmp_path}/file is a"
+    ):
+        check_output(str(tmp_path / "file/out"))
+    check_output(str(tmp_path / "new/out"))
+    assert not (tmp_path / "new").exists()
+
+
+# ---- Processes
+
+
+def test_a_worker_that_the_system_kills_is_told(demo, tmp_path, monkeypatch, capfd):
+    take_from = pretraining.SViTTForPreTraining.forward
+
+    def killing(self, *args, **kwargs):
+        for worker in psutil.Process().children():
+            worker.send_signal(signal.SIGKILL)
+        return take_from(self, *args, **kwargs)
+
+    monkeypatch.setattr(pretraining.SViTTForPreTraining, "forward", killing)
+    with pytest.raises(SystemExit) as ended:
+        pretraining.run(monkeypatch, *pretraining.arguments(demo, tmp_path / "out", num_workers=1, num_train_epochs=9))
+    assert ended.value.code == 2
+    assert_one_sentence(capfd.readouterr().err, "DataLoader worker", "memory", "--num_workers")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_other_within_a_minute(demo, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    args = pretraining.arguments(demo, tmp_path / "out", num_train_epochs=500)
+    processes = []
+    with (tmp_path / "output.txt").open("w") as log:
+        for rank in ("0", "1"):
+            environment = pretraining.environment() | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            command = [sys.executable, pretraining.SCRIPT, *args]
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    assert pretraining.wait_for_step(processes[0], tmp_path / "out", 2), (tmp_path / "output.txt").read_text()
+    before = time.monotonic()
+    processes[1].kill()
+    assert processes[0].wait(timeout=60) not in (0, None)
+    print(f"ended after {time.monotonic() - before:.1f} s")
+    processes[1].wait()
+    assert "RuntimeError" in (tmp_path / "output.txt").read_text()
+
+
+@pytest.mark.parametrize("moment", ["pyarrow.parquet.write_table", "os.replace"])
+def test_an_evaluation_that_is_killed_leaves_nothing_half_written(demo, tmp_path, moment):
+    args = retrieval.arguments(demo, tmp_path / "out", test_file=demo / "data/test.json")
+    module, _, function = moment.rpartition(".")
+    kill = f"import {module}, os, runpy; {moment} = lambda *args, **options: os.kill(os.getpid(), 9); "
+    run = f"runpy.run_path({retrieval.SCRIPT!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", kill + run, *args], capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".incomplete"]
+
+
+# ---- Clocks
+
+
+def test_a_clock_that_jumps_changes_nothing(demo, tmp_path, monkeypatch):
+    options = {"save_steps": 1, "save_total_limit": 2, "resume_from_checkpoint": "latest"}
+    pretraining.run(monkeypatch, *pretraining.arguments(demo, tmp_path / "whole", **options))
+    with monkeypatch.context() as patch, pytest.raises(pretraining.Killed):
+        patch.setattr(pretraining.SViTTForPreTraining, "forward", pretraining.killed_forward(4))
+        pretraining.run(patch, *pretraining.arguments(demo, tmp_path / "out", **options))
+    os.utime(tmp_path / "out/checkpoint-2", (2e9, 2e9))  # the older one has the later date
+    now = iter(range(2 * 10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    pretraining.run(monkeypatch, *pretraining.arguments(demo, tmp_path / "out", **options))
+    pretraining.assert_same_weights(tmp_path / "out", tmp_path / "whole")
+    assert pretraining.log_of(tmp_path / "out") == pretraining.log_of(tmp_path / "whole")
+    for line in (tmp_path / "out/log.jsonl").read_text().splitlines():
+        assert json.loads(line)["clips_per_second"] > 0
