@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from scipy.interpolate import RectBivariateSpline
 from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, BertTokenizer, PreTrainedModel
@@ -829,6 +830,54 @@ def _check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = 
     return new
 
 
+def load_complete(model_class: type[PreTrainedModel], name: str | os.PathLike, config: SViTTConfig) -> PreTrainedModel:
+    """As `model_class.from_pretrained` in float32, of a folder or Hub name of any SViTT; but weights that should be
+    there are never random.
+
+    Args:
+        config: Of the model in the folder, perhaps with other settings.
+
+    Raises:
+        ValueError: if the weights are damaged, of other shapes, or not those of the class that the model is of. What
+            only `model_class` has keeps its initial values.
+    """
+    check_safetensors(name)
+    try:
+        model, report = model_class.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{name}: its weights are damaged ({_printable(str(error)).rstrip('.')}).") from error
+    for weight, size, needed in sorted(report["mismatched_keys"]):
+        raise ValueError(f"{name}: {weight} is of {_size(size)} values, its configuration needs {_size(needed)}.")
+    with torch.device("meta"):
+        source = model_of(name, config)(copy.deepcopy(config))
+    if missing := source.state_dict().keys() & report["missing_keys"]:
+        raise ValueError(f"{name}: lacks weights of its {type(source).__name__}: {_list(missing)}.")
+    unexpected = set(report["unexpected_keys"]) - source.state_dict().keys()
+    if unexpected := [weight for weight in unexpected if not weight.endswith(INDEX_BUFFERS)]:
+        raise ValueError(f"{name}: has weights that no {type(source).__name__} has: {_list(unexpected)}.")
+    return model
+
+
+def check_safetensors(folder: str | os.PathLike):
+    """A `ValueError` that names a damaged file of weights in a folder, which `from_pretrained` does not."""
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file}: damaged or cut off ({_printable(str(error)).rstrip('.')}).") from error
+
+
+def model_of(name: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedModel]:
+    """The class that a model was saved from; a `ValueError` if it is none of ours."""
+    architecture = (config.architectures or ["SViTTModel"])[0]
+    if not architecture.startswith("SViTT") or not hasattr(modeling_svitt, architecture):
+        raise ValueError(f"{name}: holds a {architecture}, which is no SViTT.")
+    return getattr(modeling_svitt, architecture)
+
+
 def _load(model: PreTrainedModel, weights: Weights, may_lack: str | None = None):
     """Loads all of `weights`. What the model has besides must match `may_lack`, and keeps its initial value."""
     new = _check_fit(model, weights, may_lack)
@@ -1106,8 +1155,8 @@ def _run_towers(args: argparse.Namespace):
 def _run_expand(args: argparse.Namespace):
     _check_output(args.output_dir)
     config = SViTTConfig.from_pretrained(args.model)
-    model_class = getattr(modeling_svitt, config.architectures[0])
-    model = model_class.from_pretrained(args.model)
+    model_class = model_of(args.model, config)
+    model = load_complete(model_class, args.model, config)
     weights, config = expand_num_frames(model.state_dict(), config, args.num_frames)
     if args.token_keep_rate is not None:
         config.vision_config.token_keep_rate = args.token_keep_rate
