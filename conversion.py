@@ -405,7 +405,7 @@ class SafeUnpickler(pickle._Unpickler):
         return tensor
 
     def make_dict(self, pairs=()):
-        pairs = [(key, value) for key, value in pairs]
+        pairs = list(pairs)
         _check_keys(key for key, _ in pairs)
         return dict(pairs)
 
@@ -850,8 +850,9 @@ def load_complete(model_class: type[PreTrainedModel], name: str | os.PathLike, c
         raise ValueError(f"{name}: its weights are damaged ({_printable(str(error)).rstrip('.')}).") from error
     for weight, size, needed in sorted(report["mismatched_keys"]):
         raise ValueError(f"{name}: {weight} is of {_size(size)} values, its configuration needs {_size(needed)}.")
+    source_class = model_of(name, config) if config.architectures else model_class
     with torch.device("meta"):
-        source = model_of(name, config)(copy.deepcopy(config))
+        source = source_class(copy.deepcopy(config))
     if missing := source.state_dict().keys() & report["missing_keys"]:
         raise ValueError(f"{name}: lacks weights of its {type(source).__name__}: {_list(missing)}.")
     unexpected = set(report["unexpected_keys"]) - source.state_dict().keys()

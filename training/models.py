@@ -167,7 +167,7 @@ def load_svitt(
 
 
 def load_weights(model_class: type[PreTrainedModel], path: str, config: SViTTConfig) -> PreTrainedModel:
-    source_class = model_of(path, config)
+    source_class = model_of(path, config) if config.architectures else model_class
     if model_class is SViTTForVideoQuestionAnswering and source_class is not model_class:
         return with_decoder(load_complete(source_class, path, config))
     return load_complete(model_class, path, config)
