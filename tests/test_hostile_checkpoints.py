@@ -247,7 +247,7 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
         "BUILD of a tensor": ("sets the state of", archive(weights(good + b"(" + storage(4) + b"K\x00))tb"))),
         "BUILD with a method": (no_weights, archive(weights(name("x", "Y") + b")\x81" + hidden + b"b"))),
         "BUILD that hides methods": (
-            "holds a tuple",
+            "none at all",
             archive(b"\x80\x02" + name("collections", "OrderedDict") + b")RN}" + text("get") + system + b"s\x86b."),
         ),
         "call of what was made": (not_readable, archive(weights(name("numpy", "ndarray") + b")R)R"))),
@@ -260,8 +260,8 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
             "unknown kind",
             archive(weights(of_a_class)),
         ),
-        "numbers as objects": (not_readable, objects()),
-        "quantized": (refused, quantized()),
+        "numbers as objects": (refused, objects()),
+        "quantized": ("unknown kind", quantized()),
         "sparse": (refused, sparse()),
         # Texts.
         "half a character": (no_weights, archive(weights(text("\ud800"), key="\ud800"))),
@@ -307,7 +307,7 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
         ),
         "tuples in a setting": ("nested", archive(setting(nested(3 * 10**5, b"\x85")))),
         "objects in a setting": (
-            "nested",
+            "has no `vision_model",
             archive(setting((name("x", "Y") + b")\x81}" + text("_val")) * 20000 + b"N" + b"sb" * 20000)),
         ),
         "lists of lists": ("nested", archive(setting(laughs()))),
