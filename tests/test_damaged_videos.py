@@ -5,7 +5,8 @@
 # You may obtain a copy of the License at
 #
 #     http://www.apache.org/licenses/LICENSE-2.0
-"""Files damaged in every way give frames or one sentence: no crash, no hang, no leak. `make test-long` has more."""
+"""Files damaged in every way give frames or one sentence: no crash, no hang, no leak, no wrong frame. `make test-long`
+has more."""
 
 import gc
 import multiprocessing
