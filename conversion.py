@@ -13,6 +13,8 @@ lacks is an error, and new modules are named. Checkpoints are read without runni
 
 import argparse
 import copy
+import io
+import itertools
 import json
 import logging
 import math
@@ -22,14 +24,14 @@ import re
 import sys
 import tempfile
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from scipy.interpolate import RectBivariateSpline
 from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, BertTokenizer, PreTrainedModel
@@ -125,8 +127,10 @@ def _tie(weights: Weights) -> Weights:
 
 
 def _list(names: Iterable[str]) -> str:
-    """Names in a sentence, those that differ in the number of the layer as one."""
-    return ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names}))
+    """Names in a sentence, those that differ in the number of the layer as one, of many the first."""
+    names = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})
+    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
+    return _printable(", ".join(names[:20] + more))
 
 
 def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
@@ -277,6 +281,13 @@ STORAGE_DTYPES = {
 # Pickled objects of these packages come with calls of their classes, which stubs answer. No other call is let pass.
 CALLED_PACKAGES = ("_codecs", "collections", "copyreg", "datetime", "numpy", "omegaconf", "pathlib")
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+# Ten times what names, shapes and settings of a model and its optimizer take. A byte makes an object of 200 at most.
+MAX_PICKLE_BYTES = 2**21
+MAX_CLASSES = 1000
+# How often all that is stored may occur, under several names.
+TIMES_SHARED = 4
+# Of a training configuration, which may name one object many times.
+MAX_CONFIG_VALUES, MAX_CONFIG_DEPTH = 10**5, 100
 
 
 class Stub:
@@ -303,69 +314,159 @@ class Stub:
         self.elements.append(element)
 
     def plain(self):
-        """The configuration that an OmegaConf node, a namespace or a subclass of dict or list held."""
-        state = self.state[0] if isinstance(self.state, tuple) else self.state
+        """The configuration that an OmegaConf node, a namespace or a subclass of dict or list held; a `ValueError` for
+        one that is too large, or nested too deeply, to be one."""
+        return _plain(self)
+
+    def content(self):
+        """What of it belongs to the configuration."""
+        state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state
         state = state if isinstance(state, dict) else {}
         for node in ("_val", "_content"):  # of OmegaConf: a value; a dict or list of nodes
             if node in state:
-                return _plain(state[node])
-        return _plain(self.items or self.elements or state)
+                return state[node]
+        return self.items or self.elements or state
 
 
-def _plain(value):
-    if isinstance(value, Stub):
-        return value.plain()
+def _plain(value, depth: int = 0, counter: Iterator[int] | None = None):
+    counter = itertools.count() if counter is None else counter
+    while isinstance(value, Stub) and next(counter) < MAX_CONFIG_VALUES:
+        value = value.content()
+    if depth > MAX_CONFIG_DEPTH or next(counter) >= MAX_CONFIG_VALUES:
+        raise ValueError(
+            f"The checkpoint's configuration has more than {MAX_CONFIG_VALUES} values, or is nested more than "
+            f"{MAX_CONFIG_DEPTH} deep: it is none of an original model."
+        )
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, depth + 1, counter) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1, counter) for item in value]
     return value
 
 
-class SafeUnpickler(pickle.Unpickler):
+class SafeUnpickler(pickle._Unpickler):
     """Unpickles tensors and plain containers. No name in the file is ever imported; all others become stubs.
+
+    It is the unpickler in Python, because that in C allocates as much memory as a file claims to need, and its code
+    cannot be held back from setting attributes or hashing what is nested too deeply for the stack.
 
     Args:
         file: Binary file at the start of a pickle.
         storage: Called with (dtype, key, number of elements), returns the flat tensor behind a storage of the file.
+        max_bytes: Of all tensors together.
     """
 
-    def __init__(self, file, storage=None):
+    def __init__(self, file, storage=None, max_bytes: int = 0):
         super().__init__(file)
-        self.storage = storage
+        self.storage, self.bytes_left, self.classes = storage, max_bytes, {}
 
     def find_class(self, module: str, name: str):
         if module in ("torch", "torch.cuda") and name in STORAGE_DTYPES:
             return STORAGE_DTYPES[name]
         module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
         read = {
-            "collections.OrderedDict": OrderedDict,
-            "builtins.set": set,
-            "torch.Size": torch.Size,
+            "collections.OrderedDict": self.make_dict,
+            "builtins.set": self.make_set,
+            "torch.Size": self.make_size,
             "torch.device": torch.device,
             "torch._utils._rebuild_tensor": self.rebuild_tensor,
             "torch._utils._rebuild_tensor_v2": self.rebuild_tensor,
             "torch._utils._rebuild_parameter": self.rebuild_parameter,
         }
-        may_be_called = module.split(".")[0] in CALLED_PACKAGES
-        stub = {"__module__": module, "__qualname__": name, "may_be_called": may_be_called}
-        return read.get(f"{module}.{name}") or type("Stub", (Stub,), stub)
+        return read.get(f"{module}.{name}") or self.stub_class(module, name)
+
+    def stub_class(self, module: str, name: str) -> type[Stub]:
+        if (module, name) not in self.classes:
+            if len(self.classes) == MAX_CLASSES:
+                raise pickle.UnpicklingError(f"it names more than {MAX_CLASSES} classes")
+            may_be_called = module.split(".")[0] in CALLED_PACKAGES
+            stub = {"__module__": module, "__qualname__": name, "may_be_called": may_be_called}
+            self.classes[module, name] = type("Stub", (Stub,), stub)
+        return self.classes[module, name]
 
     def persistent_load(self, persistent_id):
+        if not isinstance(persistent_id, tuple) or len(persistent_id) < 5 or persistent_id[0] != "storage":
+            raise pickle.UnpicklingError("it refers to something outside of it that is no storage")
         _, dtype, key, _, num_elements, *view = persistent_id
+        if not isinstance(dtype, torch.dtype) or not isinstance(key, (str, int)) or type(num_elements) is not int:
+            raise pickle.UnpicklingError("it has a storage of an unknown kind")
         if any(view):
             raise pickle.UnpicklingError("it holds views of storages, which PyTorch before 0.4 wrote")
-        return self.storage(dtype, key, num_elements)
+        return self.storage(dtype, str(key), num_elements)
 
     def rebuild_tensor(self, storage, offset, size, stride, *_):
-        return storage.as_strided(size, stride, offset)  # checks its bounds
+        tensor = storage.as_strided(size, stride, offset)  # checks its bounds
+        self.bytes_left -= tensor.nbytes
+        if tensor.numel() > storage.numel() or self.bytes_left < 0:
+            raise pickle.UnpicklingError(f"its tensors, one of them {_size(size)}, are larger than what it stores")
+        return tensor
 
     def rebuild_parameter(self, tensor, *_):
         return tensor
 
+    def make_dict(self, pairs=()):
+        pairs = list(pairs)
+        _check_keys(key for key, _ in pairs)
+        return dict(pairs)
+
+    def make_set(self, items=()):
+        _check_keys(items)
+        return set(items)
+
+    def make_size(self, sizes=()):
+        return tuple(sizes)
+
+    def load_build(self):
+        """Gives its state to a stub; to nothing else, as it may come with attributes that hide methods."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Stub):
+            self.stack[-1].__setstate__(state)
+        elif not isinstance(self.stack[-1], dict):  # an OrderedDict of weights comes with versions of modules
+            raise pickle.UnpicklingError(f"it sets the state of a {type(self.stack[-1]).__name__}")
+
+    def refuse(self):
+        raise pickle.UnpicklingError("it uses an opcode that `torch.save` does not")
+
+    dispatch = dict.fromkeys(range(256), refuse) | pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+
+
+def _with_checked_keys(load: Callable, keys: slice) -> Callable:
+    def load_checked(unpickler):
+        _check_keys(unpickler.stack[keys])
+        load(unpickler)
+
+    return load_checked
+
+
+def _check_keys(keys: Iterable):
+    """Refuses what Python would hash recursively, without a limit."""
+    for key in keys:
+        parts = key if isinstance(key, (tuple, frozenset)) else ()
+        if any(isinstance(part, (tuple, frozenset)) for part in parts):
+            raise pickle.UnpicklingError("it has a dict with nested tuples for keys")
+
+
+for _opcode, _keys in {
+    pickle.SETITEM: slice(-2, -1),
+    pickle.SETITEMS: slice(None, None, 2),
+    pickle.DICT: slice(None, None, 2),
+    pickle.ADDITEMS: slice(None),
+    pickle.FROZENSET: slice(None),
+}.items():
+    SafeUnpickler.dispatch[_opcode[0]] = _with_checked_keys(SafeUnpickler.dispatch[_opcode[0]], _keys)
+# Names by number; and buffers, whose memory is claimed before they are read.
+for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
+    SafeUnpickler.dispatch[_opcode[0]] = SafeUnpickler.refuse
+
+
+def _size(size: Iterable[int]) -> str:
+    return " x ".join(map(str, size)) or "1"
+
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
     """Reads what `torch.save` wrote, in its zip or its legacy format, without running anything.
+
+    Memory stays below a few times the size of the file, whatever that claims to hold.
 
     Returns:
         The saved dict. Tensors are on the CPU; objects that are neither tensors nor plain containers are [`Stub`]s.
@@ -378,44 +479,77 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         try:
             checkpoint = _read_zip(file) if file.read(4) == b"PK\x03\x04" else _read_legacy(file)
         except Exception as error:  # a damaged or hostile pickle may raise anything
-            detail = str(error) or type(error).__name__
+            detail = _printable(str(error) or type(error).__name__)
             if isinstance(error, pickle.UnpicklingError) and "it calls" in detail:
                 raise ValueError(f"{path} is refused: {detail}, which weights have no need of.") from error
-            raise ValueError(f"{path} is not a readable checkpoint of `torch.save`: {detail}.") from error
-    if not isinstance(checkpoint, dict):
+            raise ValueError(f"{path} is not a readable checkpoint of `torch.save`: {detail.rstrip('.')}.") from error
+    if not isinstance(checkpoint, dict) or not all(isinstance(name, str) for name in checkpoint):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dict with the weights under 'model'.")
     return checkpoint
 
 
+def _printable(text: str) -> str:
+    """What a file says of itself, fit for a terminal: one line, no escape sequences, not endless."""
+    text = " ".join(text.split())
+    text = text if len(text) <= 500 else f"{text[:500]} …"
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _read_zip(file) -> object:
+    max_bytes = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        names = archive.namelist()
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if any(name.startswith("/") or ".." in name.split("/") for name in names):
+            raise ValueError("its records have names that lead elsewhere, such as ../name")
         if len(pickles) != 1:
             raise ValueError("it is a zip file of something else")
         folder = pickles[0].removesuffix("data.pkl")
-        storages = {}
+        storages, bytes_left = {}, max_bytes
+
+        def read(name: str, num_bytes: int | None = None) -> bytes:
+            nonlocal bytes_left
+            record = archive.getinfo(folder + name)
+            bytes_left -= record.file_size
+            if record.compress_type != zipfile.ZIP_STORED or bytes_left < 0:  # small files that claim to be large
+                raise ValueError(f"its record {name} is compressed, or larger than the file, which `torch.save` avoids")
+            if num_bytes is not None and record.file_size != num_bytes:
+                raise ValueError(f"its record {name} has {record.file_size} bytes instead of {num_bytes}")
+            return archive.read(record)
 
         def storage(dtype, key, num_elements):
             if key not in storages:
-                storages[key] = _flat_tensor(archive.read(f"{folder}data/{key}"), dtype)
+                storages[key] = _flat_tensor(read(f"data/{key}", num_elements * dtype.itemsize), dtype)
             return storages[key]
 
-        with archive.open(f"{folder}data.pkl") as pickled:
-            return SafeUnpickler(pickled, storage).load()
+        pickled = read("data.pkl")
+        if len(pickled) > MAX_PICKLE_BYTES:
+            raise ValueError(f"its pickle takes more than {MAX_PICKLE_BYTES} bytes, though weights are kept beside it")
+        return SafeUnpickler(io.BytesIO(pickled), storage, TIMES_SHARED * max_bytes).load()
 
 
 def _read_legacy(file) -> object:
+    max_bytes = bytes_left = os.fstat(file.fileno()).st_size
     file.seek(0)
+    head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
     storages = {}
 
     def storage(dtype, key, num_elements):
-        return storages.setdefault(key, torch.empty(num_elements, dtype=dtype))
+        nonlocal bytes_left
+        if key not in storages:
+            bytes_left -= num_elements * dtype.itemsize
+            if num_elements < 0 or bytes_left < 0:
+                raise ValueError(f"its storage {key} of {num_elements} elements is larger than the file")
+            storages[key] = torch.empty(num_elements, dtype=dtype)
+        return storages[key]
 
-    magic_number, _, _ = (SafeUnpickler(file).load() for _ in range(3))
-    if magic_number != LEGACY_MAGIC_NUMBER:
+    magic_number, _, _ = (SafeUnpickler(head).load() for _ in range(3))
+    if type(magic_number) is not int or magic_number != LEGACY_MAGIC_NUMBER:
         raise ValueError("it does not start as one")
-    checkpoint = SafeUnpickler(file, storage).load()
-    for key in SafeUnpickler(file).load():
+    checkpoint = SafeUnpickler(head, storage, TIMES_SHARED * max_bytes).load()
+    keys = SafeUnpickler(head).load()
+    file.seek(head.tell())
+    for key in map(str, keys):
         num_elements = int.from_bytes(file.read(8), "little")
         values = storages[key]
         if num_elements != len(values):
@@ -472,19 +606,27 @@ def convert_checkpoint(
     _check_output(output_dir)
     checkpoint = read_checkpoint(path)
     original = checkpoint.get("model", checkpoint)
-    if not isinstance(original, dict) or not all(isinstance(value, torch.Tensor) for value in original.values()):
-        raise ValueError(f"{path} has no dict of weights under 'model'; its entries are {', '.join(checkpoint)}.")
+    if not isinstance(original, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in original.items()
+    ):
+        raise ValueError(f"{path} has no dict of weights under 'model'; its entries are {_list(checkpoint)}.")
     weights = convert_state_dict(original)
-    logger.info("Not converted: %s.", ", ".join(sorted(set(checkpoint) - {"model", "config"})) or "nothing")
+    logger.info("Not converted: %s.", _list(checkpoint.keys() - {"model", "config"}) or "nothing")
 
     tokenizer = load_tokenizer(tokenizer)
-    config = infer_config(
-        original,
-        _plain(checkpoint.get("config")),
-        vision_config=vision_config,
-        text_config={**special_token_ids(tokenizer), **(text_config or {})},
-    )
-    model = _model_class(weights)(config)
+    try:
+        config = infer_config(
+            original,
+            _plain(checkpoint.get("config")),
+            vision_config=vision_config,
+            text_config={**special_token_ids(tokenizer), **(text_config or {})},
+        )
+    except (ArithmeticError, AttributeError, TypeError) as error:  # fields that are not of the type they should be
+        raise ValueError(f"{path}: its configuration is none of an original model ({error}).") from error
+    model_class = _model_class(weights)
+    with torch.device("meta"):  # takes no memory, whatever sizes were inferred
+        _check_fit(model_class(config), weights)
+    model = model_class(config)
     _load(model, weights)
     save_folder(model, make_processor(config, tokenizer), output_dir)
 
@@ -539,14 +681,16 @@ def infer_config(
 
 def _vision_settings(original: Mapping, weights: Weights, trained: Mapping, given: dict) -> dict:
     prefix = "vision_model."
-    hidden_size, num_channels, patch_size, _ = _shape(weights, f"{prefix}embeddings.patch_embeddings.projection.weight")
+    hidden_size, num_channels, patch_size, _ = _shape(
+        weights, f"{prefix}embeddings.patch_embeddings.projection.weight", 4
+    )
     num_layers = _num_layers(weights, prefix)
     sizes = {
         "hidden_size": hidden_size,
         "num_channels": num_channels,
         "patch_size": patch_size,
         "num_hidden_layers": num_layers,
-        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight")[0],
+        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight", 2)[0],
         "use_mean_pooling": f"{prefix}layernorm.weight" not in weights,
         "use_absolute_position_embeddings": f"{prefix}embeddings.position_embeddings" in weights,
         "use_relative_position_bias": f"{prefix}encoder.layer.0.attention.attention.{BIAS_TABLE}" in weights,
@@ -560,13 +704,13 @@ def _vision_settings(original: Mapping, weights: Weights, trained: Mapping, give
     settings |= {**sizes, **ORIGINAL_BEHAVIOUR, **given}
 
     if sizes["use_relative_position_bias"]:
-        num_rows, settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0))
+        num_rows, settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0), 2)
         index = next((tensor for name, tensor in original.items() if name.endswith("relative_position_index")), None)
         settings["num_frames"], settings["image_size"] = _clip_size(
             num_rows, settings, num_patches=None if index is None else len(index) - 1
         )
     elif sizes["use_absolute_position_embeddings"]:
-        num_positions = _shape(weights, f"{prefix}embeddings.position_embeddings")[1]
+        num_positions = _shape(weights, f"{prefix}embeddings.position_embeddings", 3)[1]
         settings["image_size"] = math.isqrt(num_positions - 1) * patch_size
     return settings
 
@@ -613,7 +757,7 @@ def _text_settings(weights: Weights, prefix: str, trained: Mapping, given: dict)
 
 
 def _text_sizes(weights: Weights, prefix: str) -> dict:
-    vocab_size, hidden_size = _shape(weights, f"{prefix}embeddings.word_embeddings.weight")
+    vocab_size, hidden_size = _shape(weights, f"{prefix}embeddings.word_embeddings.weight", 2)
     num_layers = _num_layers(weights, prefix)
     cross_keys = [f"{prefix}encoder.layer.{layer}.crossattention.self.key.weight" for layer in range(num_layers)]
     fusion_layer = next((layer for layer, name in enumerate(cross_keys) if name in weights), num_layers)
@@ -621,13 +765,13 @@ def _text_sizes(weights: Weights, prefix: str) -> dict:
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
         "num_hidden_layers": num_layers,
-        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight")[0],
-        "max_position_embeddings": _shape(weights, f"{prefix}embeddings.position_embeddings.weight")[0],
-        "type_vocab_size": _shape(weights, f"{prefix}embeddings.token_type_embeddings.weight")[0],
+        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "max_position_embeddings": _shape(weights, f"{prefix}embeddings.position_embeddings.weight", 2)[0],
+        "type_vocab_size": _shape(weights, f"{prefix}embeddings.token_type_embeddings.weight", 2)[0],
         "fusion_layer": fusion_layer,
     }
     if fusion_layer < num_layers:
-        sizes["encoder_width"] = weights[cross_keys[fusion_layer]].shape[1]
+        sizes["encoder_width"] = _shape(weights, cross_keys[fusion_layer], 2)[1]
     return sizes
 
 
@@ -650,12 +794,17 @@ def _check_fields(vision_config: dict | None, text_config: dict | None):
 
 def _num_layers(weights: Weights, prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
-    return 1 + max((int(match[1]) for match in map(pattern.match, weights) if match), default=-1)
+    last = max((int(match[1]) for match in map(pattern.match, weights) if match), default=-1)
+    if last >= len(weights):
+        raise ValueError(f"The checkpoint has weights of layer {last}, but not of all before it.")
+    return 1 + last
 
 
-def _shape(weights: Weights, name: str) -> torch.Size:
+def _shape(weights: Weights, name: str, num_dims: int) -> torch.Size:
     if name not in weights:
         raise ValueError(f"The checkpoint has no `{name}`.")
+    if weights[name].dim() != num_dims:
+        raise ValueError(f"`{name}` has {weights[name].dim()} dimensions instead of {num_dims}.")
     return weights[name].shape
 
 
@@ -663,20 +812,77 @@ def _bias_table_name(prefix: str, layer: int) -> str:
     return f"{prefix}encoder.layer.{layer}.attention.attention.{BIAS_TABLE}"
 
 
-def _load(model: PreTrainedModel, weights: Weights, may_lack: str | None = None):
-    """Loads all of `weights`. What the model has besides must match `may_lack`, and keeps its initial value."""
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        first_misfit = str(error).splitlines()[1].strip()
-        raise ValueError(f"The weights do not fit the configuration: {first_misfit}") from error
-    if unexpected:
+def _check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = None) -> list[str]:
+    """The names of what the model has besides `weights`; a `ValueError` for what does not match `may_lack`, for a
+    weight that it has no place for, and for one of another shape."""
+    own = model.state_dict()
+    for name, tensor in weights.items():
+        if name in own and own[name].shape != tensor.shape:
+            sizes = f"{name}, of {_size(tensor.shape)} values instead of {_size(own[name].shape)}"
+            raise ValueError(f"The weights do not fit the configuration: size mismatch for {sizes}.")
+    if unexpected := weights.keys() - own.keys():
         raise ValueError(f"{type(model).__name__} has no place for {_list(unexpected)}.")
-    new = [name for name in missing if name not in tied]
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    new = [name for name in own if name not in weights and name not in tied]
     lacking = [name for name in new if may_lack is None or not re.match(may_lack, name)]
     if lacking:
         raise ValueError(f"{type(model).__name__} needs weights that are missing: {_list(lacking)}.")
+    return new
+
+
+def load_complete(model_class: type[PreTrainedModel], name: str | os.PathLike, config: SViTTConfig) -> PreTrainedModel:
+    """As `model_class.from_pretrained` in float32, of a folder or Hub name of any SViTT; but weights that should be
+    there are never random.
+
+    Args:
+        config: Of the model in the folder, perhaps with other settings.
+
+    Raises:
+        ValueError: if the weights are damaged, of other shapes, or not those of the class that the model is of. What
+            only `model_class` has keeps its initial values.
+    """
+    check_safetensors(name)
+    try:
+        model, report = model_class.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{name}: its weights are damaged ({_printable(str(error)).rstrip('.')}).") from error
+    for weight, size, needed in sorted(report["mismatched_keys"]):
+        raise ValueError(f"{name}: {weight} is of {_size(size)} values, its configuration needs {_size(needed)}.")
+    source_class = model_of(name, config) if config.architectures else model_class
+    with torch.device("meta"):
+        source = source_class(copy.deepcopy(config))
+    if missing := source.state_dict().keys() & report["missing_keys"]:
+        raise ValueError(f"{name}: lacks weights of its {type(source).__name__}: {_list(missing)}.")
+    unexpected = set(report["unexpected_keys"]) - source.state_dict().keys()
+    if unexpected := [weight for weight in unexpected if not weight.endswith(INDEX_BUFFERS)]:
+        raise ValueError(f"{name}: has weights that no {type(source).__name__} has: {_list(unexpected)}.")
+    return model
+
+
+def check_safetensors(folder: str | os.PathLike):
+    """A `ValueError` that names a damaged file of weights in a folder, which `from_pretrained` does not."""
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file}: damaged or cut off ({_printable(str(error)).rstrip('.')}).") from error
+
+
+def model_of(name: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedModel]:
+    """The class that a model was saved from; a `ValueError` if it is none of ours."""
+    architecture = (config.architectures or ["SViTTModel"])[0]
+    if not architecture.startswith("SViTT") or not hasattr(modeling_svitt, architecture):
+        raise ValueError(f"{name}: holds a {architecture}, which is no SViTT.")
+    return getattr(modeling_svitt, architecture)
+
+
+def _load(model: PreTrainedModel, weights: Weights, may_lack: str | None = None):
+    """Loads all of `weights`. What the model has besides must match `may_lack`, and keeps its initial value."""
+    new = _check_fit(model, weights, may_lack)
+    model.load_state_dict(weights, strict=False)
     if new:
         modules = (name.removesuffix(".weight").removesuffix(".bias") for name in new)
         logger.info("New, with their initial values: %s.", _list(modules))
@@ -950,8 +1156,8 @@ def _run_towers(args: argparse.Namespace):
 def _run_expand(args: argparse.Namespace):
     _check_output(args.output_dir)
     config = SViTTConfig.from_pretrained(args.model)
-    model_class = getattr(modeling_svitt, config.architectures[0])
-    model = model_class.from_pretrained(args.model)
+    model_class = model_of(args.model, config)
+    model = load_complete(model_class, args.model, config)
     weights, config = expand_num_frames(model.state_dict(), config, args.num_frames)
     if args.token_keep_rate is not None:
         config.vision_config.token_keep_rate = args.token_keep_rate
@@ -974,7 +1180,7 @@ def main(arguments: list[str] | None = None):
         reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
         if isinstance(error, OSError) and error.filename:
             reason = f"{error.filename}: {error.strerror}."
-        print(f"svitt-convert: {' '.join(str(reason).split())}", file=sys.stderr)
+        print(f"svitt-convert: {_printable(str(reason))}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,9 +2,13 @@
 """What training starts from: a SViTT, also for other clips, towers, and random weights."""
 
 import json
+import os
+import re
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BeitConfig, BeitModel, BertConfig, BertModel, BertTokenizer, set_seed
 
 from svitt import (
@@ -12,11 +16,19 @@ from svitt import (
     SViTTForPreTraining,
     SViTTForVideoQuestionAnswering,
     SViTTForVideoTextRetrieval,
+    SViTTModel,
     SViTTProcessor,
 )
 from svitt.conversion import expand_num_frames, init_from_towers, make_processor
+from svitt.conversion import main as convert
 from svitt.training.loaders import ProcessingArguments
-from svitt.training.models import DroppingArguments, StartArguments, load_model_and_processor, start_training
+from svitt.training.models import (
+    DroppingArguments,
+    StartArguments,
+    load_as_saved,
+    load_model_and_processor,
+    start_training,
+)
 from svitt.training.processes import InputError
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
@@ -157,6 +169,68 @@ def test_evaluation_keeps_the_model_for_other_clips(folders):
         == json.loads((folders / "svitt/config.json").read_text())["vision_config"]["num_frames"]
     )
     assert (model.config.vision_config.token_keep_rate, processor.video_processor.num_frames) == (0.9, 4)
+
+
+# ---- Weights that are not what they should be
+
+
+def damage_of(kind: str, weights: dict, file):
+    name = "vision_model.encoder.layer.2.output.dense.weight"
+    if kind == "missing":
+        del weights[name]
+    elif kind == "extra":
+        weights["vision_model.wings.weight"] = torch.zeros(2)
+    elif kind == "shape":
+        weights[name] = torch.zeros(16, 31)
+    save_file(weights, file, metadata={"format": "pt"})
+    if kind == "cut off":
+        os.truncate(file, file.stat().st_size - 100)
+    elif kind == "huge header":
+        file.write_bytes((2**60).to_bytes(8, "little") + file.read_bytes()[8:])
+    elif kind == "text":
+        file.write_text("version https://git-lfs.github.com/spec/v1")
+
+
+DAMAGES = {
+    "missing": "lacks weights of its SViTTForPreTraining: vision_model.encoder.layer.*.output.dense.weight",
+    "extra": "has weights that no SViTTForPreTraining has: vision_model.wings.weight",
+    "shape": "vision_model.encoder.layer.2.output.dense.weight is of 16 x 31 values, its configuration needs 16 x 32",
+    "cut off": "model.safetensors: damaged or cut off",
+    "huge header": "model.safetensors: damaged or cut off",
+    "text": "model.safetensors: damaged or cut off",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_weights_are_never_random_where_a_folder_is_damaged(folders, tmp_path, kind, capsys):
+    folder = tmp_path / "svitt"
+    shutil.copytree(folders / "svitt", folder)
+    damage_of(kind, load_file(folder / "model.safetensors"), folder / "model.safetensors")
+    message = re.escape(DAMAGES[kind])
+    with pytest.raises(InputError, match=message) as error:
+        load_model_and_processor(
+            SViTTForVideoTextRetrieval, str(folder), ProcessingArguments(), DroppingArguments()
+        )  # of `run_retrieval.py`
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(InputError, match=message):
+        load_as_saved(str(folder), ProcessingArguments())  # of `svitt-search`
+    for num_frames in (None, 4):
+        with pytest.raises(InputError, match=message):
+            start(tmp_path, {"model_name_or_path": "svitt"}, processing={"num_frames": num_frames})
+    with pytest.raises(SystemExit) as end:
+        convert(["expand", str(folder), str(tmp_path / "longer"), "--num_frames", "4"])
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2 and sentence.startswith("svitt-convert: ") and DAMAGES[kind] in sentence
+    assert not (tmp_path / "longer").exists()
+
+
+def test_a_head_that_the_source_never_had_may_be_new(folders, tmp_path):
+    SViTTModel.from_pretrained(folders / "svitt").save_pretrained(tmp_path)
+    SViTTProcessor.from_pretrained(folders / "svitt").save_pretrained(tmp_path)
+    model, _ = start(tmp_path, {"model_name_or_path": "."})
+    assert type(model) is SViTTForPreTraining
+    expected = load_file(folders / "svitt" / "model.safetensors")
+    assert torch.equal(model.vision_proj.weight, expected["vision_proj.weight"])
 
 
 # ---- The decoder of answers

@@ -100,7 +100,9 @@ def check_dataset(args: CheckArguments, dataset: PresetArguments) -> int:
             raise InputError(f"--{name} {getattr(args, name):g}: must be at least {least:g}.")
     splits = annotated_splits(args, dataset)
     present = videos_below({folder_of(split) for split in splits} or {args.video_dir})
-    videos, problems = annotated_videos(splits, present) if splits else ({video: {} for video in present}, [])
+    videos, problems = {video: {} for video in present}, []
+    if splits:
+        videos, problems = annotated_videos(splits, present, dataset.allow_outside)
     if not videos and not problems:
         raise InputError(f"{args.video_dir}: holds no video ({' '.join(VIDEO_EXTENSIONS)}).")
 
@@ -163,7 +165,9 @@ def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_EXTENSIONS) and not name.startswith(".")
 
 
-def annotated_videos(splits: list[Split], present: list[str]) -> tuple[dict[str, dict], list[dict]]:
+def annotated_videos(
+    splits: list[Split], present: list[str], allow_outside: bool = False
+) -> tuple[dict[str, dict], list[dict]]:
     """Check the rows of annotations, and that the videos that they name exist.
 
     Returns:
@@ -176,7 +180,7 @@ def annotated_videos(splits: list[Split], present: list[str]) -> tuple[dict[str,
             where = {"annotation_file": str(split.annotation)}
             problems.append({"video": None, "problem": "missing", "error": error} | where)
             continue
-        column = VideoColumn(split.annotation, split.videos, split.columns, missing_videos="allow")
+        column = VideoColumn(split.annotation, split.videos, split.columns, "allow", allow_outside)
         first_rows = defaultdict(dict)
         for file, number, row in progress_bar(
             read_unchecked_rows(split.annotation), f"reading {split.annotation.name}"

@@ -204,16 +204,25 @@ class VideoColumn:
         video_dir: folder that names are relative to; by default where the annotation lies.
         columns: see [`field_name`].
         missing_videos: `"error"`: each must exist; `"allow"`: one must, and a loader will deal with the others.
+        allow_outside: take names and links that lead out of the folder. Annotations are often somebody else's.
 
     Raises:
         InputError: if there is no such folder or video, or a name leads out of the folder.
     """
 
-    def __init__(self, source, video_dir=None, columns: dict[str, str] | None = None, missing_videos: str = "error"):
+    def __init__(
+        self,
+        source,
+        video_dir: str | Path | None = None,
+        columns: dict[str, str] | None = None,
+        missing_videos: str = "error",
+        allow_outside: bool = False,
+    ):
         if video_dir is not None and not Path(video_dir).is_dir():
             raise InputError(f"{video_dir}: there is no such folder of videos.")
         self.source, self.video_dir, self.columns = source, video_dir, columns
-        self.must_exist, self.paths = missing_videos == "error", []
+        self.must_exist, self.allow_outside, self.paths = missing_videos == "error", allow_outside, []
+        self.links_of = {}  # of each folder of videos, by the name of a link: where it leads
 
     def add(self, file: Path, number: int, row: dict, first_row_of: dict | None = None) -> int:
         """Add the videos of a row and say how many; with `first_row_of`, none may be added twice."""
@@ -223,15 +232,26 @@ class VideoColumn:
         folder = os.fspath(file.parent if self.video_dir is None else self.video_dir)
         names = strings_of(file, number, row, field)
         for name in names:
-            if os.path.isabs(name) or (".." in name and ".." in Path(name).parts):
-                raise InputError(f"{file}, row {number}: `{field}` {name!r:.200} must be a path below {folder}.")
             path = os.path.join(folder, name)
+            if not self.allow_outside and (fault := self.way_out(folder, name)):
+                raise InputError(f"{file}, row {number}: `{field}` {name!r:.200} {fault}; --allow_outside takes it.")
             if self.must_exist and not os.path.isfile(path):
                 raise InputError(f"{file}, row {number}: `{field}` {name!r:.200} is not in {folder}.")
             if first_row_of is not None:
                 check_first_use(file, number, field, name, first_row_of, key=os.path.normpath(path))
             self.paths.append(path)
         return len(names)
+
+    def way_out(self, folder: str, name: str) -> str | None:
+        """How a name leads out of the folder, if it does. Folders are listed once: no call for each of their files."""
+        if os.path.isabs(name) or (".." in name and ".." in Path(name).parts):
+            return f"must be a path below {folder}"
+        parent, base = os.path.split(os.path.join(folder, name))
+        if parent not in self.links_of:
+            self.links_of[parent] = links_out_of(parent, os.path.realpath(folder))
+        links = self.links_of[parent]
+        target = links.get("", links.get(base))
+        return target and f"is a link out of {folder}, to {target}"
 
     def dataset(self) -> Dataset:
         """One row per video."""
@@ -240,6 +260,22 @@ class VideoColumn:
         if not any(map(os.path.isfile, self.paths)):
             raise InputError(f"{self.source}: none of its videos exists; the first would be {self.paths[0]}.")
         return as_dataset(Features(video=VIDEO), video=video_array(self.paths))
+
+
+def links_out_of(parent: str, top: str) -> dict[str, str]:
+    """Where the symbolic links in a folder lead that leave `top`, by name; `""` if the folder itself is elsewhere."""
+    if is_elsewhere(os.path.realpath(parent), top):
+        return {"": os.path.realpath(parent)}
+    try:
+        with os.scandir(parent) as entries:
+            links = {entry.name: os.path.realpath(entry.path) for entry in entries if entry.is_symlink()}
+    except OSError:  # no such folder
+        return {}
+    return {name: target for name, target in links.items() if is_elsewhere(target, top)}
+
+
+def is_elsewhere(path: str, top: str) -> bool:
+    return os.path.commonpath([top, path]) != top
 
 
 def video_array(paths: list[str]) -> pa.StructArray:
@@ -264,6 +300,7 @@ def load_captions(
     unique_videos: bool = False,
     columns: dict[str, str] | None = None,
     missing_videos: str = "error",
+    allow_outside: bool = False,
 ) -> Dataset:
     """Load annotations such as `{"video": "a.mp4", "caption": "a cat plays"}`; each may also be a list of strings.
 
@@ -274,6 +311,7 @@ def load_captions(
         unique_videos: whether a video must not occur twice, as for evaluation, where it would be its own rival.
         columns: what the annotation calls them, where it is not our names: see [`field_name`].
         missing_videos: `"error"` or `"allow"`, where a loader deals with them; at least one must exist.
+        allow_outside: take names and links that lead out of the folder.
 
     Returns:
         A dataset with one row per video: `video`; `caption`, the list of its captions; `row`, which is equal for videos
@@ -282,7 +320,8 @@ def load_captions(
     Raises:
         InputError: if the annotation cannot be read as such, or a video is missing or occurs twice.
     """
-    videos, captions, rows, first_row_of = VideoColumn(source, video_dir, columns, missing_videos), [], [], {}
+    videos = VideoColumn(source, video_dir, columns, missing_videos, allow_outside)
+    captions, rows, first_row_of = [], [], {}
     for index, (file, number, row) in enumerate(rows_of(source)):
         num_videos = videos.add(file, number, row, first_row_of if unique_videos else None)
         texts = strings_of(file, number, row, field_name(row, "caption", columns))
@@ -355,6 +394,7 @@ def load_questions(
     video_dir: str | Path | None = None,
     columns: dict[str, str] | None = None,
     missing_videos: str = "error",
+    allow_outside: bool = False,
 ) -> Dataset:
     """Load annotations `{"video": "a.mp4", "question": "what …?", "answer": "cat", "question_id": 7}`.
 
@@ -371,7 +411,7 @@ def load_questions(
             options are not at least two different ones with the answer among them.
     """
     names = {field: field_name({}, field, columns) for field in ("question", "answer", "question_id", *LISTS)}
-    videos, places = VideoColumn(source, video_dir, columns, missing_videos), []
+    videos, places = VideoColumn(source, video_dir, columns, missing_videos, allow_outside), []
     values = {field: [] for field in names}
     for file, number, row in rows_of(source):
         if videos.add(file, number, row) != 1:
@@ -433,11 +473,12 @@ def load_choices(
     num_options: int | None = None,
     columns: dict[str, str] | None = None,
     missing_videos: str = "error",
+    allow_outside: bool = False,
 ) -> Dataset:
     """Load annotations `{"video": "a.mp4", "caption": ["a cat", "a dog", …], "answer": 1}` with one caption right.
 
     Args:
-        source, video_dir, columns, missing_videos: as of [`load_captions`].
+        source, video_dir, columns, missing_videos, allow_outside: as of [`load_captions`].
         num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
 
     Returns:
@@ -446,7 +487,7 @@ def load_choices(
     Raises:
         InputError: as [`load_captions`], and for another number of options, or an answer that is none of them.
     """
-    videos, captions, answers = VideoColumn(source, video_dir, columns, missing_videos), [], []
+    videos, captions, answers = VideoColumn(source, video_dir, columns, missing_videos, allow_outside), [], []
     for file, number, row in rows_of(source):
         if videos.add(file, number, row) != 1:
             raise InputError(f"{file}, row {number}: `video` must name one video, which the options are for.")

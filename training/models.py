@@ -11,19 +11,19 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
-from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig
 from ..conversion import (
     decoder_from_fusion_layers,
     expand_num_frames,
     image_statistics,
     init_from_towers,
+    load_complete,
     load_tokenizer,
     make_processor,
+    model_of,
     parse_field,
     special_token_ids,
 )
@@ -167,11 +167,10 @@ def load_svitt(
 
 
 def load_weights(model_class: type[PreTrainedModel], path: str, config: SViTTConfig) -> PreTrainedModel:
-    architecture = (config.architectures or [model_class.__name__])[0]
-    if model_class is SViTTForVideoQuestionAnswering and architecture != model_class.__name__:
-        source_class = getattr(modeling_svitt, architecture)
-        return with_decoder(source_class.from_pretrained(path, config=config, dtype=torch.float32))
-    return model_class.from_pretrained(path, config=config, dtype=torch.float32)
+    source_class = model_of(path, config) if config.architectures else model_class
+    if model_class is SViTTForVideoQuestionAnswering and source_class is not model_class:
+        return with_decoder(load_complete(source_class, path, config))
+    return load_complete(model_class, path, config)
 
 
 def with_decoder(source: PreTrainedModel) -> SViTTForVideoQuestionAnswering:
@@ -247,15 +246,16 @@ def load_model_and_processor(
     Clips of other lengths than the model's take its biases interpolated.
 
     Raises:
-        InputError: if there is no such model.
+        InputError: if there is no such model, or its weights are damaged, incomplete or of other shapes.
     """
     check_folder(path)
     try:
         config = changed(SViTTConfig.from_pretrained(path), dropping.as_fields())
-        model = model_class.from_pretrained(path, config=config, dtype=torch.float32)
+        model = load_complete(model_class, path, config)
         return model, SViTTProcessor.from_pretrained(path, **processor_settings(args))
-    except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        reason = str(reason).splitlines()[0].rstrip(".")
         raise InputError(f"{path}: cannot be loaded as a model with its processor ({reason}).") from error
 
 
@@ -265,12 +265,14 @@ def load_as_saved(
     """[`load_model_and_processor`] of the class that the model was saved from, which must be one of `architectures`."""
     check_folder(path)
     try:
-        architecture = (SViTTConfig.from_pretrained(path).architectures or ["SViTTModel"])[0]
-    except (OSError, ValueError) as error:
+        config = SViTTConfig.from_pretrained(path)
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"{path}: there is no such model.") from error
+    try:
+        model_class = model_of(path, config)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    architecture = model_class.__name__
     if architectures is not None and architecture not in architectures:
         raise InputError(f"{path}: is a {architecture}, but this takes one of {', '.join(architectures)}.")
-    model_class = getattr(modeling_svitt, architecture, None)
-    if model_class is None:
-        raise InputError(f"{path}: holds a {architecture}, which is no SViTT.")
     return load_model_and_processor(model_class, path, args, DroppingArguments())

@@ -72,6 +72,12 @@ class PackArguments:
         default=None, metadata={"help": "Captions, questions or multiple choices: JSON, JSON lines or CSV."}
     )
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the shards of one or more splits."})
+    allow_outside: bool = field(
+        default=False,
+        metadata={
+            "help": "Take absolute paths, `..` and symbolic links in annotations that lead out of the folder of videos."
+        },
+    )
     split: str = field(default="train", metadata={"help": "What the names of the shards begin with."})
     format: str = field(default="webdataset", metadata={"choices": ["webdataset", "parquet"], "help": "Of the shards."})
     shard_size: str = field(
@@ -132,7 +138,8 @@ def pack(args: PackArguments):
     """
     check_arguments(args)
     may_skip = args.bad_videos == "skip"
-    samples = Samples(args.annotation_file, args.video_dir, missing_videos="allow" if may_skip else "error")
+    missing_videos = "allow" if may_skip else "error"
+    samples = Samples(args.annotation_file, args.video_dir, missing_videos, args.allow_outside)
     shards = plan_shards(samples.sizes, args)
     with open_manifest(args.output_dir) as manifest:
         manifest.begin_split(args.split, settings_of(samples, args), list(shards))
@@ -184,16 +191,20 @@ class Samples:
         annotation_files: as of `data.read_annotations`, all of captions, all of questions or all of choices.
         video_dir: folder that the names of videos are relative to.
         missing_videos: `"error"` or `"allow"`, where packing will skip them.
+        allow_outside: take names and links that lead out of the folder.
 
     Raises:
         InputError: for a fault of an annotation, or if these are of different kinds.
     """
 
-    def __init__(self, annotation_files: list[str], video_dir: str, missing_videos: str = "error"):
+    def __init__(
+        self, annotation_files: list[str], video_dir: str, missing_videos: str = "error", allow_outside: bool = False
+    ):
         first_row = next(read_annotations(annotation_files[0]))[2]
         self.kind = "question" if "question" in first_row else "choice" if "answer" in first_row else "caption"
         load = {"question": load_questions, "choice": load_choices, "caption": load_captions}[self.kind]
-        tables = [load(file, video_dir, missing_videos=missing_videos) for file in annotation_files]
+        options = {"missing_videos": missing_videos, "allow_outside": allow_outside}
+        tables = [load(file, video_dir, **options) for file in annotation_files]
         for file, table in zip(annotation_files, tables, strict=True):
             if table.features != tables[0].features:
                 raise InputError(f"{file}: has not the fields of {annotation_files[0]}, pack it as another split.")
@@ -208,7 +219,8 @@ class Samples:
                 self.paths.append(path)
                 self.rows.append([])
             self.rows[sample_of[path]].append(row)
-        self.names = [Path(os.path.relpath(path, video_dir)).as_posix() for path in self.paths]
+        names = (Path(os.path.relpath(path, video_dir)) for path in self.paths)
+        self.names = [path.name if ".." in path.parts else path.as_posix() for path in names]
         self.keys = unique_keys(self.names)
         self.sizes = [os.path.getsize(path) if os.path.isfile(path) else 0 for path in self.paths]
 

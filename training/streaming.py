@@ -107,7 +107,7 @@ def read_block(samples: Iterator[dict], size: int) -> list[dict]:
 def read_member(row: dict) -> dict:
     """A row with the bytes of its video, which for a tar shard are read only now."""
     video = row["video"]
-    if "offset" not in video:
+    if video.get("bytes") is not None:
         return row
     try:
         with fsspec.open(video["shard"], "rb") as shard:
@@ -298,7 +298,9 @@ def video_of_sample(sample: dict, shard: str, number: int, field: str | None) ->
     video = sample.get(field or files[0])
     if isinstance(video, bytes):
         video = {"path": None, "bytes": video}
-    if not isinstance(video, dict) or (video.get("bytes") is None and "offset" not in video):
+    # A place in another file is none of ours: somebody wrote it into the JSON of the sample.
+    is_member = isinstance(video, dict) and "offset" in video and video.get("shard") == shard
+    if not is_member and not (isinstance(video, dict) and isinstance(video.get("bytes"), bytes)):
         raise InputError(f"{shard}, row {number}: `{field or files[0]}` must be an embedded file.")
     return video
 

@@ -64,6 +64,7 @@ class Split:
         medium: `"video"` or `"image"`, for training that mixes them.
         columns: what the rows call our columns, where the names differ.
         weight: how often a step of training takes it, where streams are mixed with others.
+        allow_outside: take names of videos, and links, that lead out of their folder.
     """
 
     origin: str
@@ -77,6 +78,7 @@ class Split:
     medium: str = "video"
     columns: dict[str, str] = field(default_factory=dict)
     weight: float = 1.0
+    allow_outside: bool = False
 
     @property
     def source(self) -> str:
@@ -97,7 +99,8 @@ class Split:
         load = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}[self.rows]
         if self.rows == "multiple_choice":
             options["num_options"] = self.num_options
-        return load(source, self.videos, columns=self.columns, missing_videos=missing_videos, **options)
+        options |= {"missing_videos": missing_videos, "allow_outside": self.allow_outside}
+        return load(source, self.videos, columns=self.columns, **options)
 
     def stream(self, match_by: str = "video", seed: int = 0, buffer_size: int = 1000) -> ShuffledStream:
         """A stream of [`load_stream`] or [`load_hub_stream`]; raises an `InputError` for a split of annotations."""
@@ -140,6 +143,12 @@ class PresetArguments:
         default=None,
         metadata={"help": "Folder of annotations and videos: by default `data`, or that of the --dataset_file."},
     )
+    allow_outside: bool = field(
+        default=False,
+        metadata={
+            "help": "Take absolute paths, `..` and symbolic links in annotations that lead out of the folder of videos."
+        },
+    )
 
 
 @dataclass
@@ -180,9 +189,10 @@ class DatasetArguments(PresetArguments):
             taken = (rows,) if name.startswith("train") else (rows, *other_rows)
             if split.rows not in taken:
                 raise InputError(f"{split.origin}: it has {split.rows}, but this takes {' or '.join(taken)}.")
+        given = {"allow_outside": self.allow_outside}
         if self.video_dir is not None:
-            splits = {name: dataclasses.replace(split, videos=Path(self.video_dir)) for name, split in splits.items()}
-        return splits
+            given["videos"] = Path(self.video_dir)
+        return {name: dataclasses.replace(split, **given) for name, split in splits.items()}
 
 
 def preset_names(task: str) -> list[str]:
@@ -320,7 +330,9 @@ def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = Non
     for action in parser._actions:
         if action.option_strings and action.dest not in ("help", "config"):
             options.setdefault(action.dest, action)
-    own = {name: action for name, action in options.items() if not action.required and name not in names}
+    # What comes with the data must not let it out of its folder.
+    not_own = (*names, "allow_outside")
+    own = {name: action for name, action in options.items() if not action.required and name not in not_own}
     set_defaults(parser, own, preset.origin, preset.settings)
     set_defaults(parser, options, chosen["config"], config)
     return preset
