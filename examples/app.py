@@ -47,7 +47,7 @@ DEMO_SENTENCES = [
 ]
 DEMO_QUESTIONS = ["which way does it move first?", "what color hops first?", "what shape is it?"]
 NUM_HITS, SHORTLIST, NUM_ANSWERS, COLUMNS = 6, 50, 5, 3
-MAX_VIDEOS, MAX_FILE_SIZE = 300, "100mb"  # of a visitor from another machine
+MAX_UPLOADS, MAX_FILE_SIZE = 50, "100mb"  # of a visitor from another machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CSS = """
 .gradio-container {max-width: 1100px !important; width: 100% !important; margin: 0 auto !important}
@@ -112,15 +112,17 @@ def told(function: Callable) -> Callable:
 
 def copy_of(index: SViTTIndex, folder: str) -> SViTTIndex:
     """An index that begins with the same clips."""
-    shutil.copytree(index.folder, folder, dirs_exist_ok=True)
+    shutil.copytree(index.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("uploads"))
     return SViTTIndex(Path(folder), index.settings, index.model, index.processor)
 
 
 def add_uploads(index: SViTTIndex, uploads: list[str], limit: int | None) -> IndexReport:
     """Index copies, kept beside the index, of uploads; Gradio has put each into a folder named by its content."""
-    if limit is not None and len(index.videos()) + len(uploads) > limit:
-        raise InputError(f"{len(uploads)} videos: the index would hold more than {limit}, which is the limit here.")
-    videos = {index.folder.absolute() / "uploads" / Path(path).parent.name / Path(path).name: path for path in uploads}
+    folder = index.folder.absolute() / "uploads"
+    total = len(list(folder.glob("*/*"))) + len(uploads)
+    if limit is not None and total > limit:
+        raise InputError(f"A visitor may upload {limit} videos in all, but with these it would be {total}.")
+    videos = {folder / Path(path).parent.name / Path(path).name: path for path in uploads}
     for video, path in videos.items():
         video.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, video)
@@ -156,7 +158,7 @@ def explain(index: SViTTIndex, hit: Hit, sentence: str, folder: str):
     """A video and a picture of the patches that the model keeps of a hit."""
     frames = frames_between(hit.video, hit.start, hit.end, index.settings["num_frames"])
     maps = token_maps(index.model, index.processor, frames, sentence)
-    _, path = tempfile.mkstemp(suffix=".mp4", dir=folder)
+    path = Path(tempfile.mkdtemp(dir=folder), "token_maps.mp4")
     overlay(maps, path)
     return path, contact_sheet(maps)
 
@@ -215,7 +217,7 @@ def build_page(
 
     def forget(request: gr.Request):
         if request.session_hash in own:
-            shutil.rmtree(own.pop(request.session_hash).folder)
+            shutil.rmtree(own.pop(request.session_hash).folder, ignore_errors=True)
 
     with gr.Blocks(title="SViTT", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         gr.Markdown("# Search your videos\nFind the moments that a sentence describes, and ask about them.")
@@ -307,7 +309,7 @@ def serve(page: gr.Blocks, video: str):
 def caption(rank: int, hit: Hit, rank_before: int) -> str:
     title = f"**{rank}. {Path(hit.video).name}** {minutes(hit.start)} – {minutes(hit.end)}"
     if hit.score is None:
-        return f"{title}\n\nnot read again: {hit.note}"
+        return f"{title}\n\nnot read again: {hit.note.replace(hit.video, Path(hit.video).name)}"
     return f"{title}\n\nmatch score **{hit.score:.2f}**, " + (
         f"rank {rank}" if rank_before == rank else f"rank {rank_before} → {rank}"
     )
@@ -375,7 +377,7 @@ def videos_tab(shared: SViTTIndex, index_of: Callable, is_private: bool):
         index = index_of(request)
         if not uploads:
             raise InputError("There are no uploads yet; drop some videos first.")
-        return None, *told_of(add_uploads(index, uploads, None if is_private else MAX_VIDEOS), index)
+        return None, *told_of(add_uploads(index, uploads, None if is_private else MAX_UPLOADS), index)
 
     @told
     def index_folder(folder: str, request: gr.Request, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
