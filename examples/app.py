@@ -277,15 +277,15 @@ def search_tab(page: gr.Blocks, index_of: Callable, scratch: str, tabs: gr.Tabs,
         def ask_about():
             return gr.Video(hit.video, **start), hit.start, hit.end, gr.Tabs(selected="ask")
 
-        start = {"playback_position": hit.start}
+        start, is_file = {"playback_position": hit.start}, os.path.isfile(hit.video)  # and not within a shard
         with gr.Column(min_width=240, elem_classes="hit", variant="panel"):
-            if os.path.isfile(hit.video):  # and not within a shard
+            if is_file:
                 gr.Video(hit.video, show_label=False, height=200, buttons=[], interactive=False, **start)
             gr.Markdown(caption(rank, hit, rank_before))
             with gr.Row():
                 look = gr.Button("What it looks at", size="sm", min_width=60)
                 look.click(look_at, None, [maps, video_maps, sheet]).then(None, js=SCROLL_TO_MAPS)
-                if asked is not None:
+                if asked is not None and is_file:
                     ask = gr.Button("Ask about it", size="sm", min_width=60)
                     ask.click(ask_about, None, [*asked, tabs])
 
