@@ -203,7 +203,7 @@ def train_and_evaluate(
         warmup.step()
         optimizer.zero_grad()
         seconds += now(job.scale.device) - began
-        if step % (num_steps // NUM_EVALUATIONS) == 0:
+        if step * NUM_EVALUATIONS // num_steps > (step - 1) * NUM_EVALUATIONS // num_steps:
             orders = ("normal", *FRAME_ORDERS) if step == num_steps else ("normal",)
             scores = {order: evaluate(model, tokenizer, test, order) for order in orders}
             curve.append({"step": step, "seconds": seconds, "loss": loss.item(), **scores})
