@@ -164,8 +164,14 @@ def draw_background(rng: random.Random) -> Image.Image:
     return Image.fromarray(corners).resize((FRAME_SIZE * OVERSAMPLING,) * 2, Image.Resampling.BILINEAR)
 
 
-def write_video(path: Path, frames: list[np.ndarray]):
-    """Write frames (H, W, 3) uint8 as H.264 with a keyframe every 12 frames."""
+def draw_states(event: Event, rng: random.Random) -> np.ndarray:
+    """The moments of an event, (NUM_STATES, FRAME_SIZE, FRAME_SIZE, 3) uint8."""
+    background = draw_background(rng)
+    return np.stack([draw(background, event.shapes_at(i / (NUM_STATES - 1))) for i in range(NUM_STATES)])
+
+
+def write_video(path: Path, frames: np.ndarray):
+    """Write frames (T, H, W, 3) uint8 as H.264 with a keyframe every 12 frames."""
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = FRAME_SIZE, FRAME_SIZE, "yuv420p"
@@ -218,9 +224,7 @@ def make_split(folder: Path, split: str, num_clips: int, seed: int) -> tuple[lis
         if split != "train" and event.caption in captions:
             continue
         captions |= {event.caption, event.caption_backwards}
-        background = draw_background(rng)
-        states = [draw(background, event.shapes_at(i / (NUM_STATES - 1))) for i in range(NUM_STATES)]
-        frames = [state for state in states for _ in range(FRAMES_PER_STATE)]
+        frames = draw_states(event, rng).repeat(FRAMES_PER_STATE, axis=0)
         names = [f"{split}_{len(annotations) + i:05d}.mp4" for i in (0, 1)]
         write_video(folder / names[0], frames)
         write_video(folder / names[1], frames[::-1])
