@@ -466,7 +466,7 @@ def _size(size: Iterable[int]) -> str:
 def read_checkpoint(path: str | os.PathLike) -> dict:
     """Reads what `torch.save` wrote, in its zip or its legacy format, without running anything.
 
-    Memory stays below a few times the size of the file, whatever that claims to hold.
+    Memory stays below a few times the size of the file, and half a GB for its objects, whatever it claims to hold.
 
     Returns:
         The saved dict. Tensors are on the CPU; objects that are neither tensors nor plain containers are [`Stub`]s.

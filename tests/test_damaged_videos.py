@@ -151,7 +151,7 @@ def edit_structure(content, rng, others):
     # Matroska's segment, cluster, times, block group, simple block, block, cues; AVI's lists, chunks and index.
     elements = [b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75", b"\xe7", b"\xa0", b"\xa3", b"\xa1", b"\x1c\x53\xbb\x6b"]
     marks = {b"\x1a\x45": elements, b"RI": [b"LIST", b"00dc", b"idx1", b"strh", b"strf", b"avih"]}
-    places = places_of(content, *marks.get(content[:2], [b"\x21\xf9", b"\x2c", b"\x21\xff"]))
+    places = places_of(content, *marks.get(content[:2], [b"\x21\xf9", b"\x2c", b"\x21\xff"])) or [0]
     return with_field(content, int(rng.choice(places) + rng.integers(1, 24)), int(rng.choice([1, 2, 4])), rng)
 
 
@@ -178,7 +178,7 @@ def edit_packet(content, rng, others):
         while place + 5 <= start + size:
             units.append(place)
             place += 4 + int.from_bytes(content[place : place + 4], "big")
-    places = units or range(len(content) // 4, len(content) - 8)
+    places = units or range(len(content) // 4, len(content))
     place = int(places[rng.integers(len(places))])
     return with_field(content, place + int(rng.choice([0, 4, 5, 6, 7])), int(rng.choice([1, 4])), rng)
 
