@@ -13,8 +13,6 @@ lacks is an error, and new modules are named. Checkpoints are read without runni
 
 import argparse
 import copy
-import io
-import itertools
 import json
 import logging
 import math
@@ -23,8 +21,7 @@ import pickle
 import re
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +35,7 @@ from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, Bert
 from transformers.image_processing_base import ImageProcessingMixin
 
 from . import modeling_svitt
+from .checkpoint_reader import in_words, plain, printable, read_checkpoint
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from .modeling_svitt import RelativePositions, SViTTForPreTraining
 from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
@@ -130,7 +128,7 @@ def _list(names: Iterable[str]) -> str:
     """Names in a sentence, those that differ in the number of the layer as one, of many the first."""
     names = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})
     more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
-    return _printable(", ".join(names[:20] + more))
+    return printable(", ".join(names[:20] + more))
 
 
 def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
@@ -263,306 +261,6 @@ def _grid(grid: tuple[int, int, int]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Reading a checkpoint without running it
-# ----------------------------------------------------------------------------------------------------
-
-STORAGE_DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-# Pickled objects of these packages come with calls of their classes, which stubs answer. No other call is let pass.
-CALLED_PACKAGES = ("_codecs", "collections", "copyreg", "datetime", "numpy", "omegaconf", "pathlib")
-LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-# Ten times what names, shapes and settings of a model and its optimizer take. A byte makes an object of 200 at most.
-MAX_PICKLE_BYTES = 2**21
-MAX_CLASSES = 1000
-# How often all that is stored may occur, under several names.
-TIMES_SHARED = 4
-# Of a training configuration, which may name one object many times.
-MAX_CONFIG_VALUES, MAX_CONFIG_DEPTH = 10**5, 100
-
-
-class Stub:
-    """In place of an object that is neither tensor nor plain container: keeps what was pickled, runs nothing."""
-
-    may_be_called = False
-
-    def __new__(cls, *args, **kwargs):
-        stub = super().__new__(cls)
-        stub.state, stub.items, stub.elements = None, {}, []
-        return stub
-
-    def __init__(self, *args, **kwargs):  # not reached by plain objects, which are made by `__new__` and a state
-        if not self.may_be_called:
-            raise pickle.UnpicklingError(f"it calls `{type(self).__module__}.{type(self).__qualname__}`")
-
-    def __setstate__(self, state):
-        self.state = state
-
-    def __setitem__(self, key, value):
-        self.items[key] = value
-
-    def append(self, element):
-        self.elements.append(element)
-
-    def plain(self):
-        """The configuration that an OmegaConf node, a namespace or a subclass of dict or list held; a `ValueError` for
-        one that is too large, or nested too deeply, to be one."""
-        return _plain(self)
-
-    def content(self):
-        """What of it belongs to the configuration."""
-        state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state
-        state = state if isinstance(state, dict) else {}
-        for node in ("_val", "_content"):  # of OmegaConf: a value; a dict or list of nodes
-            if node in state:
-                return state[node]
-        return self.items or self.elements or state
-
-
-def _plain(value, depth: int = 0, counter: Iterator[int] | None = None):
-    counter = itertools.count() if counter is None else counter
-    while isinstance(value, Stub) and next(counter) < MAX_CONFIG_VALUES:
-        value = value.content()
-    if depth > MAX_CONFIG_DEPTH or next(counter) >= MAX_CONFIG_VALUES:
-        raise ValueError(
-            f"The checkpoint's configuration has more than {MAX_CONFIG_VALUES} values, or is nested more than "
-            f"{MAX_CONFIG_DEPTH} deep: it is none of an original model."
-        )
-    if isinstance(value, dict):
-        return {key: _plain(item, depth + 1, counter) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1, counter) for item in value]
-    return value
-
-
-class SafeUnpickler(pickle._Unpickler):
-    """Unpickles tensors and plain containers. No name in the file is ever imported; all others become stubs.
-
-    It is the unpickler in Python, because that in C allocates as much memory as a file claims to need, and its code
-    cannot be held back from setting attributes or hashing what is nested too deeply for the stack.
-
-    Args:
-        file: Binary file at the start of a pickle.
-        storage: Called with (dtype, key, number of elements), returns the flat tensor behind a storage of the file.
-        max_bytes: Of all tensors together.
-    """
-
-    def __init__(self, file, storage=None, max_bytes: int = 0):
-        super().__init__(file)
-        self.storage, self.bytes_left, self.classes = storage, max_bytes, {}
-
-    def find_class(self, module: str, name: str):
-        if module in ("torch", "torch.cuda") and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
-        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
-        read = {
-            "collections.OrderedDict": self.make_dict,
-            "builtins.set": self.make_set,
-            "torch.Size": self.make_size,
-            "torch.device": torch.device,
-            "torch._utils._rebuild_tensor": self.rebuild_tensor,
-            "torch._utils._rebuild_tensor_v2": self.rebuild_tensor,
-            "torch._utils._rebuild_parameter": self.rebuild_parameter,
-        }
-        return read.get(f"{module}.{name}") or self.stub_class(module, name)
-
-    def stub_class(self, module: str, name: str) -> type[Stub]:
-        if (module, name) not in self.classes:
-            if len(self.classes) == MAX_CLASSES:
-                raise pickle.UnpicklingError(f"it names more than {MAX_CLASSES} classes")
-            may_be_called = module.split(".")[0] in CALLED_PACKAGES
-            stub = {"__module__": module, "__qualname__": name, "may_be_called": may_be_called}
-            self.classes[module, name] = type("Stub", (Stub,), stub)
-        return self.classes[module, name]
-
-    def persistent_load(self, persistent_id):
-        if not isinstance(persistent_id, tuple) or len(persistent_id) < 5 or persistent_id[0] != "storage":
-            raise pickle.UnpicklingError("it refers to something outside of it that is no storage")
-        _, dtype, key, _, num_elements, *view = persistent_id
-        if not isinstance(dtype, torch.dtype) or not isinstance(key, (str, int)) or type(num_elements) is not int:
-            raise pickle.UnpicklingError("it has a storage of an unknown kind")
-        if any(view):
-            raise pickle.UnpicklingError("it holds views of storages, which PyTorch before 0.4 wrote")
-        return self.storage(dtype, str(key), num_elements)
-
-    def rebuild_tensor(self, storage, offset, size, stride, *_):
-        tensor = storage.as_strided(size, stride, offset)  # checks its bounds
-        self.bytes_left -= tensor.nbytes
-        if tensor.numel() > storage.numel() or self.bytes_left < 0:
-            raise pickle.UnpicklingError(f"its tensors, one of them {_size(size)}, are larger than what it stores")
-        return tensor
-
-    def rebuild_parameter(self, tensor, *_):
-        return tensor
-
-    def make_dict(self, pairs=()):
-        pairs = list(pairs)
-        _check_keys(key for key, _ in pairs)
-        return dict(pairs)
-
-    def make_set(self, items=()):
-        _check_keys(items)
-        return set(items)
-
-    def make_size(self, sizes=()):
-        return tuple(sizes)
-
-    def load_build(self):
-        """Gives its state to a stub; to nothing else, as it may come with attributes that hide methods."""
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], Stub):
-            self.stack[-1].__setstate__(state)
-        elif not isinstance(self.stack[-1], dict):  # an OrderedDict of weights comes with versions of modules
-            raise pickle.UnpicklingError(f"it sets the state of a {type(self.stack[-1]).__name__}")
-
-    def refuse(self):
-        raise pickle.UnpicklingError("it uses an opcode that `torch.save` does not")
-
-    dispatch = dict.fromkeys(range(256), refuse) | pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
-
-
-def _with_checked_keys(load: Callable, keys: slice) -> Callable:
-    def load_checked(unpickler):
-        _check_keys(unpickler.stack[keys])
-        load(unpickler)
-
-    return load_checked
-
-
-def _check_keys(keys: Iterable):
-    """Refuses what Python would hash recursively, without a limit."""
-    for key in keys:
-        parts = key if isinstance(key, (tuple, frozenset)) else ()
-        if any(isinstance(part, (tuple, frozenset)) for part in parts):
-            raise pickle.UnpicklingError("it has a dict with nested tuples for keys")
-
-
-for _opcode, _keys in {
-    pickle.SETITEM: slice(-2, -1),
-    pickle.SETITEMS: slice(None, None, 2),
-    pickle.DICT: slice(None, None, 2),
-    pickle.ADDITEMS: slice(None),
-    pickle.FROZENSET: slice(None),
-}.items():
-    SafeUnpickler.dispatch[_opcode[0]] = _with_checked_keys(SafeUnpickler.dispatch[_opcode[0]], _keys)
-# Names by number; and buffers, whose memory is claimed before they are read.
-for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
-    SafeUnpickler.dispatch[_opcode[0]] = SafeUnpickler.refuse
-
-
-def _size(size: Iterable[int]) -> str:
-    return " x ".join(map(str, size)) or "1"
-
-
-def read_checkpoint(path: str | os.PathLike) -> dict:
-    """Reads what `torch.save` wrote, in its zip or its legacy format, without running anything.
-
-    Memory stays below a few times the size of the file, and half a GB for its objects, whatever it claims to hold.
-
-    Returns:
-        The saved dict. Tensors are on the CPU; objects that are neither tensors nor plain containers are [`Stub`]s.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it is not a checkpoint, is damaged, or calls functions when it is read in the usual way.
-    """
-    with open(path, "rb") as file:
-        try:
-            checkpoint = _read_zip(file) if file.read(4) == b"PK\x03\x04" else _read_legacy(file)
-        except Exception as error:  # a damaged or hostile pickle may raise anything
-            detail = _printable(str(error) or type(error).__name__)
-            if isinstance(error, pickle.UnpicklingError) and "it calls" in detail:
-                raise ValueError(f"{path} is refused: {detail}, which weights have no need of.") from error
-            raise ValueError(f"{path} is not a readable checkpoint of `torch.save`: {detail.rstrip('.')}.") from error
-    if not isinstance(checkpoint, dict) or not all(isinstance(name, str) for name in checkpoint):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dict with the weights under 'model'.")
-    return checkpoint
-
-
-def _printable(text: str) -> str:
-    """What a file says of itself, fit for a terminal: one line, no escape sequences, not endless."""
-    text = " ".join(text.split())
-    text = text if len(text) <= 500 else f"{text[:500]} …"
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _read_zip(file) -> object:
-    max_bytes = os.fstat(file.fileno()).st_size
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        pickles = [name for name in names if name.endswith("/data.pkl")]
-        if any(name.startswith("/") or ".." in name.split("/") for name in names):
-            raise ValueError("its records have names that lead elsewhere, such as ../name")
-        if len(pickles) != 1:
-            raise ValueError("it is a zip file of something else")
-        folder = pickles[0].removesuffix("data.pkl")
-        storages, bytes_left = {}, max_bytes
-
-        def read(name: str, num_bytes: int | None = None) -> bytes:
-            nonlocal bytes_left
-            record = archive.getinfo(folder + name)
-            bytes_left -= record.file_size
-            if record.compress_type != zipfile.ZIP_STORED or bytes_left < 0:  # small files that claim to be large
-                raise ValueError(f"its record {name} is compressed, or larger than the file, which `torch.save` avoids")
-            if num_bytes is not None and record.file_size != num_bytes:
-                raise ValueError(f"its record {name} has {record.file_size} bytes instead of {num_bytes}")
-            return archive.read(record)
-
-        def storage(dtype, key, num_elements):
-            if key not in storages:
-                storages[key] = _flat_tensor(read(f"data/{key}", num_elements * dtype.itemsize), dtype)
-            return storages[key]
-
-        pickled = read("data.pkl")
-        if len(pickled) > MAX_PICKLE_BYTES:
-            raise ValueError(f"its pickle takes more than {MAX_PICKLE_BYTES} bytes, though weights are kept beside it")
-        return SafeUnpickler(io.BytesIO(pickled), storage, TIMES_SHARED * max_bytes).load()
-
-
-def _read_legacy(file) -> object:
-    max_bytes = bytes_left = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
-    storages = {}
-
-    def storage(dtype, key, num_elements):
-        nonlocal bytes_left
-        if key not in storages:
-            bytes_left -= num_elements * dtype.itemsize
-            if num_elements < 0 or bytes_left < 0:
-                raise ValueError(f"its storage {key} of {num_elements} elements is larger than the file")
-            storages[key] = torch.empty(num_elements, dtype=dtype)
-        return storages[key]
-
-    magic_number, _, _ = (SafeUnpickler(head).load() for _ in range(3))
-    if type(magic_number) is not int or magic_number != LEGACY_MAGIC_NUMBER:
-        raise ValueError("it does not start as one")
-    checkpoint = SafeUnpickler(head, storage, TIMES_SHARED * max_bytes).load()
-    keys = SafeUnpickler(head).load()
-    file.seek(head.tell())
-    for key in map(str, keys):
-        num_elements = int.from_bytes(file.read(8), "little")
-        values = storages[key]
-        if num_elements != len(values):
-            raise ValueError(f"storage {key} has {num_elements} elements instead of {len(values)}")
-        values.copy_(_flat_tensor(file.read(values.nbytes), values.dtype))
-    return checkpoint
-
-
-def _flat_tensor(data: bytes, dtype: torch.dtype) -> torch.Tensor:
-    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
-
-
-# ----------------------------------------------------------------------------------------------------
 # Original checkpoint -> Hub folder
 # ----------------------------------------------------------------------------------------------------
 
@@ -617,7 +315,7 @@ def convert_checkpoint(
     try:
         config = infer_config(
             original,
-            _plain(checkpoint.get("config")),
+            plain(checkpoint.get("config")),
             vision_config=vision_config,
             text_config={**special_token_ids(tokenizer), **(text_config or {})},
         )
@@ -818,7 +516,7 @@ def _check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = 
     own = model.state_dict()
     for name, tensor in weights.items():
         if name in own and own[name].shape != tensor.shape:
-            sizes = f"{name}, of {_size(tensor.shape)} values instead of {_size(own[name].shape)}"
+            sizes = f"{name}, of {in_words(tensor.shape)} values instead of {in_words(own[name].shape)}"
             raise ValueError(f"The weights do not fit the configuration: size mismatch for {sizes}.")
     if unexpected := weights.keys() - own.keys():
         raise ValueError(f"{type(model).__name__} has no place for {_list(unexpected)}.")
@@ -847,9 +545,9 @@ def load_complete(model_class: type[PreTrainedModel], name: str | os.PathLike, c
             name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{name}: its weights are damaged ({_printable(str(error)).rstrip('.')}).") from error
+        raise ValueError(f"{name}: its weights are damaged ({printable(str(error)).rstrip('.')}).") from error
     for weight, size, needed in sorted(report["mismatched_keys"]):
-        raise ValueError(f"{name}: {weight} is of {_size(size)} values, its configuration needs {_size(needed)}.")
+        raise ValueError(f"{name}: {weight} is of {in_words(size)} values, its configuration needs {in_words(needed)}.")
     source_class = model_of(name, config) if config.architectures else model_class
     with torch.device("meta"):
         source = source_class(copy.deepcopy(config))
@@ -868,7 +566,7 @@ def check_safetensors(folder: str | os.PathLike):
             with safe_open(file, "pt"):
                 pass
         except SafetensorError as error:
-            raise ValueError(f"{file}: damaged or cut off ({_printable(str(error)).rstrip('.')}).") from error
+            raise ValueError(f"{file}: damaged or cut off ({printable(str(error)).rstrip('.')}).") from error
 
 
 def model_of(name: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedModel]:
@@ -1180,7 +878,7 @@ def main(arguments: list[str] | None = None):
         reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
         if isinstance(error, OSError) and error.filename:
             reason = f"{error.filename}: {error.strerror}."
-        print(f"svitt-convert: {_printable(str(reason))}", file=sys.stderr)
+        print(f"svitt-convert: {printable(str(reason))}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -29,8 +29,8 @@ from svitt import (
     SViTTTextModel,
     SViTTVisionModel,
 )
+from svitt.checkpoint_reader import Stub, read_checkpoint
 from svitt.conversion import (
-    Stub,
     convert_checkpoint,
     convert_state_dict,
     decoder_from_fusion_layers,
@@ -38,7 +38,6 @@ from svitt.conversion import (
     infer_config,
     init_from_towers,
     main,
-    read_checkpoint,
     resize_position_embeddings,
     resize_relative_position_bias,
 )

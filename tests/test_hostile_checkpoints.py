@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from svitt.conversion import MAX_PICKLE_BYTES, Stub, read_checkpoint
+from svitt.checkpoint_reader import MAX_PICKLE_BYTES, Stub, read_checkpoint
 
 from .test_conversion import (
     FORMATS,
