@@ -344,6 +344,7 @@ def _are_times_known(stream, times: np.ndarray, is_key: np.ndarray) -> bool:
         and times.dtype != object  # with a None
         and len(np.unique(times)) == len(times)
         and bool(is_key[0] and times[0] == times.min())
+        and bool(np.all(np.diff(times[is_key]) > 0))  # else decoders give groups in another order than that of times
         and not _are_times_of_decoding(stream, times)
     )
 
