@@ -37,7 +37,7 @@ from transformers import PreTrainedModel
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
 from ..training.loaders import ProcessingArguments, worker_settings
 from ..training.models import load_as_saved
-from ..training.processes import InputError, fail_together, progress_bar, share_of
+from ..training.processes import InputError, fail_together, progress_bar, share_of, writing
 from .clips import Clip, ClipFrames, ClipPlans, Video, find_videos, in_groups, is_below, read_clips
 from .table import ClipTable, clip_of
 
@@ -276,7 +276,8 @@ class SViTTIndex:
 
     def _commit(self, batch: list[tuple[Video, Clip, torch.Tensor]]):
         embeddings = self.embed_clips(torch.stack([frames for _, _, frames in batch])).cpu().numpy()
-        self.table.add_clips([(video, clip) for video, clip, _ in batch], embeddings)
+        with writing(self.folder):
+            self.table.add_clips([(video, clip) for video, clip, _ in batch], embeddings)
 
     def _finish(self, report: IndexReport, paths: list[str]):
         """Forget the clips of bad videos, write these down, and bring table and ANN index into order."""

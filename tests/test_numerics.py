@@ -104,6 +104,7 @@ def assert_finite(model, precision, name, inputs):
         assert value.grad is None or value.grad.isfinite().all(), (precision, name, parameter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("implementation", "layout"),
     [

@@ -35,6 +35,8 @@ class OutputError(InputError):
 
 
 BAD_INPUT = (InputError, VideoDecodeError)
+# In what torch.save and LanceDB raise, which are plain `RuntimeError`s.
+WRITER_ERRORS = ("inline_container", "PytorchStreamWriter", "No space left on device")
 
 
 def check_launch():
@@ -74,13 +76,9 @@ def writing(place: str | Path) -> Iterator[None]:
     except SafetensorError as error:
         raise OutputError(f"{place}: cannot be written ({error}).") from error
     except RuntimeError as error:
-        if not is_of_torch_save(error):
+        if not any(words in str(error) for words in WRITER_ERRORS):
             raise
         raise OutputError(f"{place}: cannot be written to its end; is the disk full?") from error
-
-
-def is_of_torch_save(error: RuntimeError) -> bool:
-    return "inline_container" in str(error) or "PytorchStreamWriter" in str(error)
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation by one, two and three processes of 1, 2, 7 and 64 videos, also fewer than there are processes."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+
+from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
+from svitt.processing_svitt import SViTTProcessor
+from svitt.training.answering import AnsweringArguments, answer_metrics, answer_split, question_set
+from svitt.training.data import load_captions, load_questions, retrieval_set
+from svitt.training.loaders import BadVideoReport, ProcessingArguments
+from svitt.training.retrieval import RetrievalArguments, retrieval_metrics, score_split
+
+ROOT = Path(__file__).parent.parent
+SIZES = (1, 2, 7, 64)
+ANSWERS = ["red", "a red circle", "blue", "left and then up", "up", "green square", "moves"]
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.test_distributed_evaluation import evaluate_all
+evaluate_all({demo!r}, {folder!r})
+"""
+
+
+def write_annotations(demo, folder):
+    """Captions and questions of so many videos: of copies beyond the demo's, but each with its own words."""
+    rows = list(chain(*(json.loads((demo / f"data/{split}.json").read_text()) for split in ("train", "val", "test"))))
+    links = folder / "videos"
+    links.mkdir()
+    for size in SIZES:
+        captions, questions = [], []
+        for number in range(size):
+            name = f"{number}.mp4"
+            if not (links / name).exists():
+                (links / name).symlink_to(demo / "data/videos" / rows[number % len(rows)]["video"])
+            words = rows[(7 * number) % len(rows)]["caption"]
+            captions.append({"video": name, "caption": [words, f"{'up ' * (number % 5)}then left"][: 1 + number % 2]})
+            answers = ANSWERS[number % 3], "red"
+            questions += [{"video": name, "question": words, "answer": answer} for answer in answers[: 1 + number % 2]]
+        (folder / f"captions_{size}.json").write_text(json.dumps(captions))
+        (folder / f"questions_{size}.json").write_text(json.dumps(questions))
+
+
+def evaluate_all(demo, folder):
+    """What the scripts do with a split, for each size; every process saves what it has."""
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(1)
+    demo, folder, accelerator = Path(demo), Path(folder), Accelerator(cpu=True)
+    processor, processing = SViTTProcessor.from_pretrained(demo / "model"), ProcessingArguments()
+    retriever = SViTTForVideoTextRetrieval.from_pretrained(demo / "model")
+    torch.manual_seed(0)
+    answerer = SViTTForVideoQuestionAnswering(retriever.config)
+    results = {}
+    for size in SIZES:
+        split, bad_videos = str(size), BadVideoReport(folder / "bad_videos.jsonl")
+        captions = load_captions(folder / f"captions_{size}.json", folder / "videos", unique_videos=True)
+        videos, args = retrieval_set(captions), RetrievalArguments(num_frames_test=4, k_test=5, eval_batch_size=4)
+        scores = score_split(accelerator, retriever, split, videos, processor, args, processing, bad_videos)
+        questions = question_set(load_questions(folder / f"questions_{size}.json", folder / "videos"))
+        args = AnsweringArguments(num_frames_test=4, k_test=5, eval_batch_size=4)
+        predictions = answer_split(
+            accelerator, answerer, split, questions, ANSWERS, processor, args, processing, bad_videos
+        )
+        results[size] = {
+            "scores": vars(scores),
+            "recalls": retrieval_metrics(scores, videos.texts_of_video),
+            "answers": [prediction.answers for prediction in predictions],
+            "probabilities": torch.tensor([prediction.probabilities for prediction in predictions]),
+            "accuracies": answer_metrics(questions.questions, predictions, ANSWERS),
+        }
+    state = PartialState()
+    torch.save(results, folder / f"{state.process_index}_of_{state.num_processes}.pt")
+    accelerator.end_training()
+
+
+@pytest.fixture(scope="module")
+def folder(demo, tmp_path_factory):
+    """With the results of one process."""
+    folder = tmp_path_factory.mktemp("distributed")
+    write_annotations(demo, folder)
+    evaluate_all(demo, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "num_processes", [pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_results_do_not_depend_on_the_number_of_processes(demo, folder, num_processes):
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(root=str(ROOT), demo=str(demo), folder=str(folder)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher, script], check=True, env=environment, timeout=600)
+    expected = torch.load(folder / "0_of_1.pt")
+    for rank in range(num_processes):
+        found = torch.load(folder / f"{rank}_of_{num_processes}.pt")
+        for size in SIZES:
+            for name in ("recalls", "answers", "accuracies"):
+                assert found[size][name] == expected[size][name], (rank, size, name)
+            # Batches hold other videos, which may change the order of sums within the float32 of a score.
+            for name, scores in expected[size]["scores"].items():
+                torch.testing.assert_close(found[size]["scores"][name], scores, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                found[size]["probabilities"], expected[size]["probabilities"], rtol=1e-5, atol=1e-6
+            )
