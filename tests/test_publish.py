@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Publishing on a small server that speaks as much of the Hub's language as that takes."""
 
 import base64

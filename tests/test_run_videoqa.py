@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """run_videoqa.py on real clips: training, evaluation, two processes, options, bad input; the demo's questions."""
 
 import json
