@@ -35,4 +35,4 @@ class ReproducibleSdist(sdist):
         return path
 
 
-setup(cmdclass={"sdist": ReproducibleSdist})
+setup(script_name="setup.py", cmdclass={"sdist": ReproducibleSdist})  # which keeps this file out of wheels
