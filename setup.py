@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Distributions are the same to the byte wherever they are built. All that is said about the package is in setup.cfg."""
+"""Archives that are the same to the byte wherever they are built. What the package is, is said in setup.cfg."""
 
 import gzip
 import os

@@ -205,7 +205,6 @@ def test_the_card_passes_the_checks_of_the_hub(hub, folder):
     assert (data.license, data.library_name, data.datasets) == ("mit", "transformers", ["friedrichor/MSR-VTT"])
     assert hasattr(InferenceClient, data.pipeline_tag.replace("-", "_")) and data.metrics == ["recall"]
     (result,) = data.eval_results
-    result.validate()
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("msrvtt test", "txt_r1", 12.5)
     assert ModelCard(str(card)).data.to_dict() == data.to_dict()
 
