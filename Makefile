@@ -62,7 +62,9 @@ bench: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/mypy
+	mkdir -p $(VENV)/types
+	ln -sfn $(CURDIR) $(VENV)/types/svitt  # a folder named as the package, for mypy does not follow editable installs
+	MYPYPATH=$(VENV)/types $(VENV)/bin/mypy
 
 lock: $(READY)
 	$(LOCK) requirements.lock

@@ -5,6 +5,7 @@ import argparse
 import ast
 import configparser
 import importlib
+import inspect
 import os
 import re
 import shlex
@@ -13,6 +14,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import svitt
+import svitt.search
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks/README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
@@ -117,23 +121,24 @@ def test_each_yaml_key_of_the_original_has_its_row():
     assert not [key for key in keys.split() if not re.search(rf"\b{key}\b", rows)]
 
 
-def public_names(file):
-    """Functions and classes of a module that are not private, and the module itself, with their docstrings."""
-    tree = ast.parse(file.read_text())
-    yield "module", ast.get_docstring(tree)
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            if not node.name.startswith("_"):
-                yield node.name, ast.get_docstring(node)
-
-
 MODULES = [*ROOT.glob("*.py"), *ROOT.glob("search/*.py"), *ROOT.glob("training/**/*.py"), *ROOT.glob("metrics/*/*.py")]
 
 
-def test_public_names_are_described():
-    """The reference is made of their docstrings. What a `main` does, its module says."""
-    names = [(file.name, name) for file in MODULES for name, text in public_names(file) if not text and name != "main"]
-    assert not names
+@pytest.mark.parametrize("module", [svitt, svitt.search], ids=lambda module: module.__name__)
+def test_what_is_exported_is_described(module):
+    """The classes, and the methods that they define: the reference is made of their docstrings."""
+    exported = {name: value for name, value in vars(module).items() if inspect.isclass(value) and name[0] != "_"}
+    ours = {name: value for name, value in exported.items() if value.__module__.startswith("svitt.")}
+    assert ours
+    for name, value in ours.items():
+        assert value.__doc__, name
+        methods = {key: one for key, one in vars(value).items() if inspect.isfunction(one) and key[0] != "_"}
+        undescribed = [key for key, one in methods.items() if not inspect.getdoc(getattr(value, key))]
+        assert not undescribed, (name, undescribed)
+
+
+def test_all_modules_are_described():
+    assert not [file for file in MODULES if not ast.get_docstring(ast.parse(file.read_text()))]
 
 
 @pytest.mark.slow
