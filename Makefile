@@ -14,7 +14,7 @@ BENCH ?= benchmark_results
 READY = $(VENV)/ready
 UV = $(VENV)/bin/uv
 # torch is another file on each kind of machine (CPU, CUDA, ROCm), and brings these along: no lock can name their hashes.
-TORCH = torch sympy mpmath networkx setuptools
+TORCH = torch sympy mpmath networkx
 RESOLVE = $(UV) pip compile --quiet --no-header --no-annotate --python-version 3.11 --override configs/no_torch.txt \
     $(TORCH:%=--no-emit-package %)
 LOCK = $(RESOLVE) --universal --generate-hashes requirements.txt --output-file
