@@ -1362,6 +1362,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         return layers[mode]
 
     def self_attention_mask(self, hidden_states, attention_mask, past_key_values) -> torch.Tensor | None:
+        """Which words each word attends to: all that are no padding, or in a decoder those before it and itself."""
         if not self.config.is_decoder:
             return create_bidirectional_mask(self.config, hidden_states, attention_mask)
         return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=past_key_values)
