@@ -2,19 +2,30 @@
 # make test        all tests but the long ones
 # make test-long   tests of minutes each
 # make bench       speed and memory, JSON in $(BENCH): under a quarter of an hour on two cores
+# make lint        style, layout and types
+# make test-matrix the tests with the oldest dependencies that setup.cfg allows, and with the newest
+# make lock        pins all that requirements.txt needs, with hashes; make lock-check says whether that was forgotten
+# make docs        the reference of all modules, in site/
+# make dist        wheel and source archive, the same to the byte wherever they are made, in dist/
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 BENCH ?= benchmark_results
 READY = $(VENV)/ready
+UV = $(VENV)/bin/uv
+# torch is another file on each kind of machine (CPU, CUDA, ROCm), and brings these along: no lock can name their hashes.
+TORCH = torch sympy mpmath networkx
+RESOLVE = $(UV) pip compile --quiet --no-header --no-annotate --python-version 3.11 --override configs/no_torch.txt \
+    $(TORCH:%=--no-emit-package %)
+LOCK = $(RESOLVE) --universal --generate-hashes requirements.txt --output-file
 
-.PHONY: demo test test-long bench
+.PHONY: demo test test-long test-matrix bench lint lock lock-check docs dist
 .DELETE_ON_ERROR:
 
-$(READY): requirements.txt setup.cfg
+$(READY): requirements.lock setup.cfg
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet "$$(grep ^torch== requirements.txt)"
-	$(VENV)/bin/pip install --quiet --requirement requirements.txt
+	$(VENV)/bin/pip install --quiet "$$(grep ^torch== requirements.txt)" "$$(grep ^uv== requirements.txt)"
+	$(UV) pip install --quiet --python $(VENV) --require-hashes --requirement requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
@@ -30,7 +41,7 @@ demo: $(READY)
 	    --warmup_epochs 1 --min_lr_multi 0.01
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 test-long: $(READY)
 	$(VENV)/bin/python -m pytest -q -s -m long
@@ -47,3 +58,41 @@ bench: $(READY)
 	$(VENV)/bin/python benchmarks/answering.py --memory --rounds 3 --output $(BENCH)/answering.json
 	$(VENV)/bin/python benchmarks/scaling.py --frames 4 8 16 32 --max_dense_frames 16 --rounds 2 \
 	    --output $(BENCH)/scaling.json
+
+lint: $(READY)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	mkdir -p $(VENV)/types
+	ln -sfn $(CURDIR) $(VENV)/types/svitt  # a folder named as the package, for mypy does not follow editable installs
+	MYPYPATH=$(VENV)/types $(VENV)/bin/mypy
+
+lock: $(READY)
+	$(LOCK) requirements.lock
+
+lock-check: $(READY)
+	cp requirements.lock $(VENV)/requirements.lock
+	$(LOCK) $(VENV)/requirements.lock
+	diff requirements.lock $(VENV)/requirements.lock
+
+# MATRIX_TORCH_lowest=torch==2.13.0 keeps a build that is here already.
+MATRIX_TORCH_lowest ?= torch==2.8.0
+MATRIX_TORCH_highest ?= $(shell grep ^torch== requirements.txt)
+MATRIX_RESOLUTION_lowest = lowest-direct
+MATRIX_RESOLUTION_highest = highest
+MATRIX_TESTS ?= -m "not slow and not long"
+
+test-matrix: test-matrix-lowest test-matrix-highest
+
+test-matrix-%: $(READY)
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet "$(MATRIX_TORCH_$*)"
+	$(RESOLVE) --resolution $(MATRIX_RESOLUTION_$*) --extra test setup.cfg --output-file $(VENV)-$*/requirements.txt
+	$(UV) pip install --quiet --python $(VENV)-$* --requirement $(VENV)-$*/requirements.txt
+	$(VENV)-$*/bin/pip install --quiet --no-deps --editable .
+	$(VENV)-$*/bin/python -m pytest -q $(MATRIX_TESTS)
+
+docs: $(READY)
+	$(VENV)/bin/python docs/build_reference.py site
+
+dist: $(READY)
+	$(VENV)/bin/python -m build

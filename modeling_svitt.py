@@ -1,10 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """SViTT: a video-text transformer with sparse edges (few keys per query) and sparse nodes (few tokens per layer).
 
 Reads top to bottom: token order, positions and blocks -> dropping -> vision encoder -> text and fusion encoder ->
@@ -1369,6 +1363,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         return layers[mode]
 
     def self_attention_mask(self, hidden_states, attention_mask, past_key_values) -> torch.Tensor | None:
+        """Which words each word attends to: all that are no padding, or in a decoder those before it and itself."""
         if not self.config.is_decoder:
             return create_bidirectional_mask(self.config, hidden_states, attention_mask)
         return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=past_key_values)

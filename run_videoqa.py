@@ -1,11 +1,5 @@
 #!/usr/bin/env python
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Fine-tune and evaluate SViTT for video question answering: the model ranks a list of answers, or options.
 
 On a published dataset, with the settings of the paper, or on annotations of {"video": "a.mp4", "question": "what

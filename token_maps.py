@@ -1,10 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures.
 
 python -m svitt.token_maps video.mp4 --model_name_or_path svitt-base --text "a cat plays" --output sheet.png maps.mp4

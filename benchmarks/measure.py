@@ -1,11 +1,5 @@
 #!/usr/bin/env python
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """What the benchmarks share: equality first, interleaved rounds, FLOPs, peak memory, JSON and tables.
 
 python benchmarks/measure.py benchmark_results/encoder.json    # its rows as a Markdown table

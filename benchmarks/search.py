@@ -1,11 +1,5 @@
 #!/usr/bin/env python
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Searching many clips: build time, size, latency and recall@10 of svitt-search's table, and of FAISS beside it.
 
     python benchmarks/search.py --rows 1000000 --faiss IVF1024,Flat HNSW32

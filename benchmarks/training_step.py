@@ -1,11 +1,5 @@
 #!/usr/bin/env python
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """A whole training step, sparse and dense: forward, backward and AdamW, and its share of what the device can do.
 
     python benchmarks/training_step.py --batch_size 2 --frames 4

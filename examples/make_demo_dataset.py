@@ -1,10 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Make a small set of captioned clips in which only the order of events tells many captions apart.
 
 Every clip has a twin that shows the same frames backwards: "a red circle hops and then a blue square hops" and "a blue

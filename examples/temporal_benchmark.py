@@ -1,11 +1,5 @@
 #!/usr/bin/env python
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Does a sparse model learn time, and at what cost? Dense and sparse SViTTs, from scratch, on clips made on the spot.
 
     python examples/temporal_benchmark.py temporal_results          # 3 seeds; 40 minutes on two cores

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """examples/app.py in a real browser: what visitors upload, find, play, ask and are told; and the folder of a Space."""
 
 import importlib.util

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Model cards: metadata that the Hub reads, a snippet that runs, and nothing about the machine."""
 
 import os
@@ -49,7 +49,7 @@ def test_metadata_is_what_the_hub_reads(folder):
         folder, results=RESULTS, baselines=chance, datasets=names, base_model="user/towers", model_id="user/svitt"
     )
     metadata = metadata_load(folder / "README.md")
-    assert metadata["library_name"] == "transformers" and metadata["license"] == "apache-2.0"
+    assert metadata["library_name"] == "transformers" and metadata["license"] == "mit"
     assert metadata["pipeline_tag"] == "feature-extraction" and metadata["metrics"] == ["recall"]
     assert metadata["datasets"] == ["friedrichor/MSR-VTT"] and metadata["base_model"] == "user/towers"
     name, results = model_index_to_eval_results(metadata["model-index"])

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """svitt-check-videos finds every problem, survives crashes and hangs, and goes on after an interruption."""
 
 import gc

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """configs/: what Accelerate makes of each file, and the SLURM script beside stand-ins of SLURM's commands."""
 
 import os

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Annotations: all formats load to the same rows, faults are sentences that name file, row and field."""
 
 import csv

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Two processes on CPU that share out the model (FSDP2) or the batch alone (DDP), and one with the whole batch."""
 
 import os

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Evaluation by one, two and three processes of 1, 2, 7 and 64 videos, also fewer than there are processes."""
 
 import json

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Checkpoints made to run code, crash, or fill the memory: each is refused in one sentence, nothing is run."""
 
 import builtins

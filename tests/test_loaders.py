@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Batches equal what the processor makes of their rows; bad videos are replaced, kept or fatal, never silent; training
 that was stopped anywhere goes on with the batches it would have seen."""
 

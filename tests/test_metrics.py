@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Retrieval recall and accuracy of answers: the original's figures, ties, shortlists, several right answers."""
 
 from pathlib import Path

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging import version
 from safetensors.torch import load_file
 from transformers import BeitConfig, BeitModel
 
@@ -779,6 +780,9 @@ def test_tasks_start_from_pretraining(tmp_path):
     assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.xfail(
+    version.parse(torch.__version__).release < (2, 13), reason="torch 2.8 breaks it at Transformers' hooks"
+)
 def test_vision_model_compiles_without_graph_breaks():
     curve = {"token_3d_order": "hilbert", "token_keep_strategy": "random"}
     for sparsity in ({}, {"sparse_random_attn": None}, curve):

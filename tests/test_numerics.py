@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Losses in half precision beside those in float32, and inputs at which arithmetic goes wrong first."""
 
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Two-stage retrieval scores: the original's, and independent of batches, order and clips' bookkeeping."""
 
 import json

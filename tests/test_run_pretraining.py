@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """run_pretraining.py on real clips: corpora, curricula, and runs that are killed, stopped and resumed."""
 
 import json

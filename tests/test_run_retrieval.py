@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """run_retrieval.py on real clips: evaluation, fine-tuning, one and two processes, bad input."""
 
 import json

@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """run_videoqa.py on real clips: training, evaluation, two processes, options, bad input; the demo's questions."""
 
 import json
@@ -281,8 +281,8 @@ def test_bad_arguments_are_one_sentence_and_exit_code_2(demo, tmp_path, monkeypa
 # ---- Around the script
 
 
-def test_answer_helper_of_the_readme(demo, trained):
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_answer_helper_of_the_page(demo, trained):
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/question_answering.md").read_text(), re.DOTALL)
     [snippet] = [one for one in snippets if "def answer(" in one]
     definition = snippet.split("\n\nprint(")[0].replace("demo/qa_out", str(trained))
     names = {}

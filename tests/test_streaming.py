@@ -1,4 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors. Licensed under the Apache License, Version 2.0.
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Streams of shards: every row once, shared out to processes and workers, and resumed at the very next row."""
 
 import hashlib

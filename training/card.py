@@ -1,10 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """A model card that a run writes about itself, for any task: what it is, how to use it, how it came to be."""
 
 import re
@@ -131,7 +125,7 @@ with torch.no_grad():
 
 ## License
 
-Apache 2.0, as the code. The data, and the weights that training started from, have terms of their own.
+MIT, as the code. The data, and the weights that training started from, have terms of their own.
 """
 
 
@@ -226,7 +220,7 @@ def card_metadata(
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=use.pipeline_tag,
-        license="apache-2.0",
+        license="mit",
         tags=[config.model_type, "video", "custom_code"],
         datasets=on_hub or None,
         base_model=base_model if base_model and is_hub_name(base_model) else None,

@@ -1,10 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """From annotations to rows: captions, questions or choices beside a folder of videos, or a dataset of the Hub.
 
 All rows have a column `video` of `{"path": str | None, "bytes": bytes | None}`, which the processor decodes; an image

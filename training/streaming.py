@@ -1,10 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Training rows streamed from WebDataset or Parquet shards, or from the Hub, that can stop and go on at any row.
 
 Every process reads shards of its own, and so does every worker of its loader. Of tar shards, only headers and texts are

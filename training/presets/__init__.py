@@ -1,10 +1,4 @@
-# Copyright 2026 The SViTT for Transformers authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Datasets by name: the files of each split and the settings published with it, in the YAML files beside this one.
 
 One's own files look the same. A split has one of `annotation`, `hub` and `shards`, and paths are below --data_dir:
