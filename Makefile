@@ -25,7 +25,7 @@ LOCK = $(RESOLVE) --universal --generate-hashes requirements.txt --output-file
 $(READY): requirements.lock setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "$$(grep ^torch== requirements.txt)" "$$(grep ^uv== requirements.txt)"
-	$(UV) pip install --quiet --python $(VENV) --require-hashes --requirement requirements.lock
+	$(UV) pip install --quiet --python $(VENV) --require-hashes --no-deps --requirement requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --editable .
 	touch $@
 

@@ -11,6 +11,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -175,7 +176,7 @@ class SafeUnpickler(pickle._Unpickler):
     def refuse(self):
         raise pickle.UnpicklingError("it uses an opcode that `torch.save` does not")
 
-    dispatch = dict.fromkeys(range(256), refuse) | pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    dispatch: Any = dict.fromkeys(range(256), refuse) | pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
 
 
 def _with_checked_keys(load: Callable, keys: slice) -> Callable:
