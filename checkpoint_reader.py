@@ -11,7 +11,6 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 
@@ -176,7 +175,8 @@ class SafeUnpickler(pickle._Unpickler):
     def refuse(self):
         raise pickle.UnpicklingError("it uses an opcode that `torch.save` does not")
 
-    dispatch: Any = dict.fromkeys(range(256), refuse) | pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    refused = dict.fromkeys(range(256), refuse)
+    dispatch = refused | pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # type: ignore[assignment]
 
 
 def _with_checked_keys(load: Callable, keys: slice) -> Callable:
