@@ -47,7 +47,7 @@ SPARSITIES = {
     "both": {},
 }
 KEEP_RATES = {4: 0.7, 8: 0.6}  # as published
-FRAME_ORDERS = ("reverse", "shuffle", "freeze")
+FRAME_ORDERS = {"reverse": "reversed", "shuffle": "shuffled", "freeze": "frozen"}
 NUM_EVALUATIONS = 10  # of a run
 WARMUP_STEPS = 50
 
@@ -283,7 +283,7 @@ def figures(row: dict, rows: list[dict]) -> dict[str, float | None]:
         "order": end["normal"]["order"],
         "R@1 in time": in_time[-1]["r1"] if in_time else None,
         "order in time": in_time[-1]["order"] if in_time else None,
-        **{f"order, {order}": end[order]["order"] for order in FRAME_ORDERS},
+        **{name: end[order]["order"] for order, name in FRAME_ORDERS.items()},
     }
 
 
@@ -291,8 +291,8 @@ def spread(values: list[float | None]) -> str:
     """Mean ± standard deviation; nothing where a run had no figure."""
     if None in values:
         return ""
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 and max(values) > min(values) else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0
+    return f"{statistics.mean(values):.1f}" + (f" ± {deviation:.1f}" if deviation >= 0.05 else "")
 
 
 def as_markdown(lines: list[dict[str, str]]) -> str:
@@ -306,7 +306,7 @@ def plot(rows: list[dict], path: Path):
     """Order accuracy over time, means over seeds within the range of all: a panel for each length."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     panels = dict(zip(KEEP_RATES, figure.subplots(1, 2, sharey=True), strict=True))
     runs = defaultdict(list)
     for row in rows:
@@ -324,8 +324,8 @@ def plot(rows: list[dict], path: Path):
     for frames, panel in panels.items():
         panel.set(title=f"{frames} frames", xlabel="seconds of training", ylim=(45, 101))
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False, fontsize="small")
     panels[4].set_ylabel("order accuracy, %")
+    figure.legend(*panels[8].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=150)
 
 
