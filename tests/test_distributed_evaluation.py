@@ -41,7 +41,7 @@ def write_annotations(demo, folder):
         for number in range(size):
             name = f"{number}.mp4"
             if not (links / name).exists():
-                (links / name).symlink_to(demo / "data/videos" / rows[number % len(rows)]["video"])
+                os.link(demo / "data/videos" / rows[number % len(rows)]["video"], links / name)
             words = rows[(7 * number) % len(rows)]["caption"]
             captions.append({"video": name, "caption": [words, f"{'up ' * (number % 5)}then left"][: 1 + number % 2]})
             answers = ANSWERS[number % 3], "red"

@@ -101,7 +101,7 @@ def read_block(samples: Iterator[dict], size: int) -> list[dict]:
 def read_member(row: dict) -> dict:
     """A row with the bytes of its video, which for a tar shard are read only now."""
     video = row["video"]
-    if video.get("bytes") is not None:
+    if video.get("bytes") is not None or "offset" not in video:
         return row
     try:
         with fsspec.open(video["shard"], "rb") as shard:
