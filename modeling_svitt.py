@@ -702,7 +702,7 @@ class SViTTVisionSelfAttention(nn.Module):
                 for coordinates in (slots.query_coordinates, slots.key_coordinates)
             )
 
-            def score_mod(score, batch, head, query, key):
+            def score_mod(score, batch, head, query, key):  # type: ignore[misc]
                 row = query_coordinates[batch, query] - key_coordinates[batch, key]
                 return score + table[head, row.clamp(min=0)]
 
@@ -1113,7 +1113,7 @@ class SViTTPreTrainedModel(PreTrainedModel):
     config: SViTTConfig
     base_model_prefix = "svitt"
     main_input_name = "pixel_values"
-    input_modalities = ("video", "text")
+    input_modalities: tuple[str, ...] = ("video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["SViTTVisionEmbeddings", "SViTTVisionLayer", "BertEmbeddings", "SViTTTextLayer"]
     _supports_sdpa = True
@@ -1849,7 +1849,8 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
             outputs.prediction_logits = self.cls(self.fuse_pairs(outputs, attention_mask))
         elif self.config.loss_weight["mlm"]:
             if mlm_input_ids is None:
-                mlm_input_ids, mlm_labels = mask_tokens(input_ids, self.config.text_config, self.config.mlm_prob)
+                text_config = self.config.text_config
+                mlm_input_ids, mlm_labels = mask_tokens(input_ids, text_config, self.config.mlm_prob)  # type: ignore[arg-type]
             video = outputs.video_model_output.last_hidden_state
             loss, outputs.prediction_logits = self.mlm_loss(video, mlm_input_ids, mlm_labels, attention_mask)
             outputs.loss_mlm = self.config.loss_weight["mlm"] * loss

@@ -50,7 +50,9 @@ class PictureCounter:
 
     def __init__(self, codec_name: str, extradata: bytes | None):
         self.parse = {"h264": self._parse_h264, "hevc": self._parse_hevc}.get(codec_name)
-        self.sequence, self.picture, self.length_size = None, None, None
+        self.sequence: tuple | None = None
+        self.picture: tuple[int, int] | None = None
+        self.length_size: int | None = None
         extradata = extradata or b""
         if extradata[:1] == b"\1" and self.parse:  # lengths before each unit, instead of start codes
             at = 21 if codec_name == "hevc" else 4

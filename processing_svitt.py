@@ -16,8 +16,10 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image
 from torch.nn import functional as F
@@ -371,8 +373,8 @@ class _FrameDecoder:
 
     name: str
     data: str | bytes
-    container: object
-    stream: object
+    container: InputContainer
+    stream: VideoStream
     index: _PacketIndex
     short_side: int | None
     max_frame_pixels: int
@@ -743,7 +745,7 @@ def _rgb_frame(name: str, frame, input_data_format: str | None) -> np.ndarray:
     return np.broadcast_to(frame[..., :3], (*frame.shape[:2], 3))
 
 
-class SViTTVideoProcessorKwargs(VideosKwargs, total=False):
+class SViTTVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     r"""
     sampling (`str`, *optional*, defaults to `"middle"`):
         `"middle"` (evaluation), `"rand"` (training) or `"fpsX"` (X frames per second); see [`sample_frame_indices`].
@@ -927,8 +929,8 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
         if not do_augment:
             return frames.contiguous(), False
-        box = random_crop_box(*frames.shape[-2:], settings["crop_scale"], settings["crop_ratio"], generator)
-        top, left, height, width = box
+        size = frames.shape[-2], frames.shape[-1]
+        top, left, height, width = random_crop_box(*size, settings["crop_scale"], settings["crop_ratio"], generator)
         flip = torch.rand(1, generator=generator).item() < settings["flip_prob"]
         return frames[..., top : top + height, left : left + width].contiguous(), flip
 

@@ -24,13 +24,14 @@ killed goes on exactly where its last checkpoint was with the same command and -
 
 import copy
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from datasets import Dataset
 from transformers import HfArgumentParser
 
 from svitt import SViTTForPreTraining, SViTTProcessor
@@ -149,7 +150,7 @@ def run_stage(
             scores = retrieval.score_split(
                 accelerator, model, split, sets[split], processor, args.evaluation, args.processing, bad_videos
             )
-            results[split] = retrieval.retrieval_metrics(scores, sets[split].texts_of_video)
+            results[split] = retrieval.metrics_of(scores, sets[split])
         return results
 
     def validate(model: SViTTForPreTraining) -> tuple[float | None, dict[str, float]]:
@@ -212,7 +213,9 @@ def make_loader(args: Arguments, splits: dict[str, presets.Split], processor: SV
         raise InputError("There is nothing to train on: give --dataset, --dataset_file or --train_file.")
     batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
     processing = {"video": args.processing, "image": replace(args.processing, num_frames=1)}
-    corpora, parts, weights = defaultdict(list), {}, Counter()
+    corpora: dict[str, list[Dataset]] = defaultdict(list)
+    parts: dict[str, loaders.TrainingLoader] = {}
+    weights: dict[str, float] = defaultdict(float)
     for name, split in splits.items():
         if split.shards or (split.hub and args.task.streaming):
             rows = split.stream(args.task.match_by, seed, args.task.buffer_size)

@@ -175,9 +175,9 @@ class SViTTIndex:
         Raises:
             InputError: if a path does not exist, or another process is indexing into the same folder.
         """
-        paths = [str(path) for path in paths]
+        names = [str(path) for path in paths]
         with self._locked():
-            report, todo = self._plan(paths, num_workers) if PartialState().is_main_process else (None, [])
+            report, todo = self._plan(names, num_workers) if PartialState().is_main_process else (None, [])
             report, todo = broadcast_object_list([report, todo])
             groups = share_of(list(in_groups(todo)))
             bad = self._encode(groups, batch_size, num_workers)
@@ -185,15 +185,15 @@ class SViTTIndex:
                 report.bad |= found
             report.num_clips = sum(video.name not in report.bad for video, _ in todo)
             if PartialState().is_main_process:
-                self._finish(report, paths)
+                self._finish(report, names)
             PartialState().wait_for_everyone()
         return report
 
     def remove(self, paths: Iterable[str | Path]) -> list[str]:
         """Remove videos by name, those below folders, and those in shards; returns their names."""
-        paths = list(paths)
+        folders = [str(path) for path in paths]
         with self._locked():
-            names = sorted({video for video in self.videos() if any(is_below(video, path) for path in paths)})
+            names = sorted({video for video in self.videos() if any(is_below(video, folder) for folder in folders)})
             self.table.remove(names)
         return names
 

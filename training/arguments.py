@@ -1,7 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """All options of a script: parsed in groups, and written down so that `--config settings.yaml` runs them again."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from transformers import HfArgumentParser
 
 
+@dataclass
 class ScriptArguments:
     """Base of a dataclass whose fields are groups of options, dataclasses themselves."""
 

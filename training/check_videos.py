@@ -26,7 +26,7 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -130,7 +130,8 @@ def annotated_splits(args: CheckArguments, dataset: PresetArguments) -> list[Spl
         for file in files:
             if not file.exists():
                 raise InputError(f"{file}: there is no such annotation file.")
-        return [Split(str(file), annotation=file, videos=args.video_dir and Path(args.video_dir)) for file in files]
+        videos = Path(args.video_dir) if args.video_dir else None
+        return [Split(str(file), annotation=file, videos=videos) for file in files]
     task = next((task for task in ROWS_OF_TASK if name in preset_names(task)), "retrieval")
     splits = load_preset(task, name, dataset.data_dir).splits.values()
     for split in splits:
@@ -209,7 +210,7 @@ def row_errors(column: VideoColumn, file: Path, number: int, row, first_rows: di
     """
     if not isinstance(row, dict):
         return [f'{file}, row {number}: must be an object such as {{"video": …}}, got {row!r:.200}.']
-    checks = [partial(column.add, file, number, row)]
+    checks: list[Callable] = [partial(column.add, file, number, row)]
     if "question" in row:
         checks += [partial(string_of, file, number, row, "question"), partial(answers_of, file, number, row)]
     else:

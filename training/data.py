@@ -90,7 +90,7 @@ def read_json_lines(file: Path, lines) -> Iterator:
             yield parse_json(f"{file}, line {number}", line)
 
 
-def parse_json(where, text: str):
+def parse_json(where, text: str | bytes):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -170,6 +170,10 @@ def value_of(annotation_file, row_number: int, row: dict, field: str):
     if row.get(field) is None:
         raise InputError(f"{annotation_file}, row {row_number}: `{field}` is missing.")
     return row[field]
+
+
+def is_int64(value) -> bool:
+    return -(2**63) <= value < 2**63
 
 
 def is_text(value) -> bool:
@@ -454,7 +458,8 @@ def check_ids(places: list[tuple[Path, int]], field: str, ids: list) -> list[int
     kind = str if isinstance(ids[0], str) else int
     first_row_of = {}
     for (file, number), value in zip(places, ids, strict=True):
-        if type(value) is not kind or not (is_text(value) if kind is str else -(2**63) <= value < 2**63):
+        is_valid = is_text if kind is str else is_int64
+        if type(value) is not kind or not is_valid(value):
             what = "a string, as the first one is" if kind is str else "an integer or, in all rows, a string"
             raise InputError(f"{file}, row {number}: `{field}` must be {what}, got {value!r:.200}.")
         check_first_use(file, number, field, value, first_row_of)

@@ -225,7 +225,8 @@ class TrainingLoader:
 
     def __init__(self, settings: dict):
         self.epoch, self.settings = 1, settings
-        self._place, self._resumes = None, False  # after the batch given last; None is the beginning of the epoch
+        self._place: int | None = None  # after the batch given last; None is the beginning of the epoch
+        self._resumes = False
 
     def set_epoch(self, epoch: int):
         """The epoch of the next iteration, from 1; a state that was loaded counts only if it is of this epoch."""
@@ -393,7 +394,7 @@ class MixedLoader(TrainingLoader):
             loader.load_state_dict(state["loaders"][medium])
 
     def __len__(self) -> int:
-        return sum(map(len, self.loaders.values()))
+        return sum(map(len, self.loaders.values()))  # type: ignore[arg-type]
 
     def schedule(self) -> Iterator[str]:
         """The medium of each step of the epoch; has no end if it is drawn."""
@@ -403,7 +404,7 @@ class MixedLoader(TrainingLoader):
             while True:
                 yield media[generator.choice(len(media), p=shares)]
         yield from generator.permutation(
-            [medium for medium, loader in self.loaders.items() for _ in range(len(loader))]
+            [medium for medium, loader in self.loaders.items() for _ in range(len(loader))]  # type: ignore[arg-type]
         ).tolist()
 
     def _batches(self) -> Iterator[dict]:

@@ -343,7 +343,7 @@ def make_optimizer(model: PreTrainedModel, args: OptimizationArguments) -> torch
 def count_steps(loader: TrainingLoader, args: OptimizationArguments) -> tuple[int, float]:
     """Updates in all, and of the warm-up; an `InputError` where a stream cannot tell."""
     try:
-        per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
+        per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)  # type: ignore[arg-type]
     except TypeError as error:
         if args.max_steps is None or (args.warmup_epochs and args.warmup_steps is None):
             raise InputError(

@@ -23,7 +23,7 @@ import re
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -196,9 +196,10 @@ class Samples:
     ):
         first_row = next(read_annotations(annotation_files[0]))[2]
         self.kind = "question" if "question" in first_row else "choice" if "answer" in first_row else "caption"
-        load = {"question": load_questions, "choice": load_choices, "caption": load_captions}[self.kind]
+        loads: dict[str, Callable]
+        loads = {"question": load_questions, "choice": load_choices, "caption": load_captions}
         options = {"missing_videos": missing_videos, "allow_outside": allow_outside}
-        tables = [load(file, video_dir, **options) for file in annotation_files]
+        tables = [loads[self.kind](file, video_dir, **options) for file in annotation_files]
         for file, table in zip(annotation_files, tables, strict=True):
             if table.features != tables[0].features:
                 raise InputError(f"{file}: has not the fields of {annotation_files[0]}, pack it as another split.")
@@ -333,7 +334,8 @@ def tar_writer(file: BinaryIO, features: Features) -> Iterator[Callable]:
 @contextmanager
 def parquet_writer(file: BinaryIO, features: Features) -> Iterator[Callable]:
     """Gives a function that adds a sample to a Parquet file, which has the schema that `datasets` writes."""
-    rows, schema = [], features.arrow_schema
+    rows: list[dict] = []
+    schema = features.arrow_schema
 
     def add(key: str, name: str, video: str, fields: dict):
         size = os.stat(video).st_size
@@ -362,7 +364,7 @@ WRITERS = {".tar": tar_writer, ".parquet": parquet_writer}
 
 def prepared_videos(
     samples: Samples, indices: Iterable[int], folder: Path, args: PackArguments
-) -> Iterator[str | Exception]:
+) -> Generator[str | Exception, None, None]:
     """For each sample, in order: the file with its video as it is to be packed, or why there is none."""
     sources = [samples.paths[index] for index in indices]
     items = ((number, source, str(folder / f"{number}.mp4")) for number, source in enumerate(sources))

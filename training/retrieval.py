@@ -8,11 +8,11 @@ for any number of processes. Pairs are matched in batches over many videos, each
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from math import ceil, comb
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import evaluate
 import numpy as np
@@ -386,7 +386,8 @@ def load_retrieval_sets(
     splits: dict[str, Split], args: ProcessingArguments, join_captions: bool = False
 ) -> dict[str, RetrievalSet | ChoiceSet]:
     """The sets of all splits that are not to train on."""
-    missing_videos, sets = args.missing_videos(is_training=False), {}
+    missing_videos = args.missing_videos(is_training=False)
+    sets: dict[str, RetrievalSet | ChoiceSet] = {}
     for name, split in splits.items():
         if name.startswith("train"):
             continue
@@ -397,7 +398,7 @@ def load_retrieval_sets(
     return sets
 
 
-def check_stop_key(stop_key: str | None, splits: dict[str, RetrievalSet | ChoiceSet]):
+def check_stop_key(stop_key: str | None, splits: Collection[str]):
     if stop_key is not None and stop_key not in splits:
         raise InputError(f"--stop_key {stop_key}: there is no such split, but: {', '.join(splits) or 'none'}.")
 
@@ -449,7 +450,7 @@ def metrics_of(
 ) -> dict[str, dict[str, float]]:
     """[`retrieval_metrics`] or [`choice_metrics`] of the scores of a split."""
     if isinstance(scores, ChoiceScores):
-        return choice_metrics(scores, videos_and_texts)
+        return choice_metrics(scores, videos_and_texts)  # type: ignore[arg-type]
     return retrieval_metrics(scores, videos_and_texts.texts_of_video)
 
 
@@ -572,7 +573,7 @@ def results_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n\n".join(tables)
 
 
-def card_rows(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+def card_rows(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     """Metrics of each split as `results` and `baselines` of [`write_card`]."""
     rows = {"results": {}, "baselines": {}}
     for split, metrics in results.items():

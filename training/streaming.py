@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -46,7 +47,8 @@ class ShuffledStream(torch.utils.data.IterableDataset):
         self, samples: IterableDataset, to_rows: Callable[[dict], list[dict]], seed: int = 0, buffer_size: int = 1000
     ):
         self.samples, self.to_rows, self.seed, self.buffer_size = samples, to_rows, seed, buffer_size
-        self._state, self._resume_from = None, None
+        self._state: dict | None = None
+        self._resume_from: dict | None = None
 
     @property
     def epoch(self) -> int:
@@ -200,7 +202,8 @@ def read_shards(shards: Iterable[str], read: Callable[[str], Iterator[dict]]) ->
 
 def read_tar(shard: str) -> Iterator[dict]:
     """Samples of a WebDataset: the fields of its JSON, `txt`, and other files by extension, which are not read yet."""
-    sample, key_before = {}, None
+    sample: dict[str, Any] = {}
+    key_before = None
     with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             key, extension = base_plus_ext(member.name)

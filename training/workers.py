@@ -4,7 +4,7 @@
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -59,7 +59,7 @@ def _serve(function: Callable, connection: Connection):
 
 def map_in_workers(
     function: Callable, items: Iterable, num_workers: int, timeout: float | None = None
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any], None, None]:
     """Call a function on items in several processes.
 
     Unlike the pools of the standard library this one survives its workers: one that crashes, or is killed for taking

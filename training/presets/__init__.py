@@ -14,8 +14,10 @@ One's own files look the same. A split has one of `annotation`, `hub` and `shard
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from datasets import Dataset
@@ -90,17 +92,18 @@ class Split:
         if self.annotation is not None:
             self.check_paths()
         source = self.annotation or open_hub(self.hub, self.hub_split or "train", self.columns)
-        load = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}[self.rows]
+        loads: dict[str, Callable]
+        loads = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}
         if self.rows == "multiple_choice":
             options["num_options"] = self.num_options
         options |= {"missing_videos": missing_videos, "allow_outside": self.allow_outside}
-        return load(source, self.videos, columns=self.columns, **options)
+        return loads[self.rows](source, self.videos, columns=self.columns, **options)
 
     def stream(self, match_by: str = "video", seed: int = 0, buffer_size: int = 1000) -> ShuffledStream:
         """A stream of [`load_stream`] or [`load_hub_stream`]; raises an `InputError` for a split of annotations."""
         if self.rows == "multiple_choice":
             raise InputError(f"{self.origin}: multiple choice is for evaluation, which takes no streams.")
-        options = {"kind": self.rows, "columns": self.columns, "match_by": match_by}
+        options: dict[str, Any] = {"kind": self.rows, "columns": self.columns, "match_by": match_by}
         options |= {"seed": seed, "buffer_size": buffer_size}
         if self.shards:
             return load_stream(list(self.shards), **options)
@@ -183,7 +186,7 @@ class DatasetArguments(PresetArguments):
             taken = (rows,) if name.startswith("train") else (rows, *other_rows)
             if split.rows not in taken:
                 raise InputError(f"{split.origin}: it has {split.rows}, but this takes {' or '.join(taken)}.")
-        given = {"allow_outside": self.allow_outside}
+        given: dict[str, Any] = {"allow_outside": self.allow_outside}
         if self.video_dir is not None:
             given["videos"] = Path(self.video_dir)
         return {name: dataclasses.replace(split, **given) for name, split in splits.items()}
@@ -347,7 +350,8 @@ def parse_setting(origin: str, action: argparse.Action, value):
     if isinstance(value, list) != (action.nargs in ("+", "*")):
         raise InputError(f"{origin}: setting `{action.dest}` must {'' if action.nargs else 'not '}be a list.")
     try:
-        parsed = [action.type(str(item)) for item in (value if isinstance(value, list) else [value])]
+        items = value if isinstance(value, list) else [value]
+        parsed = [action.type(str(item)) for item in items]  # type: ignore[operator]
     except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
         raise InputError(f"{origin}: setting `{action.dest}` cannot be {value!r:.200}.") from error
     if action.choices is not None and not set(parsed) <= set(action.choices):
