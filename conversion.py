@@ -584,7 +584,9 @@ def _load(model: PreTrainedModel, weights: Weights, may_lack: str | None = None)
 # BEiT + BERT -> fresh SViTT
 # ----------------------------------------------------------------------------------------------------
 
-NEW_MODULES = r".*\.crossattention\.|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\.|temp$|cls\."
+NEW_MODULES = (
+    rf".*\.{BIAS_TABLE}$|.*\.crossattention\.|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\.|temp$|cls\."
+)
 
 
 def init_from_towers(
@@ -602,7 +604,8 @@ def init_from_towers(
     Args:
         vision: Folder or Hub name of a BEiT, with relative (per layer or shared) or absolute positions or both.
         text: Folder or Hub name of a BERT of any width and depth, with a word prediction head or without.
-        num_frames: Frames of the clips; biases are repeated along time.
+        num_frames: Frames of the clips; biases are repeated along time. A BEiT without biases gets some, of zero,
+            if there are several: nothing else tells the model the order of frames.
         image_size: Image size of the clips, that of `vision` by default; positions are resized.
         fusion_layer: First layer of BERT that gets (new) cross-attention. Default: three quarters of the depth.
         vision_config: Fields of [`SViTTVisionConfig`], such as the sparsity.
@@ -649,6 +652,9 @@ def _beit_tower(name: str | os.PathLike, num_frames: int, image_size: int | None
         weights |= {scale: torch.ones(config.hidden_size) for scale in names}
     if weights.pop("embeddings.mask_token", None) is not None:
         logger.warning("Not used from %s: embeddings.mask_token.", name)
+    if num_frames > 1 and not any(key.endswith(BIAS_TABLE) for key in weights):
+        # Absolute positions are those within a frame; without biases the order of frames would make no difference.
+        fields["use_relative_position_bias"] = True
 
     grid_size = config.image_size // config.patch_size
     fields |= {"num_frames": num_frames, "image_size": image_size or config.image_size}

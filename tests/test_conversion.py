@@ -454,6 +454,22 @@ def test_biases_are_inflated_and_resized(tmp_path, bert_folder, assert_close):
     assert (model.config.vision_config.num_frames, model.config.vision_config.image_size) == (3, 48)
 
 
+def test_a_beit_without_biases_can_learn_the_order_of_frames(tmp_path, bert_folder, assert_close):
+    randomise(BeitModel(BeitConfig(**BEIT, **BEIT_KINDS["absolute"]))).save_pretrained(tmp_path)
+    without = {**DENSE, "use_relative_position_bias": False}
+    blind = init_from_towers(tmp_path, bert_folder, num_frames=3, vision_config=without).vision_model.eval()
+    vision = init_from_towers(tmp_path, bert_folder, num_frames=3, vision_config=DENSE).vision_model.eval()
+    clip = torch.randn(1, 3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = vision(clip).pooler_output
+        assert_close(before, blind(clip).pooler_output, 1e-5)
+        assert_close(before, vision(clip.flip(1)).pooler_output, 1e-5)
+        for name, parameter in vision.named_parameters():
+            if name.endswith("relative_position_bias_table"):
+                parameter.normal_(std=3.0, generator=torch.Generator().manual_seed(1))
+        assert (vision(clip).pooler_output - vision(clip.flip(1)).pooler_output).abs().max() > 1e-4
+
+
 def test_heads_are_used_or_listed(tmp_path, caplog, assert_close):
     randomise(BeitForImageClassification(BeitConfig(**BEIT))).save_pretrained(tmp_path / "beit")
     bert = randomise(BertForPreTraining(BertConfig(**BERT)))
@@ -467,7 +483,7 @@ def test_heads_are_used_or_listed(tmp_path, caplog, assert_close):
 
 
 def test_new_modules_are_initialised_and_named(tmp_path, bert_folder, caplog):
-    randomise(BeitModel(BeitConfig(**BEIT))).save_pretrained(tmp_path)
+    randomise(BeitModel(BeitConfig(**BEIT, use_relative_position_bias=True))).save_pretrained(tmp_path)
     with caplog.at_level("INFO", "svitt.conversion"):
         model = init_from_towers(tmp_path, bert_folder, text_config={"initializer_range": 0.02})
     for name in ("text_model.encoder.layer.*.crossattention.self.key", "vision_proj", "itm_head", "temp"):
