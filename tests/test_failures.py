@@ -167,6 +167,32 @@ def test_a_process_that_dies_ends_the_other_within_a_minute(demo, tmp_path):
     assert "RuntimeError" in (tmp_path / "output.txt").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["accelerate.commands.accelerate_cli", "launch", "--config_file", str(ROOT / "configs/cpu_2_processes.yaml")],
+        ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    ],
+    ids=["accelerate", "torchrun"],
+)
+def test_a_process_that_dies_ends_its_launcher_within_a_minute(demo, tmp_path, launcher):
+    args = pretraining.arguments(demo, tmp_path / "out", num_train_epochs=500)
+    with (tmp_path / "output.txt").open("w") as log:
+        command = [sys.executable, "-m", *launcher, pretraining.SCRIPT, *args]
+        started = subprocess.Popen(command, env=pretraining.environment(), stdout=log, stderr=log)
+    assert pretraining.wait_for_step(started, tmp_path / "out", 2), (tmp_path / "output.txt").read_text()
+    family = psutil.Process(started.pid).children(recursive=True)
+    [victim] = [
+        process for process in family if process.environ().get("RANK") == "1" and "--output_dir" in process.cmdline()
+    ]
+    before = time.monotonic()
+    victim.kill()
+    assert started.wait(timeout=60) not in (0, None)
+    print(f"ended after {time.monotonic() - before:.1f} s")
+    assert not psutil.wait_procs(family, timeout=10)[1]  # none goes on alone
+
+
 @pytest.mark.parametrize("moment", ["pyarrow.parquet.write_table", "os.replace"])
 def test_an_evaluation_that_is_killed_leaves_nothing_half_written(demo, tmp_path, moment):
     args = retrieval.arguments(demo, tmp_path / "out", test_file=demo / "data/test.json")
