@@ -83,6 +83,18 @@ def test_contestants(runs):
     assert [row["frames"] for row in rows["scaling"]] == [8]
 
 
+@pytest.mark.slow
+def test_search(tmp_path):
+    process = run("search", "--rows", "5000", "--queries", "5", "--output", str(tmp_path / "rows.json"))
+    assert process.returncode == 0, process.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert list(rows) == ["table, exact", "table, ANN"]
+    assert rows["table, exact"]["recall"] == 1 and 0.9 <= rows["table, ANN"]["recall"] <= 1
+    for row in rows.values():
+        assert 0 < row["p50_ms"] <= row["p99_ms"] and row["size_mib"] > 5000 * 256 * 4 / 2**20
+    assert all(f"| {name} |" in process.stdout for name in rows)
+
+
 def test_growth_and_plot(tmp_path):
     pytest.importorskip("matplotlib")
     import scaling
