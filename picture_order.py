@@ -1,9 +1,10 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Whether the pictures of H.264 and HEVC come out in the order of their times, from the headers of keyframes.
+"""Whether the pictures of H.264 and HEVC come out in the order of their times, from their headers.
 
 Decoders put pictures in order by the count that each carries, not by the times of their packets. Where files were
 joined without encoding them anew, at a keyframe that does not restart the count, it jumps: decoders drop or exchange
-pictures there, and every later frame has another number than its packet.
+pictures there, and every later frame has another number than its packet. Where a container is damaged, its times may be
+out of order.
 
 Syntax: ITU-T H.264 (7.3.2.1, 7.3.3) and H.265 (7.3.2.2, 7.3.2.3, 7.3.6).
 """
@@ -20,33 +21,33 @@ H264_HIGH_PROFILES = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 2
 
 
 class PictureCount(NamedTuple):
-    """The lowest bits of the count of a keyframe, and whether counting starts anew there."""
+    """The lowest bits of the count of a picture, and whether counting starts anew there."""
 
     low_bits: int
     num_bits: int
     restarts: bool
 
 
-def counts_follow_times(keys: np.ndarray, counts: list[PictureCount | None], ranks: np.ndarray) -> bool:
-    """Whether counts rise from keyframe to keyframe by one or two for each picture shown in between.
+def counts_follow_times(packets: np.ndarray, counts: list[PictureCount | None], ranks: np.ndarray) -> bool:
+    """Whether counts rise from packet to packet by one or two for each picture shown in between, and fall so.
 
     Args:
-        keys: (K,) positions of successive keyframes.
-        counts: of these keyframes, `None` where one cannot be read.
+        packets: (K,) positions of packets, such as all keyframes or all of a group of pictures.
+        counts: of these packets, `None` where one cannot be read.
         ranks: for each position, that of its time among all.
     """
     if any(count is None for count in counts):
         return False
     steps = {1, 2}
-    for last, key, before, count in zip(keys, keys[1:], counts, counts[1:], strict=False):
+    for last, packet, before, count in zip(packets, packets[1:], counts, counts[1:], strict=False):
         if not count.restarts:
-            rise, num_pictures = count.low_bits - before.low_bits, int(ranks[key] - ranks[last])
+            rise, num_pictures = count.low_bits - before.low_bits, int(ranks[packet] - ranks[last])
             steps = {step for step in steps if (rise - step * num_pictures) % 2**count.num_bits == 0}
     return bool(steps)
 
 
 class PictureCounter:
-    """Reads the counts of keyframes; remembers the parameter sets it comes across."""
+    """Reads the counts of pictures; remembers the parameter sets it comes across."""
 
     def __init__(self, codec_name: str, extradata: bytes | None):
         self.parse = {"h264": self._parse_h264, "hevc": self._parse_hevc}.get(codec_name)
@@ -66,7 +67,7 @@ class PictureCounter:
         """The count of a packet's picture, `None` where it cannot be read; 0 for codecs whose keyframes all restart."""
         if self.parse is None:
             return PictureCount(0, 0, True)
-        data = bytes(packet)
+        data = memoryview(packet)  # of which few bytes are needed
         return self._count(
             _units_after_start_codes(data) if self.length_size is None else _units_by_length(data, self.length_size)
         )
@@ -86,7 +87,7 @@ class PictureCounter:
         if kind == 7:
             self.sequence = _h264_sequence(_Bits(unit[1:512]))
         elif kind in (1, 2, 5):
-            bits, (count_bits, frame_bits, only_frames, has_planes) = _Bits(unit[1:64]), self.sequence
+            bits, (count_bits, frame_bits, only_frames, has_planes) = _Bits(unit[1:32]), self.sequence
             bits.skip_golomb(3)
             bits.read(2 * has_planes + frame_bits)
             is_field = not only_frames and bits.read(1)
@@ -112,7 +113,7 @@ class PictureCounter:
         elif kind in (19, 20):
             return PictureCount(0, 0, True)
         elif kind < 32:
-            bits, (count_bits, has_planes), (has_output_flag, extra) = _Bits(unit[2:64]), self.sequence, self.picture
+            bits, (count_bits, has_planes), (has_output_flag, extra) = _Bits(unit[2:32]), self.sequence, self.picture
             bits.read(2 if kind >= 16 else 1)
             bits.golomb()
             bits.read(extra)
@@ -193,16 +194,16 @@ class _Bits:
             last = following or last
 
 
-def _units_after_start_codes(data: bytes) -> Iterator[bytes]:
+def _units_after_start_codes(data: bytes | memoryview) -> Iterator[bytes]:
     for start_code in re.finditer(b"\0\0\1", data):
-        yield data[start_code.end() : start_code.end() + 512]
+        yield bytes(data[start_code.end() : start_code.end() + 512])
 
 
-def _units_by_length(data: bytes, length_size: int) -> Iterator[bytes]:
+def _units_by_length(data: bytes | memoryview, length_size: int) -> Iterator[bytes]:
     start = 0
     while start + length_size < len(data):
         length, start = int.from_bytes(data[start : start + length_size], "big"), start + length_size
-        yield data[start : start + min(length, 512)]
+        yield bytes(data[start : start + min(length, 512)])
         start += length
 
 

@@ -455,10 +455,12 @@ class _FrameDecoder:
     def _decode_spans(self, wanted: set[int]) -> dict[int, np.ndarray]:
         """Decodes from keyframes on. Frames are missing if they do not come out or a keyframe is none."""
         times = self.index.times
-        shown = np.flatnonzero(self.index.is_shown)
-        group = np.cumsum(self.index.is_key)
-        by_time = (times[shown],) if self.index.decode_times is None else (times[shown], group[shown])
-        shown = shown[np.lexsort(by_time)]  # the packet of each frame
+        # A table's times are right in the groups that were read, and put no frame into another group.
+        by_time = (times,) if self.index.decode_times is None else (times, np.cumsum(self.index.is_key))
+        order = np.lexsort(by_time)
+        shown = order[self.index.is_shown[order]]  # the packet of each frame
+        if not self._is_order_of_decoder([int(shown[frame]) for frame in wanted], order.argsort()):
+            return {}
         frame_at = {int(times[shown[frame]]): frame for frame in wanted}
         frames, codec = {}, self.stream.codec_context
         try:
@@ -478,6 +480,21 @@ class _FrameDecoder:
         except av.error.FFmpegError:  # perhaps what is marked as a keyframe is none
             pass
         return frames
+
+    def _is_order_of_decoder(self, packets: list[int], ranks: np.ndarray) -> bool:
+        """Whether all groups of pictures that hold one of `packets` come out of a decoder by their `ranks`."""
+        codec = self.stream.codec_context
+        starts = np.append(np.flatnonzero(self.index.is_key), len(ranks))
+        for group in np.unique(np.searchsorted(starts, packets, side="right") - 1).tolist():
+            positions = np.arange(starts[group], starts[group + 1])
+            if np.ptp(ranks[positions]) >= len(positions):  # one of another group in between
+                return False
+            if codec.has_b_frames or np.any(np.diff(ranks[positions]) < 0):
+                count_of = PictureCounter(codec.name, codec.extradata)
+                counts = [count_of(packet) for packet in self._packets(int(positions[0]), int(positions[-1]))]
+                if len(counts) < len(positions) or not counts_follow_times(positions, counts, ranks):
+                    return False
+        return True
 
     def _spans(self, packets: list[int]) -> list[tuple[int, int]]:
         """Ranges of packets (first, last) to decode for the frames of `packets`; each begins with a keyframe."""

@@ -311,6 +311,20 @@ def test_damaged_files_give_frames_of_their_own_or_one_sentence(tmp_path, conten
     assert len(descriptors) == 1 and growth < 50 * 2**20
 
 
+def test_a_time_that_a_fragment_gets_wrong_moves_no_frame(tmp_path, contents, digests):
+    """Each offset from the time of decoding to that of showing, in turn, becomes that of a frame shown too soon."""
+    import fuzz_videos
+
+    content, results = contents["fragments.mp4"], []
+    runs = [(start, size) for kind, start, size in boxes_of(content) if kind == b"trun"]
+    for start, size in runs:
+        for place in range(start + 24, start + size - 3, 8):  # pairs of size and offset, after the first's flags
+            path = tmp_path / "edited.mp4"
+            path.write_bytes(content[: place + 4] + (1).to_bytes(4, "big") + content[place + 8 :])
+            results.append(fuzz_videos.check((str(path), digests["fragments.mp4"])))
+    assert sum(result["is_intact"] for result in results) > 20 and all(result["equal"] for result in results)
+
+
 def open_many(folder, contents, count) -> tuple[list[int], list[int]]:
     """Numbers of open descriptors and of resident bytes, ten times while files of all kinds are read."""
     rng, names, descriptors, memory = np.random.default_rng(1), sorted(contents), [], []
