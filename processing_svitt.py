@@ -356,7 +356,7 @@ def _frame_rate(stream, times: np.ndarray) -> float | None:
     told = float(stream.average_rate or stream.guessed_rate or 0)
     if len(times) < 2 or times.dtype == object or times.max() == times.min():
         return told or None
-    measured = (len(times) - 1) / float(int(times.max() - times.min()) * stream.time_base)
+    measured = (len(times) - 1) / float((int(times.max()) - int(times.min())) * stream.time_base)
     return told if math.isclose(told, measured, rel_tol=0.02) else measured
 
 
