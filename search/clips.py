@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """From files to clips: which videos there are, where long ones are cut, and the frames of each clip."""
 
+import math
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -113,12 +114,13 @@ class Clip(NamedTuple):
 def cut(num_frames: int, fps: float | None, clip_seconds: float, stride_seconds: float) -> list[Clip]:
     """The clips of a video: every `stride_seconds` one of `clip_seconds`, the last one up to the end.
 
-    A video that is shorter, or whose frame rate is not known, is one clip.
+    A video that is shorter, or whose frame rate is not known, is one clip. There are no more than frames.
     """
     duration = num_frames / fps if fps else 0.0
-    starts = [0.0]
-    while starts[-1] + clip_seconds < duration:
-        starts.append(min(starts[-1] + stride_seconds, duration - clip_seconds))
+    stride = max(stride_seconds, duration / num_frames)  # else a container that claims an hour a frame makes millions
+    last_start = max(0.0, duration - clip_seconds)
+    num_clips = min(num_frames, 1 + math.ceil(last_start / stride - 1e-6))  # what rounding leaves is no clip of its own
+    starts = [min(number * stride, last_start) for number in range(num_clips)]
     clips = []
     for number, start in enumerate(starts):
         end = min(start + clip_seconds, duration)

@@ -81,6 +81,14 @@ def test_clips_cover_a_video_and_overlap(num_frames, fps, clip_seconds, share):
         assert clip.end - clip.start <= clip_seconds + 1e-6
 
 
+@pytest.mark.parametrize(("num_frames", "fps", "clip_seconds"), [(1019, 25.0, 6.740120951041053), (24, 1e-6, 10.0)])
+def test_clips_are_as_many_as_frames_at_most(num_frames, fps, clip_seconds):
+    """Of the first video, clip and rest are less than the whole, by rounding; the other claims to last for months."""
+    clips = cut(num_frames, fps, clip_seconds, clip_seconds / 2)
+    assert len(clips) == (12 if fps > 1 else 24) and clips[-1].last == num_frames
+    assert [clip.first for clip in clips] == sorted({clip.first for clip in clips})
+
+
 def test_clips_of_a_minute():
     clips = cut(240, 10.0, 10.0, 8.0)
     assert [(clip.start, clip.end) for clip in clips] == [(0, 10), (8, 18), (14, 24)]
