@@ -8,10 +8,12 @@ trap 'rm -rf "$folder"' EXIT
 
 # A command, what it printed (of its progress the last state, of much the end), and the seconds that it took.
 step() {
-    local start=$EPOCHREALTIME
-    printf '```console\n$ %s\n' "$*"
+    local start=$EPOCHREALTIME word
+    printf '```console\n$'
+    for word in "$@"; do [[ $word == *" "* ]] && printf ' "%s"' "$word" || printf ' %s' "${word/#$repository/REPOSITORY}"; done
     "$@" > "$folder/printed" 2>&1 || { cat "$folder/printed"; exit 1; }
-    sed 's/.*\r//' "$folder/printed" | grep -v '^\s*$' | tail -n "$lines" || true
+    printf '\n'
+    sed "s/.*\\r//; s#$folder#~#g" "$folder/printed" | grep -v '^\s*$' | tail -n "$lines" || true
     printf '```\n%.0f seconds.\n\n' "$(echo "$EPOCHREALTIME - $start" | bc)"
 }
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The table of clips: a row for each, with its embedding, in LanceDB."""
 
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ import pyarrow as pa
 from lancedb.index import IvfFlat
 
 from .clips import Clip, Video
+
+os.environ.setdefault("LANCEDB_LOG", "error")  # read at the first use; it warns of every new table that it is new
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
