@@ -1,7 +1,6 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The table of clips: a row for each, with its embedding, in LanceDB."""
 
-import os
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +11,6 @@ import pyarrow as pa
 from lancedb.index import IvfFlat
 
 from .clips import Clip, Video
-
-os.environ.setdefault("LANCEDB_LOG", "error")  # read at the first use; it warns of every new table that it is new
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
@@ -40,7 +37,9 @@ class ClipTable:
     @classmethod
     def create(cls, folder: str | Path, embed_dim: int) -> "ClipTable":
         """Make an empty table for embeddings of length 1, in place of one that may be there."""
-        lancedb.connect(folder).create_table("clips", schema=cls.schema(embed_dim), mode="overwrite")
+        database = lancedb.connect(folder)
+        database.drop_table("clips", ignore_missing=True)  # mode="overwrite" would warn where there is none
+        database.create_table("clips", schema=cls.schema(embed_dim))
         return cls(folder)
 
     @staticmethod
