@@ -282,12 +282,6 @@ def test_loss_of_a_batch_is_that_of_each_answer_by_its_weight(model_and_processo
         assert model(**inputs).loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("option", ["k_test", "num_answers", "answers_at_once", "max_answer_length"])
-def test_limits_of_options(option):
-    with pytest.raises(InputError, match=f"--{option} 0: must be at least"):
-        AnsweringArguments(**{option: 0})
-
-
 # ---- Results
 
 

@@ -17,10 +17,12 @@ from svitt import SViTTForVideoTextRetrieval, fixed_block_pattern
 from svitt.training.data import ChoiceSet, RetrievalSet, choice_set, load_choices
 from svitt.training.retrieval import (
     MAX_PADDING,
+    ChoiceScores,
     RetrievalArguments,
     RetrievalScores,
     VideoTokens,
     chance_recall,
+    choice_ranks,
     choice_scores,
     itm_scores,
     metrics_of,
@@ -318,6 +320,17 @@ def test_accuracy_of_options_by_hand():
     ]
     assert [row["is_hit"] for row in rows] == [False, True, False]
     assert rows[1]["top_score"] == pytest.approx(math.log(0.8)) and rows[2]["top_score"] is None
+
+
+def test_equal_options_count_in_their_order():
+    scores = torch.tensor([[0.5, 0.5, 0.1, 0.5]]).repeat(4, 1)
+    assert choice_ranks(scores, [0, 1, 2, 3]).tolist() == [0, 1, 3, 2]
+    split = choices([[0, 1, 2, 3]] * 4, [0, 1, 2, 3], list("abcd"))
+    scores = ChoiceScores(scores, scores, scores)
+    assert metrics_of(scores, split)["itm"] == {"accuracy": 25}
+    assert [(row["rank_itm"], row["is_hit"]) for row in rank_table(scores, split).to_pylist()] == [
+        (1, True), (2, False), (4, False), (3, False)
+    ]  # fmt: skip
 
 
 def test_ranks_by_hand():

@@ -43,6 +43,13 @@ class AnsweringArguments(ClipArguments):
     """Which answers to choose from, and how."""
 
     _argument_group_name = "answering"
+    at_least = ClipArguments.at_least | {
+        "num_answers": 1,
+        "k_test": 1,
+        "answers_at_once": 1,
+        "max_answer_length": 2,
+        "max_question_length": 2,
+    }
 
     answer_list: str | None = field(
         default=None,
@@ -70,11 +77,6 @@ class AnsweringArguments(ClipArguments):
     answers_at_once: int = field(
         default=256, metadata={"help": "Answers decoded at once, of all clips and questions; bounds memory."}
     )
-
-    def __post_init__(self):
-        for name, least in (("num_answers", 1), ("k_test", 1), ("answers_at_once", 1), ("max_answer_length", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LRScheduler
 
+from .arguments import ArgumentGroup
 from .processes import InputError, fail_together, writing
 
 STATE_FILE = "training_state.json"
@@ -24,10 +25,11 @@ logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
 @dataclass
-class CheckpointArguments:
+class CheckpointArguments(ArgumentGroup):
     """What to keep to go on from."""
 
     _argument_group_name = "checkpoints"
+    at_least = {"save_steps": 1, "save_total_limit": 1}
 
     save_steps: int | None = field(
         default=None, metadata={"help": "A checkpoint every so many updates, besides that after each epoch."}
@@ -73,8 +75,6 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, args: CheckpointArguments):
         self.folder, self.args = Path(folder), args
-        if args.save_total_limit < 1 or (args.save_steps is not None and args.save_steps < 1):
-            raise InputError("--save_total_limit and --save_steps must be at least 1.")
         self.resumed = None
         if args.resume_from_checkpoint is None:
             if found := self.found():

@@ -4,12 +4,15 @@
 from dataclasses import dataclass, field
 
 from ..modeling_svitt import CLIP_ENSEMBLES
+from .arguments import ArgumentGroup
 from .processes import InputError
 
 
 @dataclass
-class ClipArguments:
+class ClipArguments(ArgumentGroup):
     """Clips of a video."""
+
+    at_least = {"num_frames_test": 1, "eval_batch_size": 1}
 
     num_frames_test: int | None = field(
         default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}

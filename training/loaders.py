@@ -31,6 +31,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
+from .arguments import ArgumentGroup
 from .processes import InputError, numbers_of_share, progress_bar, share_of
 from .streaming import ShuffledStream, stable_id
 
@@ -40,10 +41,11 @@ FRAME_ORDERS = ("normal", "reverse", "shuffle", "freeze")
 
 
 @dataclass
-class ProcessingArguments:
+class ProcessingArguments(ArgumentGroup):
     """From files to tensors."""
 
     _argument_group_name = "processing"
+    at_least = {"num_frames": 1, "max_text_length": 2, "flip_prob": 0, "num_workers": 0, "decode_short_side": 1}
 
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's own."})
     max_text_length: int | None = field(

@@ -18,6 +18,7 @@ from accelerate.utils import send_to_device, tqdm
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from .arguments import ArgumentGroup
 from .checkpoints import Checkpoints, StopRequest, TrainingState
 from .loaders import BadVideoReport, TrainingLoader
 from .optimization import cosine_schedule, parameter_groups
@@ -29,10 +30,23 @@ MAX_SKIPPED_IN_A_ROW = 10
 
 
 @dataclass
-class OptimizationArguments:
+class OptimizationArguments(ArgumentGroup):
     """How to train: AdamW, linear warm-up, half a cosine down."""
 
     _argument_group_name = "optimization"
+    at_least = {
+        "learning_rate": 0,
+        "num_train_epochs": 1,
+        "max_steps": 1,
+        "warmup_epochs": 0,
+        "warmup_steps": 0,
+        "min_lr_multi": 0,
+        "weight_decay": 0,
+        "larger_lr": 0,
+        "train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "max_grad_norm": 0,
+    }
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     num_train_epochs: int = field(default=10, metadata={"help": "Passes over the training pairs."})
@@ -67,10 +81,11 @@ class OptimizationArguments:
 
 
 @dataclass
-class LoggingArguments:
+class LoggingArguments(ArgumentGroup):
     """What to tell while training."""
 
     _argument_group_name = "logging"
+    at_least = {"logging_steps": 1, "eval_steps": 1}
 
     logging_steps: int = field(
         default=50, metadata={"help": "A line of log.jsonl and to trackers every so many updates."}

@@ -41,6 +41,7 @@ class RetrievalArguments(ClipArguments):
     """How to evaluate: clips of a video, ensemble, shortlist."""
 
     _argument_group_name = "evaluation"
+    at_least = ClipArguments.at_least | {"k_test": 1, "words_at_once": 1, "feature_memory": 0}
 
     k_test: int = field(default=128, metadata={"help": "Length of the shortlists that are re-ranked."})
     eval_x_only: bool = field(default=False, metadata={"help": "Re-rank all pairs: no shortlist."})
@@ -464,12 +465,18 @@ def choice_metrics(scores: ChoiceScores, choices: ChoiceSet) -> dict[str, dict[s
 
     A video that is missing has no score, and so is wrong.
     """
-    answers, metrics = torch.tensor(choices.answers), {}
-    for kind, score in vars(scores).items():
-        is_right = (score.argmax(dim=1) == answers) & score.isfinite().any(dim=1)
-        metrics[kind] = {"accuracy": percent(is_right)}
+    metrics = {
+        kind: {"accuracy": percent(choice_ranks(score, choices.answers) == 0)} for kind, score in vars(scores).items()
+    }
     chances = torch.tensor([1 / len(options) for options in choices.options_of_video])
     return metrics | {"chance": {"accuracy": percent(chances)}}
+
+
+def choice_ranks(scores: torch.Tensor, answers: list[int]) -> torch.Tensor:
+    """Rank (V,) from 0 of each video's answer among scores (V, T), equal ones in their order; inf where missing."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranks = (order == torch.tensor(answers)[:, None]).int().argmax(dim=1).float()
+    return ranks.masked_fill(scores.isneginf().all(dim=1), float("inf"))
 
 
 def percent(shares: torch.Tensor) -> float:
@@ -525,26 +532,25 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
     texts = videos_and_texts.texts
     videos = pc.struct_field(videos_and_texts.videos.data.column("video"), "path").to_pylist()
     if isinstance(scores, ChoiceScores):
-        is_right = pair_matrix([[answer] for answer in videos_and_texts.answers], len(texts))
-        return rank_rows("video_to_text", videos, texts, vars(scores), is_right)
-    is_right = pair_matrix(videos_and_texts.texts_of_video, len(texts))
-    of_videos = {"itm": scores.video_to_text, "itc": scores.itc}
-    of_texts = {"itm": scores.text_to_video, "itc": scores.itc.t()}
+        ranks = {kind: choice_ranks(score, videos_and_texts.answers).numpy() for kind, score in vars(scores).items()}
+        return rank_rows("video_to_text", videos, texts, ranks, scores.itm)
+    is_right, itc = pair_matrix(videos_and_texts.texts_of_video, len(texts)).numpy(), scores.itc.numpy()
+    rank_of_best = load_recall().rank_of_best
+    of_videos = {"itm": rank_of_best(scores.video_to_text.numpy(), is_right), "itc": rank_of_best(itc, is_right)}
+    of_texts = {"itm": rank_of_best(scores.text_to_video.numpy(), is_right.T), "itc": rank_of_best(itc.T, is_right.T)}
     return pa.concat_tables(
         [
-            rank_rows("video_to_text", videos, texts, of_videos, is_right),
-            rank_rows("text_to_video", texts, videos, of_texts, is_right.t()),
+            rank_rows("video_to_text", videos, texts, of_videos, scores.video_to_text),
+            rank_rows("text_to_video", texts, videos, of_texts, scores.text_to_video),
         ]
     )
 
 
 def rank_rows(
-    direction: str, queries: list[str], candidates: list[str], scores: dict[str, torch.Tensor], is_right: torch.Tensor
+    direction: str, queries: list[str], candidates: list[str], ranks: dict[str, np.ndarray], scores: torch.Tensor
 ) -> pa.Table:
-    """Rows of [`rank_table`], of scores (queries, candidates) by their kind."""
-    rank_of_best = load_recall().rank_of_best
-    ranks = {f"rank_{kind}": rank_of_best(score.numpy(), is_right.numpy()) + 1 for kind, score in scores.items()}
-    top_scores, top = scores["itm"].max(dim=1)
+    """Rows of [`rank_table`], of ranks (queries,) from 0 by their kind, and matching scores (queries, candidates)."""
+    top_scores, top = scores.max(dim=1)
     has_none = top_scores.isneginf().numpy()
     top = pa.array(top.numpy(), mask=has_none)
     return pa.table(
@@ -553,13 +559,13 @@ def rank_rows(
             "query_index": pa.array(range(len(queries)), pa.int64()),
             "query": pa.array(queries, pa.string()),
             **{
-                kind: pa.array(np.nan_to_num(rank, posinf=0).astype(int), mask=np.isinf(rank))
+                f"rank_{kind}": pa.array(np.nan_to_num(rank + 1, posinf=0).astype(int), mask=np.isinf(rank))
                 for kind, rank in ranks.items()
             },
             "top_index": top,
             "top": pa.array(candidates, pa.string()).take(top),
             "top_score": pa.array(top_scores.numpy(), mask=has_none),
-            "is_hit": pa.array(ranks["rank_itm"] == 1),
+            "is_hit": pa.array(ranks["itm"] == 0),
         }
     )
 
