@@ -11,11 +11,11 @@ accuracy is the share of clips whose own caption comes before that of the twin: 
 Dense attention, sparse edges, sparse nodes and both learn by contrast from the same batches at a constant rate, with 4
 frames; with 8 frames; and with 8 frames from the model of 4, half as many steps (the paper's temporal sparse expansion,
 section 3.4). As the rate is constant, a run may be cut at any time, so that one run compares them at equal steps and at
-equal time. Writes table.md, curves.png (`pip install svitt[benchmarks]`) and runs.jsonl, which a second call goes on
-from.
+equal time. Writes table.md, curves.png (needs matplotlib) and runs.jsonl, with which an interrupted call continues.
 """
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import random
@@ -39,6 +39,7 @@ from svitt.conversion import expand_num_frames
 from svitt.processing_svitt import SViTTVideoProcessor
 from svitt.training.loaders import reorder_frames
 from svitt.training.optimization import parameter_groups
+from svitt.training.processes import InputError, exit_on_bad_input
 
 SPARSITIES = {
     "dense": {"sparse_random_attn": None, "token_keep_rate": 1.0},
@@ -329,7 +330,13 @@ def plot(rows: list[dict], path: Path):
     figure.savefig(path, dpi=150)
 
 
-def main():
+def check_plotting():
+    """An `InputError` where the plot could not be drawn: before the runs, not after them."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("matplotlib: is not installed; pip install matplotlib, or run `make` to have it.")
+
+
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write runs.jsonl, table.md and curves.png")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
@@ -339,8 +346,13 @@ def main():
         "--processes", type=int, default=2, help="runs at a time, of a thread each (default: %(default)s)"
     )
     parser.add_argument("--full", action="store_true", help="larger clips and models, on a GPU; one run at a time")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main():
+    args = parse_args()
+    with exit_on_bad_input():
+        check_plotting()
     scale = FULL if args.full else SMALL
     scale = replace(scale, num_steps=args.steps or scale.num_steps)
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -355,8 +367,8 @@ def main():
             log.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     table = as_markdown(summarise(rows))
     (args.folder / "table.md").write_text(table)
-    plot(rows, args.folder / "curves.png")
     print(table, end="")
+    plot(rows, args.folder / "curves.png")
 
 
 if __name__ == "__main__":

@@ -137,10 +137,18 @@ def test_spread(benchmark):
 
 def test_a_second_call_goes_on(benchmark, rows, tmp_path, monkeypatch, capsys):
     """With what has been run already there is nothing left but to report."""
-    pytest.importorskip("matplotlib")
     (tmp_path / "runs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     monkeypatch.setattr(sys, "argv", ["benchmark", str(tmp_path), "--seeds", "1", "--sparsities", "both"])
     benchmark.main()
     table = (tmp_path / "table.md").read_text()
     assert capsys.readouterr().out.endswith(table) and table.count("\n") == 2 + len(rows)
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_a_missing_matplotlib_is_told_before_the_runs(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["temporal_benchmark.py", str(tmp_path / "results")])
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main()
+    assert capsys.readouterr().err.startswith("temporal_benchmark.py: matplotlib: is not installed; ")
+    assert not (tmp_path / "results").exists()
