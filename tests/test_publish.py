@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -170,7 +171,13 @@ def folder(tmp_path):
         model.save_pretrained(place)
         SViTTProcessor(SViTTVideoProcessor(num_frames=3), tokenizer).save_pretrained(place)
     (folder / "checkpoints/step_10/optimizer.bin").write_bytes(b"large")
-    for name in ("bad_videos.jsonl", "scores_test.safetensors", "optimizer.pt", "config.yaml"):
+    for name in (
+        "bad_videos.jsonl",
+        "predictions_test.json",
+        "scores_test.safetensors",
+        "optimizer.pt",
+        "config.yaml",
+    ):
         (folder / name).write_text("of this machine")
     write_card(
         folder,
@@ -185,14 +192,16 @@ def folder(tmp_path):
     return folder
 
 
+CODE = {"configuration_svitt.py", "modeling_svitt.py", "picture_order.py", "processing_svitt.py"}
+PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+PUBLISHED = CODE | PROCESSOR | {"config.json", "model.safetensors", "README.md"}
+
+
 def test_what_is_published(hub, folder):
     assert push_to_hub(folder, "lab/svitt", private=True) == f"{hub.url}/lab/svitt/commit/{'1' * 40}"
     assert [(repo["name"], repo["organization"]) for repo in hub.repos] == [("svitt", "lab")]
     assert hub.repos[0].get("private") or hub.repos[0].get("visibility") == "private"
-    code = {"configuration_svitt.py", "modeling_svitt.py", "picture_order.py", "processing_svitt.py"}
-    weights = {"config.json", "model.safetensors"}
-    processor = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert set(hub.files) == code | weights | processor | {"README.md"}
+    assert set(hub.files) == PUBLISHED
     assert all((folder / name).read_bytes() == content for name, content in hub.files.items())
     assert list(hub.large) == [hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()]
 
@@ -238,8 +247,17 @@ def test_what_is_published_loads_where_only_transformers_is_known(hub, folder, t
     assert float(result.stdout) == pytest.approx(expected)
 
 
-def test_failed_upload_says_how_to_try_again(hub, tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(HubHandler, "do_POST", lambda self: self.answer(403, {"error": "You have no rights."}))
-    with pytest.raises(InputError, match=r"answers 403, You have no rights\. To try again: hf upload lab/svitt "):
-        push_to_hub(tmp_path, "lab/svitt")
+def test_failed_upload_says_how_to_try_again(hub, folder, monkeypatch):
+    """With a command that uploads the same files, and no others."""
+    with monkeypatch.context() as patch:
+        patch.setattr(HubHandler, "do_POST", lambda self: self.answer(403, {"error": "You have no rights."}))
+        with pytest.raises(InputError, match=r"answers 403, You have no rights\. To try again: hf upload ") as raised:
+            push_to_hub(folder, "lab/svitt", private=True)
+    _, _, command = str(raised.value).partition("To try again: hf ")
+    hf = [sys.executable, "-m", "huggingface_hub.cli.hf", *shlex.split(command)]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    result = subprocess.run(hf, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert set(hub.files) == PUBLISHED
+    assert hub.repos[0].get("private") or hub.repos[0].get("visibility") == "private"

@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Publishing a trained model on the Hub: what can be known to fail is checked before training."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from .processes import InputError, fail_together
 
-# What `save_pretrained` of a model and a processor and `write_card` leave in a folder, but nothing from folders below:
-# states to resume from, logs of trackers. Reports on data stay at home too, as they name files of this machine.
+# What `save_pretrained` of a model and a processor and `write_card` leave in a folder.
 PUBLISHED = ["README.md", "*.py", "*.json", "*.txt", "model*.safetensors"]
-NOT_PUBLISHED = ["*/*"]
+# Folders hold states to resume from and logs of trackers; predictions and other reports tell about the user's data.
+NOT_PUBLISHED = ["*/*", "predictions_*.json"]
 
 
 @dataclass
@@ -94,8 +95,16 @@ def push_to_hub(folder: str | Path, hub_model_id: str, private: bool = False) ->
             commit_message="Upload model",
         )
     except (HTTPError, OfflineModeIsEnabled) as error:
-        retry = f"hf upload {hub_model_id} {folder} . --exclude '*/*'"
+        retry = upload_command(folder, hub_model_id, private)
         raise InputError(f"--push_to_hub to {hub_model_id}: {reason(error)} To try again: {retry}") from error
+
+
+def upload_command(folder: str | Path, hub_model_id: str, private: bool) -> str:
+    """The command that uploads what [`push_to_hub`] does."""
+    words = ["hf", "upload", hub_model_id, str(folder), ".", *(["--private"] if private else [])]
+    for option, patterns in (("--include", PUBLISHED), ("--exclude", NOT_PUBLISHED)):
+        words += [f"{option}={pattern}" for pattern in patterns]
+    return shlex.join(words)
 
 
 def reason(error: Exception) -> str:
