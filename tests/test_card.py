@@ -15,11 +15,22 @@ from huggingface_hub import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import BertTokenizer
 
-from svitt import SViTTForPreTraining, SViTTForVideoQuestionAnswering, SViTTProcessor, SViTTVideoProcessor
+from svitt import (
+    SViTTForPreTraining,
+    SViTTForVideoClassification,
+    SViTTForVideoQuestionAnswering,
+    SViTTProcessor,
+    SViTTVideoProcessor,
+)
 from svitt.training.card import without_machine_paths, write_card
 
 from .test_modeling import task_model
 
+PRINTED = {  # how what the snippet prints begins
+    SViTTForPreTraining: "tensor([[",
+    SViTTForVideoQuestionAnswering: "[",
+    SViTTForVideoClassification: "LABEL_",
+}
 RESULTS = {"msrvtt test, zero-shot": {"txt_r1": 12.5, "r_mean": 33.333333}}
 
 
@@ -49,13 +60,15 @@ def test_metadata_is_what_the_hub_reads(folder):
         folder, results=RESULTS, baselines=chance, datasets=names, base_model="user/towers", model_id="user/svitt"
     )
     metadata = metadata_load(folder / "README.md")
-    assert metadata["library_name"] == "transformers" and metadata["license"] == "mit"
+    assert metadata["library_name"] == "transformers" and metadata["license"] == "mit" and metadata["language"] == "en"
     assert metadata["pipeline_tag"] == "feature-extraction" and metadata["metrics"] == ["recall"]
     assert metadata["datasets"] == ["friedrichor/MSR-VTT"] and metadata["base_model"] == "user/towers"
     name, results = model_index_to_eval_results(metadata["model-index"])
     assert name == "user/svitt" and {result.dataset_name for result in results} == set(RESULTS)
     assert {result.metric_type: result.metric_value for result in results} == {"txt_r1": 12.5, "r_mean": 33.3333}
-    assert "| msrvtt test, zero-shot | 12.50 | 33.33 |" in text and "| chance | 0.10 |  |" in text
+    assert (
+        "| msrvtt test, zero-shot | 12.50 | 33.33 |" in text and "| chance | 0.10 |  |\n\nIn percent. `txt_r1`" in text
+    )
     assert "Data: friedrichor/MSR-VTT, out/mine.json" in text
 
 
@@ -98,7 +111,7 @@ def test_paths_that_stay():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_class", [SViTTForPreTraining, SViTTForVideoQuestionAnswering])
+@pytest.mark.parametrize("model_class", PRINTED)
 def test_snippet_runs_where_only_transformers_is_known(model_class, tmp_path, monkeypatch):
     folder, words = tmp_path / "out", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "moves", *"bcdefghijk"]
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate([*words, *map(str, range(60 - len(words)))])})
@@ -117,4 +130,4 @@ def test_snippet_runs_where_only_transformers_is_known(model_class, tmp_path, mo
     command = [sys.executable, "-c", snippet]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("tensor([[" if model_class is SViTTForPreTraining else "[")
+    assert result.stdout.startswith(PRINTED[model_class])

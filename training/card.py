@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""A model card that a run writes about itself, for any task: what it is, how to use it, how it came to be."""
+"""The model card that a run writes: what the model is, how to use it, and how it was trained."""
 
 import re
 import shlex
@@ -22,13 +22,14 @@ MACHINE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w./~-]))(?!//)(?:~|\.\.)?/[^\s
 
 
 class Use(NamedTuple):
-    """What a model of some class is for."""
+    """What a model of some class is for: an example, and a sentence about the table of results."""
 
     pipeline_tag: str
     metric: str
     auto_class: str
-    text: str
+    text: str | None  # beside the video
     last_line: str
+    note: str
 
 
 COMPARE = Use(
@@ -36,20 +37,32 @@ COMPARE = Use(
     "recall",
     "AutoModel",
     "a red circle moves right",
-    "print(model(**inputs).logits_per_video)  # cosines over the temperature; `model.match` compares closely",
+    "print(model(**inputs).logits_per_video)  # cosine over temperature; `model.match` compares more closely",
+    "In percent. `txt_r1`, `txt_r5`, `txt_r10`: how often a right text is among the first 1, 5 or 10 for a video; "
+    "`img_r*`: a right video for a text; `*r_mean`: means of these.",
 )
 ANSWER = Use(
     "visual-question-answering",
     "accuracy",
     "AutoModelForVisualQuestionAnswering",
     "what moves right?",
-    "print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))",
+    "print(processor.batch_decode(model.generate(**inputs, max_new_tokens=5), skip_special_tokens=True))",
+    "In percent. An answer is right if an annotator gave exactly the same.",
+)
+CLASSIFY = Use(
+    "video-classification",
+    "accuracy",
+    "AutoModelForVideoClassification",
+    None,
+    "print(model.config.id2label[model(**inputs).logits.argmax().item()])",
+    "In percent.",
 )
 USES = {
     "SViTTModel": COMPARE,
     "SViTTForVideoTextRetrieval": COMPARE,
     "SViTTForPreTraining": COMPARE,
     "SViTTForVideoQuestionAnswering": ANSWER,
+    "SViTTForVideoClassification": CLASSIFY,
 }
 
 TEMPLATE = """---
@@ -60,12 +73,14 @@ TEMPLATE = """---
 
 {{ summary }}
 
-SViTT ([CVPR 2023](https://arxiv.org/abs/2304.08809)) is a transformer over videos and text that looks at long clips
-because it looks at little of them: each query attends to few blocks of keys, and layer by layer the tokens that matter
-least are dropped. Of each video this model looks at {{ vision.num_frames }} frames, {{ vision.image_size }} pixels wide
-and high.
+SViTT ([CVPR 2023](https://arxiv.org/abs/2304.08809)) is a video-text transformer that can afford long clips because it
+attends to only a small part of each: every query sees a few blocks of keys, and the least important tokens are dropped
+layer by layer. This model reads {{ vision.num_frames }} frames of a video, each {{ vision.image_size }} pixels wide and
+high.
 
 ## How to use it
+
+This needs `torch`, `transformers`, `av`, `pillow` and `numpy`.
 
 ```python
 import torch
@@ -73,14 +88,14 @@ from transformers import {{ use.auto_class }}, AutoProcessor
 
 model = {{ use.auto_class }}.from_pretrained("{{ model_id }}", trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained("{{ model_id }}", trust_remote_code=True)
-inputs = processor(videos=["video.mp4"], text=["{{ use.text }}"], return_tensors="pt")
+inputs = processor(videos=["video.mp4"]{% if use.text %}, text=["{{ use.text }}"]{% endif %}, return_tensors="pt")
 with torch.no_grad():
     {{ use.last_line }}
 ```
 
 ## Training
 
-- Data: {{ datasets | join(", ") or "none named" }}
+- Data: {{ datasets | join(", ") or "not named" }}
 - Started from: {{ base_model or "random weights" }}
 - Hardware: {{ hardware }}
 - Versions: {{ versions }}
@@ -104,13 +119,15 @@ with torch.no_grad():
 ## Results
 
 {{ results }}
+
+{{ use.note }}
 {% endif %}
 ## Limits
 
-- It sees {{ vision.num_frames }} frames of a video, however long that is, and hears nothing.
-- It knows what the data above show and name, with their gaps and biases, which nobody has examined for this model.
-  Don't let it decide about people.
-- The numbers above are those of one run.
+- It sees {{ vision.num_frames }} frames of a video, however long the video is, and hears nothing.
+- It has learnt the gaps and biases of its training data, which nobody has examined. Don't let it make decisions about
+  people.
+- All numbers come from a single run.
 
 ## Citation
 
@@ -125,7 +142,7 @@ with torch.no_grad():
 
 ## License
 
-MIT, as the code. The data, and the weights that training started from, have terms of their own.
+MIT, like the code. The training data and the weights that training started from have their own terms.
 """
 
 
@@ -144,23 +161,26 @@ def write_card(
 ) -> Path:
     """Write README.md into the folder of a saved model. Call it on the main process.
 
-    Paths of this machine become relative to the working directory, or names where they are outside of it.
+    Paths of this machine become relative to the working directory, or bare names if they lie outside it.
 
     Args:
         folder: has the model's config.json.
         title: headline.
         summary: what the model was trained for, in a sentence or two.
-        settings: resolved arguments, of what YAML can hold, or of paths.
-        results: for each evaluation, such as `"msrvtt test, zero-shot"`, its metrics; they make a row of a table.
+        settings: resolved arguments: paths, or values that YAML can hold.
+        results: the metrics of each evaluation, such as `"msrvtt test, zero-shot"`; each makes a row of a table.
         baselines: rows of the same table that are not the model's own, such as chance.
         losses: a row for each epoch, such as `{"epoch": 1, "loss": 2.5}`.
-        datasets: names on the Hub, names or files.
+        datasets: names on the Hub, other names, or files.
         base_model: name or folder of the model that training started from.
         model_id: name on the Hub; defaults to the folder's name.
         command: words of the command line; by default this process's.
 
     Returns:
         The file.
+
+    Raises:
+        KeyError: if the model is of a class that is not in `USES`.
     """
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
@@ -203,7 +223,7 @@ def card_metadata(
     datasets: Sequence[str],
     base_model: str | None,
 ) -> ModelCardData:
-    """The YAML header, by which the Hub finds a model. It takes names of datasets and models of the Hub only."""
+    """The YAML header, by which the Hub finds a model. Only datasets and models of the Hub may be named in it."""
     on_hub = [dataset for dataset in datasets if is_hub_name(dataset)]
     evaluations = [
         EvalResult(
@@ -221,6 +241,7 @@ def card_metadata(
         library_name="transformers",
         pipeline_tag=use.pipeline_tag,
         license="mit",
+        language="en",
         tags=[config.model_type, "video", "custom_code"],
         datasets=on_hub or None,
         base_model=base_model if base_model and is_hub_name(base_model) else None,
@@ -240,7 +261,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def without_machine_paths(value: Any) -> Any:
-    """A copy, of what YAML can hold, whose paths say nothing about the machine: relative to here, or names alone."""
+    """A copy that YAML can hold and whose paths tell nothing about the machine: relative to here, or bare names."""
     if isinstance(value, Mapping):
         return {str(name): without_machine_paths(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set):
@@ -254,20 +275,20 @@ def without_machine_paths(value: Any) -> Any:
 
 
 def shown_path(path: str) -> str:
-    """A path relative to the working directory, if it is in there, else its name."""
+    """A path relative to the working directory if it lies inside, else its name."""
     resolved, here = Path(path).expanduser().absolute(), Path.cwd()
     return str(resolved.relative_to(here)) if resolved.is_relative_to(here) and ".." not in path else resolved.name
 
 
 def describe_hardware() -> str:
-    """How many processes worked on which device."""
+    """How many processes ran on which device."""
     state = PartialState()
     name = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else state.device.type.upper()
     return f"{state.num_processes} process{'es' if state.num_processes > 1 else ''} on {name}"
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows of cells by column name as Markdown; what a row lacks is left empty."""
+    """Rows of cells by column name as a Markdown table; missing cells are empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)]] if rows else []
     lines += [[row.get(column, "") for column in columns] for row in rows]
