@@ -3,6 +3,7 @@
 
 import configparser
 import json
+import runpy
 from pathlib import Path
 
 import av
@@ -277,6 +278,25 @@ def test_faults_of_ones_own_file(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as raised:
         use_preset(parser, "retrieval", ["--dataset_file", str(own(tmp_path, content))])
     assert "\n" not in str(raised.value)
+
+
+def test_evaluation_leaves_dropping_in_fusion_to_the_model(data_dir):
+    """A converted checkpoint, which the original evaluates with all tokens in fusion, is evaluated so here."""
+
+    arguments = runpy.run_path(str(ROOT / "run_retrieval.py"))["Arguments"]
+
+    def rates(*args):
+        args = ["--data_dir", str(data_dir), "--model_name_or_path", "m", "--output_dir", "o", *args]
+        parser = arguments.make_parser("")
+        use_preset(parser, "retrieval", args)
+        dropping = parser.parse_args(args)
+        return dropping.token_keep_rate, dropping.fusion_token_keep_rate
+
+    assert rates("--dataset", "didemo") == (0.7, 0.1)
+    assert rates("--dataset", "didemo", "--evaluate_only", "False") == (0.7, 0.1)
+    assert rates("--dataset", "didemo", "--evaluate_only") == (0.7, None)
+    assert rates("--dataset", "msrvtt_mc") == (0.7, None)
+    assert rates("--dataset", "didemo", "--evaluate_only", "--fusion_token_keep_rate", "0.1") == (0.7, 0.1)
 
 
 def test_settings_are_defaults_that_the_command_line_overrides(tmp_path):

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ..data import load_captions, load_choices, load_questions, open_hub, parts_of
 from ..processes import InputError
@@ -303,6 +304,9 @@ def known(names) -> str:
 def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> Preset:
     """Make the settings of the dataset that the command line names the defaults of its parser; over them, `--config`.
 
+    Where nothing is trained, a published dataset leaves `fusion_token_keep_rate` to the model: those of the original,
+    which are converted with 1, have always seen all tokens in fusion, whatever its files say.
+
     Returns:
         The dataset, or one without splits where none is named.
 
@@ -313,6 +317,7 @@ def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = Non
     first = argparse.ArgumentParser(add_help=False)
     for name in names:
         first.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
+    first.add_argument("--evaluate_only", "--evaluate-only", nargs="?", const=True, type=string_to_bool)
     chosen = vars(first.parse_known_args(args)[0])
     config = {} if chosen["config"] is None else read_yaml(Path(chosen["config"]))
     if not isinstance(config, dict):
@@ -330,7 +335,11 @@ def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = Non
     # What comes with the data must not let it out of its folder.
     not_own = (*names, "allow_outside")
     own = {name: action for name, action in options.items() if not action.required and name not in not_own}
-    set_defaults(parser, own, preset.origin, preset.settings)
+    settings = dict(preset.settings)
+    evaluates_only = chosen["evaluate_only"] or config.get("evaluate_only") or "train" not in preset.splits
+    if dataset is not None and evaluates_only:
+        settings.pop("fusion_token_keep_rate", None)
+    set_defaults(parser, own, preset.origin, settings)
     set_defaults(parser, options, chosen["config"], config)
     return preset
 
