@@ -26,15 +26,15 @@ def make_tokenizer(texts: list[str]) -> BertTokenizer:
     return BertTokenizer(vocab={token: index for index, token in enumerate((*SPECIAL_TOKENS, *words))})
 
 
-def make_config(vocab_size: int, hidden_size: int = 64) -> SViTTConfig:
-    """Four layers each for 4 frames of 4 x 4 patches and for text; sparse in edges and nodes, as the paper's model."""
+def make_config(vocab_size: int, hidden_size: int = 64, image_size: int = 32) -> SViTTConfig:
+    """Four layers each for 4 frames of 8-pixel patches and for text; sparse in edges and nodes, like the paper's."""
     size = {"hidden_size": hidden_size, "num_attention_heads": 4, "intermediate_size": 4 * hidden_size}
     vision_config = size | {
         "num_hidden_layers": 4,
         "num_frames": 4,
-        "image_size": 32,
+        "image_size": image_size,
         "patch_size": 8,
-        "attn_block_size": 8,
+        "attn_block_size": (image_size // 8) ** 2 // 2,  # half a frame
         "use_absolute_position_embeddings": True,
         "layer_scale_init_value": 1.0,
         "initializer_range": 0.1,
@@ -76,19 +76,27 @@ def main():
         "annotations", type=Path, nargs="+", help="JSON lists of objects with a `caption`, or a `question` and `answer`"
     )
     parser.add_argument("folder", type=Path, help="where to write the model and its processor")
+    parser.add_argument("--image_size", type=int, default=32, help="pixels, a multiple of 16 (default: %(default)s)")
+    parser.add_argument(
+        "--image_mean", type=float, default=0.5, help="of all pixels, from 0 to 1, to normalise by (default: 0.5)"
+    )
+    parser.add_argument("--image_std", type=float, default=0.5, help="their deviation (default: 0.5)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     rows = [row for file in args.annotations for row in json.loads(file.read_text())]
     tokenizer = make_tokenizer([row[name] for row in rows for name in ("caption", "question", "answer") if name in row])
-    config = make_config(len(tokenizer))
+    config = make_config(len(tokenizer), image_size=args.image_size)
     model = SViTTForVideoTextRetrieval(config)
     prefer_moments(model)
     model.save_pretrained(args.folder)
     vision = config.vision_config
     size = {"height": vision.image_size, "width": vision.image_size}
-    SViTTProcessor(SViTTVideoProcessor(num_frames=vision.num_frames, size=size), tokenizer).save_pretrained(args.folder)
+    video_processor = SViTTVideoProcessor(
+        num_frames=vision.num_frames, size=size, image_mean=[args.image_mean] * 3, image_std=[args.image_std] * 3
+    )
+    SViTTProcessor(video_processor, tokenizer).save_pretrained(args.folder)
     print(f"{args.folder}: {model.num_parameters():,} parameters, {len(tokenizer)} words")
 
 
