@@ -96,6 +96,20 @@ def test_accuracy_of_each_type_of_question(accuracy):
     assert metrics == {"overall": 50.0, "by_type": {"hard": 50.0, "what": 50.0}}
 
 
+def test_a_type_may_be_a_string_or_none(accuracy):
+    metrics = accuracy.compute(
+        predictions=["cat", "cat", "cat"],
+        references=[["cat"], ["dog"], ["cat"]],
+        question_types=["what", ["what"], None],
+    )
+    assert metrics == {"overall": 66.67, "by_type": {"what": 50.0}}
+
+
+def test_no_answer_is_wrong_even_if_an_annotator_gave_none(accuracy):
+    assert accuracy.compute(predictions=["", "cat"], references=[[""], ["", "cat"]]) == {"overall": 50.0}
+    assert accuracy.compute(predictions=[""], references=[[""] * 10]) == {"overall": 0.0, "soft": 0.0}
+
+
 def test_soft_accuracy_of_ten_annotators(accuracy):
     references = [["cat"] * 2 + ["dog"] * 8, ["cat"] * 1 + ["dog"] * 9, ["cat"] * 3 + ["dog"] * 7, ["dog"] * 10]
     metrics = accuracy.compute(predictions=["cat"] * 4, references=references)
@@ -106,5 +120,7 @@ def test_soft_accuracy_of_ten_annotators(accuracy):
 def test_bad_input_of_accuracy(accuracy):
     with pytest.raises(ValueError, match="must give every question an answer"):
         accuracy.compute(predictions=["cat", "dog"], references=[["cat"], []])
-    with pytest.raises(ValueError, match="a list for each of 1 questions, got 2"):
+    with pytest.raises(ValueError, match="at least one question"):
+        accuracy.compute(predictions=[], references=[])
+    with pytest.raises(ValueError, match="those of each of 1 questions, got 2"):
         accuracy.compute(predictions=["cat"], references=[["cat"]], question_types=[["a"], ["b"]])

@@ -18,14 +18,14 @@ _KWARGS_DESCRIPTION = """
 Args:
     predictions: the answer to each question, empty where there is none.
     references: for each question, the annotators' answers.
-    question_types: for each question, its types (a list), of which it may have several or none.
+    question_types: for each question, its type, or a list of several, or none (`None`, or an empty list).
 
 Returns:
     `overall`; `soft` if there are ten answers to each question; with `question_types`, `by_type`, the accuracy of each.
     In percent, rounded to 2 decimals.
 
 Raises:
-    ValueError: if a question has no reference, or there are not as many lists of types as questions.
+    ValueError: if there are no questions, one has no reference, or there are not as many types as questions.
 
 Examples:
     >>> accuracy = evaluate.load("metrics/qa_accuracy")
@@ -64,21 +64,24 @@ class QAAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, question_types=None):
+        if not references:
+            raise ValueError("`references` must hold the answers of at least one question.")
         if not all(references):
             raise ValueError("`references` must give every question an answer.")
         if question_types is not None and len(question_types) != len(references):
             raise ValueError(
-                f"`question_types` must hold a list for each of {len(references)} questions, got {len(question_types)}."
+                f"`question_types` must hold those of each of {len(references)} questions, got {len(question_types)}."
             )
-        is_right = [answer in right for answer, right in zip(predictions, references, strict=True)]
+        # No answer is never right, whatever the annotators wrote.
+        counts = [right.count(answer) if answer else 0 for answer, right in zip(predictions, references, strict=True)]
+        is_right = [count > 0 for count in counts]
         results = {"overall": percent(is_right)}
         if all(len(right) == 10 for right in references):
-            counts = [right.count(answer) for answer, right in zip(predictions, references, strict=True)]
             results["soft"] = percent([min(count / 3, 1) for count in counts])
         if question_types is not None:
             by_type = defaultdict(list)
             for types, one_is_right in zip(question_types, is_right, strict=True):
-                for name in types:
+                for name in [types] if isinstance(types, str) else types or []:
                     by_type[name].append(one_is_right)
             results["by_type"] = {name: percent(by_type[name]) for name in sorted(by_type)}
         return results
