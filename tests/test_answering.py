@@ -181,10 +181,11 @@ def test_only_the_options_of_a_question_are_ranked(model_and_processor, demo, qu
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "cow"}, "row 1: `answer` must be one of `options` or its index from 0 to 1, got 'cow'"),
-        ({"answer": 2}, "must be one of `options` or its index from 0 to 1, got 2"),
+        ({"answer": "cow"}, "row 1: `answer` must be one of the options or its index from 0 to 1, got 'cow'"),
+        ({"answer": 2}, "must be one of the options or its index from 0 to 1, got 2"),
         ({"answer": True}, "got True"),
-        ({"answer": ["cat"]}, r"got \['cat'\]"),
+        ({"answer": ["cat", "cow"]}, "must be one of the options or its index from 0 to 1, got 'cow'"),
+        ({"answer": []}, r"got \[\]"),
         ({"answer": None}, "`answer` is missing"),
         ({"options": ["cat"]}, r"row 1: `options` must be at least 2 answers, none twice, got \['cat'\]"),
         ({"options": ["cat", "cat"]}, "none twice"),
@@ -197,6 +198,13 @@ def test_faults_of_options(tmp_path, change, message):
     (tmp_path / "a.json").write_text(json.dumps([row]))
     with pytest.raises(InputError, match=message):
         load_questions(tmp_path / "a.json")
+
+
+def test_several_annotators_choose_among_options(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    row = {"video": "a.mp4", "question": "what?", "answer": ["dog", "cat", 1], "options": ["cat", "dog"]}
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    assert load_questions(tmp_path / "a.json")["answer"][:] == [["dog", "cat", "dog"]]
 
 
 def test_options_in_a_table(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from svitt.processing_svitt import read_video
 from svitt.training.data import (
+    is_text,
     load_answer_list,
     load_captions,
     load_choices,
@@ -105,7 +106,7 @@ def test_training_pairs_share_an_id_by_video_or_by_caption(video_dir):
     assert training_pairs(captions, match_by="caption")["video_id"][:] == [0, 0, 1, 2]
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(is_text)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -172,6 +173,7 @@ def test_images_and_columns_of_other_names(video_dir):
         ([{"video": "a.mp4", "caption": []}], "row 1: `caption` must be a string or a list of strings"),
         ([{"video": "a.mp4", "caption": " "}], "none blank"),
         ([{"video": "a.mp4", "caption": "\u3000"}], "none blank"),
+        ([{"video": "a.mp4", "caption": "\u200b\u0301"}], "none blank"),
         ([{"video": "a.mp4", "caption": "half a \ud83d"}], "row 1: `caption` must be"),
         ([{"video": "d.mp4", "caption": "x"}], "row 1: `video` 'd.mp4' is not in"),
         ([{"video": "a\0.mp4", "caption": "x"}], "row 1: `video` .* is not in"),
@@ -202,6 +204,7 @@ def test_faults_of_annotations(video_dir, content, message):
         ("a.jsonl", "\n", "at least one annotation"),
         ("a.csv", "video,caption\n", "at least one annotation"),
         ("a.csv", "", "at least one annotation"),
+        ("a.json", "\n", "a.json: is empty, it must hold at least one annotation"),
         ("a.csv", "video,caption\na.mp4,x\nb.mp4\n", "line 3: must have 2 cells"),
         ("a.csv", "video,caption\na.mp4,x,y\n", "line 2: must have 2 cells"),
         ("a.csv", 'video,caption\na.mp4,"x\n', "not a CSV file"),
@@ -273,6 +276,8 @@ def test_questions(video_dir):
         ({"answer": None}, "row 2: `answer` is missing"),
         ({"question": ["a?", "b?"]}, "row 2: `question` must be a string that is not blank"),
         ({"question": ""}, "row 2: `question` must be a string that is not blank"),
+        ({"question": "???"}, r"row 2: `question` must be a string that is not blank, got '\?\?\?'"),
+        ({"answer": ["cat", "\u200b"]}, "row 2: `answer` must be a string or a list of strings, none blank"),
         ({"video": ["a.mp4", "b.mp4"]}, "row 2: `video` must name one video"),
         ({"video": "none.mp4"}, "row 2: `video` 'none.mp4' is not in"),
     ],
@@ -319,6 +324,7 @@ def test_answer_list(tmp_path):
     for content, message in [
         (["cat", "dog", "cat"], "answer 3: 'cat' was already answer 1"),
         (["cat", " "], "answer 2: must be a string that is not blank"),
+        (["\u200b", "cat"], "answer 1: must be a string that is not blank"),
         (["cat", 2], "answer 2: must be a string"),
         ({"cat": 0}, "must hold a JSON list"),
         ([], "at least one answer"),

@@ -243,7 +243,7 @@ ROW = {"video": "test_00000.mp4", "question": "what?", "answer": "red"}
         ({"answer_list": "other.json"}, ["split test: none of its answers, such as 'red', is in the answer list"]),
         ({"test_file": "empty_question.json"}, ["empty_question.json, row 2: `question` must be a string"]),
         ({"test_file": "number.json"}, ["number.json, row 1: `answer` must be a string or a list", "got 3"]),
-        ({"test_file": "option.json"}, ["option.json, row 1: `answer` must be one of `options`", "got 'red'"]),
+        ({"test_file": "option.json"}, ["option.json, row 1: `answer` must be one of the options", "got 'red'"]),
         ({"test_file": "captions.json"}, ["captions.json, row 1: `question` is missing"]),
         ({"train_file": "number.json"}, ["number.json, row 1: `answer`"]),
         ({"test_file": None}, ["--train_file", "--test_file"]),

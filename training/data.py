@@ -8,6 +8,7 @@ is a video of one frame. Faults are told before any work, by file, row, field an
 import csv
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value, Video, concatenate_datasets, load_dataset
 from datasets.table import InMemoryTable
 
+from ..processing_svitt import clean_text
 from .processes import InputError
 
 VIDEO, STRING, INTEGER = Video(decode=False), Value("string"), Value("int64")
@@ -74,11 +76,12 @@ def read_unchecked_rows(path: str | Path) -> Iterator[tuple[Path, int, object]]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: cannot be read as text in UTF-8 ({error}).") from error
         if number == 0:
-            raise InputError(f"{file}: must hold at least one annotation.")
+            raise InputError(f"{file}: is empty, it must hold at least one annotation.")
 
 
 def read_json(file: Path, lines) -> list:
-    rows = parse_json(file, lines.read())
+    text = lines.read()
+    rows = parse_json(file, text) if text.strip() else []
     if not isinstance(rows, list):
         raise InputError(f"{file}: must hold a JSON list; if it has one object a line, name it .jsonl.")
     return rows
@@ -176,9 +179,14 @@ def is_int64(value) -> bool:
     return -(2**63) <= value < 2**63
 
 
+def is_seen(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNPS"  # letters, numbers, punctuation, symbols
+
+
 def is_text(value) -> bool:
+    """Whether it is a string of more than spaces, accents and what is not seen, of which tokenizers leave nothing."""
     try:
-        return isinstance(value, str) and value.strip() != "" and bool(value.encode())
+        return isinstance(value, str) and any(map(is_seen, value)) and bool(value.encode())
     except UnicodeEncodeError:  # half of a character, which JSON can write: "\ud83d"
         return False
 
@@ -398,7 +406,7 @@ def load_questions(
 
     `answer` may be a list: an answer that several annotators gave is repeated in it. Where the first row has no
     `question_id`, rows are numbered from 0; `question_type` is optional, and may be a list of types. A row may have
-    `options`, a list of answers to choose from, of which `answer` is one, or its index from 0.
+    `options`, a list of answers to choose from, of which each `answer` is one, or its index from 0.
 
     Returns:
         A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
@@ -415,7 +423,7 @@ def load_questions(
         if videos.add(file, number, row) != 1:
             raise InputError(f"{file}, row {number}: `video` must name one video, which the question is about.")
         places.append((file, number))
-        values["question"].append(string_of(file, number, row, names["question"]))
+        values["question"].append(question_of(file, number, row, names["question"]))
         values["question_id"].append(row.get(names["question_id"]))
         for field in LISTS:
             has_it = row.get(names[field]) is not None
@@ -432,8 +440,16 @@ def load_questions(
     return concatenate_datasets([videos.dataset(), as_dataset(features, **values)], axis=1)
 
 
+def question_of(file: Path, number: int, row: dict, field: str) -> str:
+    """A question, of which cleaning must leave something."""
+    question = string_of(file, number, row, field)
+    if not is_text(clean_text(question)):
+        raise InputError(f"{file}, row {number}: `{field}` must be a string that is not blank, got {question!r:.200}.")
+    return question
+
+
 def answers_of(file: Path, number: int, row: dict, field: str = "answer", options_field: str = "options") -> list[str]:
-    """The annotators' answers to a question, or the one of its options that is right."""
+    """The annotators' answers to a question, or those of its options that are right."""
     if row.get(options_field) is None:
         return strings_of(file, number, row, field)
     options = strings_of(file, number, row, options_field)
@@ -441,14 +457,20 @@ def answers_of(file: Path, number: int, row: dict, field: str = "answer", option
         raise InputError(
             f"{file}, row {number}: `{options_field}` must be at least 2 answers, none twice, got {options!r:.200}."
         )
-    answer = value_of(file, number, row, field)
+    answers = value_of(file, number, row, field)
+    answers = answers if isinstance(answers, list) and answers else [answers]
+    return [option_of(file, number, field, answer, options) for answer in answers]
+
+
+def option_of(file: Path, number: int, field: str, answer, options: list[str]) -> str:
+    """The option that an annotation names, or numbers from 0."""
     if answer in options:
-        return [answer]
+        return answer
     index = int(answer) if file.suffix.lower() == ".csv" and str(answer).isdecimal() else answer
     if type(index) is not int or not 0 <= index < len(options):
-        wanted = f"one of `{options_field}` or its index from 0 to {len(options) - 1}"
+        wanted = f"one of the options or its index from 0 to {len(options) - 1}"
         raise InputError(f"{file}, row {number}: `{field}` must be {wanted}, got {answer!r:.200}.")
-    return [options[index]]
+    return options[index]
 
 
 def check_ids(places: list[tuple[Path, int]], field: str, ids: list) -> list[int] | list[str]:
