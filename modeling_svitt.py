@@ -1482,6 +1482,25 @@ def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torc
     return nll.sum(dim=1)
 
 
+def distinct_answers(
+    shortlist: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Equal answers of shortlists (B, k) of a list (A, L) made one, lest float noise tell them apart.
+
+    Returns:
+        Ids and mask of the R different answers, both (R, L), by length, as those of like lengths are decoded together;
+        those of each shortlist (B, n), by length, filled up with 0; where in these each of the shortlist is (B, k).
+    """
+    answer_mask = answer_mask.long()
+    rows = torch.cat([answer_mask.sum(dim=1, keepdim=True), answer_mask, answer_ids * answer_mask], dim=1)
+    rows, row_of = rows.unique(dim=0, return_inverse=True)  # sorted, by the first column first
+    _, answer_mask, answer_ids = rows.split([1, *answer_mask.shape[1:], *answer_ids.shape[1:]], dim=1)
+    rows, order = row_of[shortlist].sort(dim=1)
+    places = F.pad(rows.diff(dim=1) != 0, (1, 0)).cumsum(dim=1)
+    own = rows.new_zeros(len(rows), int(places.max()) + 1).scatter(1, places, rows)
+    return answer_ids, answer_mask, own, places.scatter(1, order, places)
+
+
 # ----------------------------------------------------------------------------------------------------
 # Clips of a longer video
 # ----------------------------------------------------------------------------------------------------
@@ -2108,16 +2127,19 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 `pixel_values`, where several questions are about a video.
 
         Returns:
-            Indices into the list and probabilities, both (B, min(k, n)) and sorted by probability; the index is -1, and
-            the probability 0, where a question has no more candidates.
+            Indices into the list and probabilities, both (B, min(k, n)) and sorted by probability, equal answers by
+            their place in the list; the index is -1, and the probability 0, where a question has no more candidates.
 
         Raises:
-            ValueError: for an unknown `ensemble` or `answer_scoring`, or frames that don't make whole clips.
+            ValueError: for an unknown `ensemble` or `answer_scoring`, frames that don't make whole clips, or `k` or
+                `chunk_size` below 1.
         """
         if ensemble not in CLIP_ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
         if answer_scoring not in ("published", "likelihood"):
             raise ValueError(f"`answer_scoring` must be 'published' or 'likelihood', got {answer_scoring!r}.")
+        if k < 1 or chunk_size < 1:
+            raise ValueError(f"`k` and `chunk_size` must be at least 1, got {k} and {chunk_size}.")
         if answer_mask is None:
             answer_mask = (answer_ids != self.config.decoder_config.pad_token_id).long()
         if candidates is None:
@@ -2163,15 +2185,15 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
 
         `first` is what the decoder returned for [CLS], with its cache: all answers go on from there. So each costs the
         decoder one step for each word that is followed by another, and the vocabulary is looked at for no others.
+        (`shortlist` has -1 for none, whose score does not count.)
         """
         num_clips = len(question) // len(shortlist)
+        answer_ids, answer_mask, rows, places = distinct_answers(shortlist, answer_ids, answer_mask)
         num_steps = answer_mask[:, 2:].sum(dim=1)
-        # Answers of like lengths are decoded together. (`shortlist` has -1 for none, whose score does not count.)
-        by_length = num_steps[shortlist].argsort(dim=1, stable=True)
-        sorted_answers = shortlist.gather(1, by_length).repeat_interleave(num_clips, dim=0)
-        nll = -first.logits[:, 0].float().log_softmax(dim=-1).gather(1, answer_ids[:, 1][sorted_answers])
+        rows, places = (indices.repeat_interleave(num_clips, dim=0) for indices in (rows, places))
+        nll = -first.logits[:, 0].float().log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
         nll_of_later_words = []
-        for chunk in sorted_answers.split(max(1, chunk_size // len(question)), dim=1):
+        for chunk in rows.split(max(1, chunk_size // len(question)), dim=1):
             answers, length = chunk.flatten(), int(num_steps[chunk].max())
             is_followed = answer_mask[answers, 2 : 2 + length].bool()
             word_nll = nll.new_zeros(is_followed.shape)
@@ -2192,7 +2214,6 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 word_nll[is_followed] = F.cross_entropy(logits, targets, reduction="none")
             nll_of_later_words.append(word_nll.sum(dim=1).view(chunk.shape))
         nll = nll + torch.cat(nll_of_later_words, dim=1)
-        places = by_length.argsort(dim=1).repeat_interleave(num_clips, dim=0)
         return nll.gather(1, places).unflatten(0, (-1, num_clips))
 
     @torch.no_grad()

@@ -1107,21 +1107,23 @@ class SViTTProcessor(ProcessorMixin):
     Captions and questions become `[CLS] w1 ... wn` without a final [SEP], the form the published weights were trained
     with, padded to the longest of the batch and truncated to 32 tokens (`padding` and `max_length` change that per
     call, `from_pretrained(..., max_length=64)` for good). Both switches are saved with the processor, since they
-    belong to the weights, and can be passed to a call as well.
+    belong to the weights, and can be passed to a call as well. So is the length of answers.
 
     Args:
         video_processor ([`SViTTVideoProcessor`]): makes the `pixel_values`.
         tokenizer ([`BertTokenizer`]): makes `input_ids` and `attention_mask`.
         clean_text (`bool`, *optional*, defaults to `True`): apply [`clean_text`] first.
         add_sep (`bool`, *optional*, defaults to `False`): encode as `[CLS] w1 ... wn [SEP]`, as BERT users expect.
+        max_answer_length (`int`, *optional*, defaults to 5): tokens of an answer, see `encode_answers`.
     """
 
     text_kwargs = {"padding": True, "truncation": True, "max_length": 32}
 
-    def __init__(self, video_processor=None, tokenizer=None, clean_text=True, add_sep=False):
+    def __init__(self, video_processor=None, tokenizer=None, clean_text=True, add_sep=False, max_answer_length=5):
         super().__init__(video_processor, tokenizer)
         self.clean_text = clean_text
         self.add_sep = add_sep
+        self.max_answer_length = max_answer_length
         # Saving writes this into the folder, loading does not read it back: set, a processor equals its reloaded self.
         self.auto_map = {"AutoProcessor": "processing_svitt.SViTTProcessor"}
 
@@ -1164,13 +1166,15 @@ class SViTTProcessor(ProcessorMixin):
         # Written out, the tokenizer parses [CLS] as the special token and counts it when it truncates.
         return text if add_sep else f"{self.tokenizer.cls_token} {text}"
 
-    def encode_answers(self, answers: str | list[str], max_length: int = 5, **kwargs) -> BatchFeature:
+    def encode_answers(self, answers: str | list[str], max_length: int | None = None, **kwargs) -> BatchFeature:
         """
         Encodes answers as `[CLS] answer [SEP]`, uncleaned, for the decoder of question answering.
 
-        The [SEP] is written behind the answer before truncation, as in the original: an answer of more than
+        They are cut to `max_length` tokens, by default the processor's `max_answer_length`: answers that begin alike
+        may become equal. The [SEP] is written behind the answer before that, as in the original: an answer of more than
         `max_length - 2` tokens loses it. `kwargs` go to the tokenizer.
         """
+        max_length = self.max_answer_length if max_length is None else max_length
         answers = [answers] if isinstance(answers, str) else answers
         answers = [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
         settings = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt", **kwargs}

@@ -9,8 +9,10 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoProcessor
 
 from svitt import SViTTForVideoQuestionAnswering
+from svitt.modeling_svitt import distinct_answers
 from svitt.processing_svitt import SViTTProcessor
 from svitt.training.answering import (
     AnsweringArguments,
@@ -131,6 +133,43 @@ def test_chunks_and_batches_of_any_size_give_the_same_answers(
     assert_same(answer(model_and_processor, questions, args, videos_at_once=videos_at_once), expected)
 
 
+def test_equal_answers_are_decoded_once_and_keep_their_order(model_and_processor, questions, monkeypatch):
+    """Cut to five tokens, three of them are one."""
+    alike = [f"a red circle moves {way}" for way in ("right", "left", "up")]
+    answers = ["red", alike[0], "left and then up", alike[1], "up", alike[2]]
+    model, decoded = model_and_processor[0], []
+    forward = model.text_decoder.cls.forward
+    monkeypatch.setattr(model.text_decoder.cls, "forward", lambda x: decoded.append(x.shape[:-1].numel()) or forward(x))
+    expected = answer(model_and_processor, questions, arguments(k_test=6, eval_batch_size=16), answers)
+    # For 16 questions of 2 clips, [CLS], and 1 + 1 + 3 + 3 words that another one, or [SEP], follows.
+    assert sum(decoded) == 16 * 2 * 9
+    for prediction in expected.values():
+        assert [one for one in prediction.answers if one in alike] == alike
+        assert len({p for a, p in zip(*prediction, strict=True) if a in alike}) == 1
+    for chunk in (1, 7, 33, 64, 100):
+        predictions = answer(model_and_processor, questions, arguments(k_test=6, answers_at_once=chunk), answers)
+        assert {row: one.answers for row, one in predictions.items()} == {
+            row: one.answers for row, one in expected.items()
+        }
+
+
+def test_distinct_answers_by_hand():
+    ids = torch.tensor([[2, 9, 8, 3], [2, 7, 3, 0], [2, 9, 8, 3], [2, 5, 3, 0]])
+    shortlist = torch.tensor([[0, 1, 2], [2, 0, -1]])  # -1 reads the last
+    answer_ids, answer_mask, rows, places = distinct_answers(shortlist, ids, ids != 0)
+    assert answer_ids.tolist() == [[2, 5, 3, 0], [2, 7, 3, 0], [2, 9, 8, 3]]
+    assert answer_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert rows.tolist() == [[1, 2], [0, 2]] and places.tolist() == [[1, 0, 1], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"k": -1}, {"chunk_size": 0}])
+def test_at_least_one_answer_is_ranked_at_once(model_and_processor, options):
+    model, processor = model_and_processor
+    inputs = processor([torch.zeros(4, 3, 32, 32, dtype=torch.uint8)], ["moves"], return_tensors="pt")
+    with pytest.raises(ValueError, match="`k` and `chunk_size` must be at least 1, got "):
+        model.rank_answers(**inputs, answer_ids=processor.encode_answers(ANSWERS)["input_ids"], **options)
+
+
 def test_memory_is_bounded_by_the_answers_decoded_at_once(model_and_processor, questions, monkeypatch):
     model, sizes = model_and_processor[0], []
     forward = model.text_decoder.cls.forward
@@ -214,6 +253,15 @@ def test_options_in_a_table(tmp_path):
 
 
 # ---- Answers
+
+
+def test_a_processor_keeps_the_length_of_answers(demo, tmp_path):
+    processor = SViTTProcessor.from_pretrained(demo / "model")
+    assert processor.encode_answers("a red circle moves up")["input_ids"].shape == (1, 5)
+    SViTTProcessor.from_pretrained(demo / "model", max_answer_length=7).save_pretrained(tmp_path)
+    kept = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
+    assert kept.encode_answers("a red circle moves up")["input_ids"].shape == (1, 7)
+    assert kept.encode_answers("a red circle moves up", max_length=3)["input_ids"].shape == (1, 3)
 
 
 def table(answers, **columns):
