@@ -7,10 +7,11 @@ of all other objects, and refuses other calls, as well as files that claim more 
 
 import io
 import itertools
+import math
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -34,6 +35,14 @@ MAX_PICKLE_BYTES = 2**21
 MAX_CLASSES = 1000
 # How often all that is stored may occur, under several names.
 TIMES_SHARED = 4
+# What pickles name again they do not store again: how much of it calls may copy, and how many arguments they may have.
+MAX_COPIED, MAX_ARGUMENTS = 10**6, 100
+# Keys that are no texts can be chosen so that each is compared with all before it; the state of an optimizer has some.
+MAX_OTHER_KEYS, MAX_KEY_PARTS = 10**4, 8
+CHECKED_OPCODES = (
+    *("SETITEM", "SETITEMS", "ADDITEMS", "APPEND", "APPENDS", "DICT", "FROZENSET"),
+    *("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD"),
+)
 # Of a training configuration, which may name one object many times.
 MAX_CONFIG_VALUES, MAX_CONFIG_DEPTH = 10**5, 100
 
@@ -107,6 +116,7 @@ class SafeUnpickler(pickle._Unpickler):
     def __init__(self, file, storage=None, max_bytes: int = 0):
         super().__init__(file)
         self.storage, self.bytes_left, self.classes = storage, max_bytes, {}
+        self.copies_left, self.other_keys_left = MAX_COPIED, MAX_OTHER_KEYS
 
     def find_class(self, module: str, name: str):
         if module in ("torch", "torch.cuda") and name in STORAGE_DTYPES:
@@ -133,7 +143,7 @@ class SafeUnpickler(pickle._Unpickler):
         return self.classes[module, name]
 
     def persistent_load(self, persistent_id):
-        if not isinstance(persistent_id, tuple) or len(persistent_id) < 5 or persistent_id[0] != "storage":
+        if not isinstance(persistent_id, tuple) or len(persistent_id) not in (5, 6) or persistent_id[0] != "storage":
             raise pickle.UnpicklingError("it refers to something outside of it that is no storage")
         _, dtype, key, _, num_elements, *view = persistent_id
         if not isinstance(dtype, torch.dtype) or not isinstance(key, (str, int)) or type(num_elements) is not int:
@@ -143,9 +153,12 @@ class SafeUnpickler(pickle._Unpickler):
         return self.storage(dtype, str(key), num_elements)
 
     def rebuild_tensor(self, storage, offset, size, stride, *_):
+        if not isinstance(size, tuple) or len(size) > MAX_ARGUMENTS:
+            raise pickle.UnpicklingError("it has a tensor of an unknown kind")
         tensor = storage.as_strided(size, stride, offset)  # checks its bounds
-        self.bytes_left -= tensor.nbytes
-        if tensor.numel() > storage.numel() or self.bytes_left < 0:
+        num_elements = math.prod(size)  # `numel` overflows
+        self.bytes_left -= num_elements * tensor.itemsize
+        if num_elements > storage.numel() or self.bytes_left < 0:
             raise pickle.UnpicklingError(f"its tensors, one of them {in_words(size)}, are larger than what it stores")
         return tensor
 
@@ -153,16 +166,90 @@ class SafeUnpickler(pickle._Unpickler):
         return tensor
 
     def make_dict(self, pairs=()):
-        pairs = list(pairs)
-        _check_keys(key for key, _ in pairs)
+        pairs = self.copied(pairs)
+        self.check_keys(key for key, _ in pairs)
         return dict(pairs)
 
     def make_set(self, items=()):
-        _check_keys(items)
+        items = self.copied(items)
+        self.check_keys(items)
         return set(items)
 
     def make_size(self, sizes=()):
-        return tuple(sizes)
+        return tuple(self.copied(sizes))
+
+    def copied(self, items) -> list:
+        """Items of a call, which may be named many times over."""
+        if not isinstance(items, (list, tuple)):
+            raise pickle.UnpicklingError(f"it makes a container of a {type(items).__name__}")
+        self.copies_left -= len(items)
+        if self.copies_left < 0:
+            raise pickle.UnpicklingError(f"its calls copy more than {MAX_COPIED} objects")
+        return list(items)
+
+    def check_keys(self, keys: Iterable):
+        """Refuses what Python would hash or compare without end: nested and long tuples, numbers of equal hashes."""
+        for key in keys:
+            if isinstance(key, (str, bytes)):
+                continue
+            self.other_keys_left -= 1
+            if self.other_keys_left < 0:
+                raise pickle.UnpicklingError(f"it has more than {MAX_OTHER_KEYS} keys that are no texts")
+            parts = key if isinstance(key, tuple) and len(key) <= MAX_KEY_PARTS else (key,)
+            if not all(map(_is_simple, parts)):
+                raise pickle.UnpicklingError("it has a key that is no text, small number or short tuple of them")
+
+    def check_filled(self, container, kinds: tuple[type, ...], keys: Iterable = ()):
+        """Refuses to put anything into what is no container: a tensor would take it at many places."""
+        if not isinstance(container, kinds):
+            raise pickle.UnpicklingError(f"it fills a {type(container).__name__} as if it were a container")
+        self.check_keys(keys)
+
+    def load_setitem(self):
+        self.check_filled(self.stack[-3], (dict, Stub), self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self):
+        self.check_filled(self.metastack[-1][-1], (dict, Stub), self.stack[::2])
+        super().load_setitems()
+
+    def load_additems(self):
+        self.check_filled(self.metastack[-1][-1], (set,), self.stack)
+        super().load_additems()
+
+    def load_append(self):
+        self.check_filled(self.stack[-2], (list, Stub))
+        super().load_append()
+
+    def load_appends(self):
+        self.check_filled(self.metastack[-1][-1], (list, Stub))
+        super().load_appends()
+
+    def load_dict(self):
+        self.check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_frozenset(self):
+        self.check_keys(self.stack)
+        super().load_frozenset()
+
+    def check_arguments(self, *groups):
+        """Refuses what a call would take apart for long."""
+        for arguments in groups:
+            if not isinstance(arguments, (tuple, dict)) or len(arguments) > MAX_ARGUMENTS:
+                raise pickle.UnpicklingError(f"a call in it has no arguments, or more than {MAX_ARGUMENTS}")
+
+    def load_reduce(self):
+        self.check_arguments(self.stack[-1])
+        super().load_reduce()
+
+    def load_newobj(self):
+        self.check_arguments(self.stack[-1])
+        super().load_newobj()
+
+    def load_newobj_ex(self):
+        self.check_arguments(*self.stack[-2:])
+        super().load_newobj_ex()
 
     def load_build(self):
         """Gives its state to a stub; to nothing else, as it may come with attributes that hide methods."""
@@ -176,33 +263,17 @@ class SafeUnpickler(pickle._Unpickler):
         raise pickle.UnpicklingError("it uses an opcode that `torch.save` does not")
 
     refused = dict.fromkeys(range(256), refuse)
-    dispatch = refused | pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # type: ignore[assignment]
+    dispatch = refused | pickle._Unpickler.dispatch  # type: ignore[assignment]
 
 
-def _with_checked_keys(load: Callable, keys: slice) -> Callable:
-    def load_checked(unpickler):
-        _check_keys(unpickler.stack[keys])
-        load(unpickler)
-
-    return load_checked
+def _is_simple(key) -> bool:
+    if type(key) is int:
+        return abs(key) < 2**60  # which is its hash, then
+    return key is None or isinstance(key, (str, bytes, bool, float, Stub))
 
 
-def _check_keys(keys: Iterable):
-    """Refuses what Python would hash recursively, without a limit."""
-    for key in keys:
-        parts = key if isinstance(key, (tuple, frozenset)) else ()
-        if any(isinstance(part, (tuple, frozenset)) for part in parts):
-            raise pickle.UnpicklingError("it has a dict with nested tuples for keys")
-
-
-for _opcode, _keys in {
-    pickle.SETITEM: slice(-2, -1),
-    pickle.SETITEMS: slice(None, None, 2),
-    pickle.DICT: slice(None, None, 2),
-    pickle.ADDITEMS: slice(None),
-    pickle.FROZENSET: slice(None),
-}.items():
-    SafeUnpickler.dispatch[_opcode[0]] = _with_checked_keys(SafeUnpickler.dispatch[_opcode[0]], _keys)
+for _name in CHECKED_OPCODES:
+    SafeUnpickler.dispatch[getattr(pickle, _name)[0]] = getattr(SafeUnpickler, f"load_{_name.lower()}")
 # Names by number; and buffers, whose memory is claimed before they are read.
 for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
     SafeUnpickler.dispatch[_opcode[0]] = SafeUnpickler.refuse
@@ -252,6 +323,8 @@ def _read_zip(file) -> object:
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if any(name.startswith("/") or ".." in name.split("/") for name in names):
             raise ValueError("its records have names that lead elsewhere, such as ../name")
+        if len(set(names)) < len(names):
+            raise ValueError("two of its records have one name")
         if len(pickles) != 1:
             raise ValueError("it is a zip file of something else")
         folder = pickles[0].removesuffix("data.pkl")
@@ -272,6 +345,8 @@ def _read_zip(file) -> object:
                 storages[key] = _flat_tensor(read(f"data/{key}", num_elements * dtype.itemsize), dtype)
             return storages[key]
 
+        if f"{folder}byteorder" in names and read("byteorder") != b"little":
+            raise ValueError("it was written by a big-endian machine; save it again on one that is little-endian")
         pickled = read("data.pkl")
         if len(pickled) > MAX_PICKLE_BYTES:
             raise ValueError(f"its pickle takes more than {MAX_PICKLE_BYTES} bytes, though weights are kept beside it")
@@ -297,9 +372,11 @@ def _read_legacy(file) -> object:
     if type(magic_number) is not int or magic_number != LEGACY_MAGIC_NUMBER:
         raise ValueError("it does not start as one")
     checkpoint = SafeUnpickler(head, storage, TIMES_SHARED * max_bytes).load()
-    keys = SafeUnpickler(head).load()
+    keys = list(map(str, SafeUnpickler(head).load()))
+    if sorted(keys) != sorted(storages):
+        raise ValueError("its list of storages is not of those that its tensors have, each once")
     file.seek(head.tell())
-    for key in map(str, keys):
+    for key in keys:
         num_elements = int.from_bytes(file.read(8), "little")
         values = storages[key]
         if num_elements != len(values):

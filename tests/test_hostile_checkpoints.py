@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from svitt.checkpoint_reader import MAX_PICKLE_BYTES, Stub, read_checkpoint
+from svitt.checkpoint_reader import MAX_OTHER_KEYS, MAX_PICKLE_BYTES, Stub, read_checkpoint
 
 from .test_conversion import (
     FORMATS,
@@ -218,6 +218,7 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
     """Of each, what its sentence says and its content."""
     shell = text(f"touch {marker}")
     not_readable, refused, no_weights = "is not a readable checkpoint", "is refused: it calls", "has no dict of weights"
+    no_key, no_container = "a key that is no text", "as if it were a container"
     system = name("os", "system")
     popen = name("subprocess", "Popen")
     command = b"](" + text("touch") + text(str(marker)) + b"e"
@@ -226,6 +227,9 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
     huge = 2**40
     good = tensor(4, 0, (), ())
     shared = b"".join(text(f"{n}") + tensor(2**18, 0, (2**18,), (1,), key="1") for n in range(1000))
+    column, row = (tensor(1024, 0, size, (1, 1), key="1", kind="LongStorage") for size in ((1024, 1), (1, 1024)))
+    indices = {"data/1": bytes(2**13)}
+    many = b"(" + b"N" * 10**5 + b"tq\x000"  # a tuple, by the number 0
     of_a_class = storage(4, kind="system").replace(b"torch\n", b"os\n")
     return {
         # Functions by all ways to name and to call them.
@@ -298,11 +302,11 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
             saved({"vision_encoder.encoder.layer.999999999.x": torch.zeros(1)}),
         ),
         # Nesting.
-        "tuples as a key": ("nested tuples", archive(setting(b"}" + nested(3 * 10**5, b"\x85") + b"Ns"))),
-        "tuples in a set": ("nested tuples", archive(setting(b"\x8f(" + nested(3 * 10**5, b"\x85") + b"\x90"))),
-        "tuples as a frozen set": ("nested tuples", archive(setting(b"(" + nested(3 * 10**5, b"\x85") + b"\x91"))),
+        "tuples as a key": (no_key, archive(setting(b"}" + nested(3 * 10**5, b"\x85") + b"Ns"))),
+        "tuples in a set": (no_key, archive(setting(b"\x8f(" + nested(3 * 10**5, b"\x85") + b"\x90"))),
+        "tuples as a frozen set": (no_key, archive(setting(b"(" + nested(3 * 10**5, b"\x85") + b"\x91"))),
         "tuples of an ordered dict": (
-            "nested tuples",
+            no_key,
             archive(setting(name("collections", "OrderedDict") + b"]" + nested(3 * 10**5, b"\x85") + b"N\x86a\x85R")),
         ),
         "tuples in a setting": ("nested", archive(setting(nested(3 * 10**5, b"\x85")))),
@@ -327,10 +331,46 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
             "more than 1000 classes",
             archive(b"\x80\x04" + b"".join(b"cx\n%d\n" % n for n in range(10**5)) + b"."),
         ),
+        "sizes copied again and again": (
+            "its calls copy more than",
+            archive(setting(many + b"(" + name("torch", "Size") + b"q\x010" + b"h\x01h\x00\x85R" * 2500 + b"t")),
+        ),
+        "set of a tensor": (
+            "makes a container of a Tensor",
+            archive(setting(name("builtins", "set") + good + b"\x85R")),
+        ),
+        "arguments of a tensor": ("has no arguments", archive(setting(name("collections", "deque") + good + b"R"))),
+        "one long tuple as arguments": ("or more than", archive(setting(many + name("x", "Y") + b"h\x00\x81"))),
+        "items of a tensor, set one by one": (
+            no_container,
+            archive(setting(column + b"(" + column + row + b"tK\x01s"), indices),
+        ),
+        "items of a tensor": (no_container, archive(setting(column + b"(" + row + b"K\x01u"), indices)),
+        "a tensor as a set": (no_container, archive(setting(column + b"(" + row + b"\x90"), indices)),
+        "a tensor as a list": (no_container, archive(setting(good + b"Na"))),
+        "one long tuple as a key": (no_key, archive(setting(many + b"}(" + b"h\x00N" * 10**5 + b"u"))),
+        "numbers of one hash": (
+            no_key,
+            archive(setting(b"}(" + b"".join(integer(n * (2**61 - 1)) + b"N" for n in range(10**5)) + b"u")),
+        ),
+        "numbers as keys": (
+            "keys that are no texts",
+            archive(setting(b"}(" + b"".join(integer(n) + b"N" for n in range(MAX_OTHER_KEYS + 1)) + b"u")),
+        ),
         "too large": ("bytes, though", archive(b"\x80\x04" + b"N" * MAX_PICKLE_BYTES + b".")),
         "nothing on the stack": (not_readable, archive(b"\x80\x02.")),
         "no end": (not_readable, archive(b"\x80\x02}")),
         # Archives.
+        "big-endian": ("big-endian machine", archive(weights(good), {"byteorder": b"big"})),
+        "two records of one name": (
+            "have one name",
+            archive(weights(good), {"data/1": bytes(16)}).replace(b"archive/data/1", b"archive/data/0"),
+        ),
+        "legacy storages that are not listed": ("list of storages", legacy(weights(good), [], bytes(24))),
+        "legacy storages listed twice": (
+            "list of storages",
+            legacy(weights(good), ["0", "0"], 2 * (struct.pack("<Q", 4) + bytes(16))),
+        ),
         "names that lead outside": ("lead elsewhere", archive(weights(good), {"../../../x": b""})),
         "absolute names": ("lead elsewhere", archive(weights(good), prefix="/tmp/archive/")),
         "two pickles": ("something else", archive(weights(good), {"x/data.pkl": weights(good)})),
