@@ -1,17 +1,18 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""A page to search videos with a sentence, to see what the model looks at, and to ask questions about a video.
+"""A page on which to search videos by sentence, see what the model attends to, and ask questions about a video.
 
-    python examples/app.py                                   # the model and the test clips of `make demo`
+    python examples/app.py                                   # the models and test clips of `make demo` and `demo-qa`
     python examples/app.py --model out --videos my_videos --index my_index --qa_model qa_out
 
-Needs Gradio: pip install "svitt[app]". Reached from this machine only, the page indexes any of its folders, and all
-tabs share the index. Reached from others (--server_name 0.0.0.0, or on a Space), each visitor has an index of their
-own with uploads of limited size, which is deleted after they leave.
+Needs Gradio: pip install -e ".[app]". On its own machine, the page can index any folder, and all tabs share one index.
+Open to other machines (--server_name 0.0.0.0, or on a Space), it gives each visitor an index of their own, limits the
+size of uploads, and deletes everything when the visitor leaves.
 """
 
 import argparse
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from svitt.training.models import load_as_saved
 from svitt.training.presets import Preset
 from svitt.training.processes import BAD_INPUT, InputError, exit_on_bad_input, sentence_of
 
-DEMO = Path("demo")  # of `make demo`
+DEMO = Path("demo")  # of `make demo` and `make demo-qa`
 DEMO_SENTENCES = [
     "a red circle moves right and then up",
     "a blue triangle hops and then a red circle hops",
@@ -61,15 +62,17 @@ def parse_args() -> argparse.Namespace:
         "--qa_model", default=env("SVITT_QA_MODEL"), help="folder or Hub name of a SViTT that answers questions"
     )
     parser.add_argument(
-        "--videos", nargs="+", default=env("SVITT_VIDEOS", "").split(), help="videos and folders to index at the start"
+        "--videos", nargs="+", default=env("SVITT_VIDEOS", "").split(), help="videos and folders to index on start-up"
     )
-    parser.add_argument("--index", help="folder where the index is kept; by default it is gone at the end")
-    parser.add_argument("--server_name", default=env("GRADIO_SERVER_NAME", LOOPBACK[0]), help="address to listen at")
-    parser.add_argument("--port", type=int, help="by default the first free one from 7860 on")
+    parser.add_argument("--index", help="folder to keep the index in; by default it is deleted on exit")
+    parser.add_argument("--server_name", default=env("GRADIO_SERVER_NAME", LOOPBACK[0]), help="address to listen on")
+    parser.add_argument(
+        "--port", type=int, default=env("GRADIO_SERVER_PORT"), help="by default the first free one from 7860 on"
+    )
     parser.add_argument(
         "--allow_folders",
         action="store_true",
-        help="trust visitors from other machines as those from this one: one index, any folder, no limits",
+        help="trust visitors from other machines like those from this one: one index, any folder, no limits",
     )
     args = parser.parse_args()
     args.examples = args.model is None
@@ -83,13 +86,26 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def check_port(server_name: str, port: int | None):
+    """An `InputError` where the page cannot listen: before models are loaded and videos indexed."""
+    family = socket.AF_INET6 if ":" in server_name else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that has just ended is no obstacle
+            probe.bind((server_name, port or 0))
+    except (OSError, OverflowError) as error:
+        where = f"--server_name {server_name}" if port is None else f"--port {port}"
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{where}: the page cannot listen there ({reason}); give another.") from error
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What the page does
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def told(function: Callable) -> Callable:
-    """The same, but for bad input, which becomes a message on the page: files by their names, without folders."""
+    """The same function, but bad input becomes a message on the page, which names files without their folders."""
 
     @wraps(function)
     def wrapper(*args, **kwargs):
@@ -105,17 +121,17 @@ def told(function: Callable) -> Callable:
 
 
 def copy_of(index: SViTTIndex, folder: str) -> SViTTIndex:
-    """An index that begins with the same clips."""
+    """A new index that starts with the same clips."""
     shutil.copytree(index.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("uploads"))
     return SViTTIndex(Path(folder), index.settings, index.model, index.processor)
 
 
 def add_uploads(index: SViTTIndex, uploads: list[str], limit: int | None) -> IndexReport:
-    """Index copies, kept beside the index, of uploads; Gradio has put each into a folder named by its content."""
+    """Copy uploads beside the index and index the copies; Gradio put each into a folder named after its content."""
     folder = index.folder.absolute() / "uploads"
     total = len(list(folder.glob("*/*"))) + len(uploads)
     if limit is not None and total > limit:
-        raise InputError(f"A visitor may upload {limit} videos in all, but with these it would be {total}.")
+        raise InputError(f"Each visitor may upload {limit} videos in all; these would make {total}.")
     videos = {folder / Path(path).parent.name / Path(path).name: path for path in uploads}
     for video, path in videos.items():
         video.parent.mkdir(parents=True, exist_ok=True)
@@ -129,14 +145,14 @@ def add_uploads(index: SViTTIndex, uploads: list[str], limit: int | None) -> Ind
 def find(index: SViTTIndex, sentence: str) -> tuple[list[Hit], list[int]]:
     """The best clips, and the rank of each before re-ranking, from 1."""
     if not len(index):
-        raise InputError("There are no clips to search yet; add videos under the tab Videos.")
+        raise InputError("There are no clips to search yet; add some on the Videos tab.")
     hits = index.search(sentence, top_k=NUM_HITS, shortlist=SHORTLIST)
     similarities = [hit.similarity for hit in index.search(sentence, top_k=SHORTLIST, rerank=False)]
     return hits, [1 + sum(similarity > hit.similarity for similarity in similarities) for hit in hits]
 
 
 def frames_between(video: str, start: float, end: float | None, num_frames: int) -> np.ndarray:
-    """(T, H, W, 3) uint8, of a part of a video in seconds, as the index takes them; without an end, of all the rest."""
+    """Frames (T, H, W, 3), uint8, from `start` to `end` in seconds (or to the very end), sampled as the index does."""
 
     def pick(metadata):
         total, fps = metadata.total_num_frames, metadata.fps or 0.0
@@ -149,7 +165,7 @@ def frames_between(video: str, start: float, end: float | None, num_frames: int)
 
 
 def explain(index: SViTTIndex, hit: Hit, sentence: str, folder: str):
-    """A video and a picture of the patches that the model keeps of a hit."""
+    """A video and a picture of the patches of a hit that the model keeps."""
     frames = frames_between(hit.video, hit.start, hit.end, index.settings["num_frames"])
     maps = token_maps(index.model, index.processor, frames, sentence)
     path = Path(tempfile.mkdtemp(dir=folder), "token_maps.mp4")
@@ -158,7 +174,7 @@ def explain(index: SViTTIndex, hit: Hit, sentence: str, folder: str):
 
 
 class Answerer:
-    """A model that answers questions, and its list of answers, if it has one."""
+    """A model that answers questions, with its list of answers, if it has one."""
 
     def __init__(self, name: str):
         self.model, self.processor = load_as_saved(name, ProcessingArguments(), ("SViTTForVideoQuestionAnswering",))
@@ -169,11 +185,11 @@ class Answerer:
     def __call__(
         self, video: str | None, question: str, answers: str = "", start: float | None = None, end: float | None = None
     ) -> dict[str, float]:
-        """Answers with their probabilities: those given, with commas between, or the model's list, or its own words."""
+        """Answers with probabilities: of those given, separated by commas, or the model's list, or in its own words."""
         if not video:
-            raise InputError("There is no video yet; choose one, or a clip that was found.")
+            raise InputError('There is no video yet; upload one, or press "Ask about it" below a clip that was found.')
         if not question.strip():
-            raise InputError("The question is empty; ask something such as: what does she hold?")
+            raise InputError("The question is empty; ask something like: what is she holding?")
         frames = frames_between(video, start or 0.0, end, self.processor.video_processor.num_frames)
         inputs = self.processor(videos=[frames], text=[question], return_tensors="pt").to(self.model.device)
         choices = [answer.strip() for answer in answers.split(",") if answer.strip()] or self.answers
@@ -196,11 +212,11 @@ def build_page(
     """The page.
 
     Args:
-        shared: the index of all, if `is_private`; otherwise each visitor gets a copy.
-        scratch: folder for these copies and for pictures.
-        examples: whether to offer sentences and questions that the demo's models know.
+        shared: the one index of everybody if `is_private`; otherwise each visitor gets a copy.
+        scratch: folder for these copies and for token maps.
+        examples: whether to offer sentences and questions that suit the demo's models.
     """
-    own = {}  # of each visitor from another machine, by session
+    own = {}  # the index of each visitor from another machine, by session
 
     def index_of(request: gr.Request) -> SViTTIndex:
         if is_private:
@@ -214,7 +230,7 @@ def build_page(
             shutil.rmtree(own.pop(request.session_hash).folder, ignore_errors=True)
 
     with gr.Blocks(title="SViTT", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        gr.Markdown("# Search your videos\nFind the moments that a sentence describes, and ask about them.")
+        gr.Markdown("# Search your videos\nFind the moments that a sentence describes, and ask questions about them.")
         asked = [
             gr.Video(label="Video", sources=["upload"], height=320, render=False),
             gr.Number(label="From second", value=0, minimum=0, render=False),
@@ -234,7 +250,7 @@ def build_page(
 def search_tab(page: gr.Blocks, index_of: Callable, scratch: str, tabs: gr.Tabs, asked: list | None, examples: bool):
     found = gr.State()  # hits, their ranks by similarity, and the sentence
     with gr.Row(equal_height=True):
-        sentence = gr.Textbox(placeholder="What does the clip show?", show_label=False, scale=5, autofocus=True)
+        sentence = gr.Textbox(placeholder="Describe what the clip shows", show_label=False, scale=5, autofocus=True)
         button = gr.Button("Search", variant="primary", scale=1, min_width=120)
     if examples:
         gr.Examples(DEMO_SENTENCES, sentence, label="For example")
@@ -258,7 +274,7 @@ def search_tab(page: gr.Blocks, index_of: Callable, scratch: str, tabs: gr.Tabs,
         gr.Dataframe(
             [row(rank, *ranked) for rank, ranked in enumerate(zip(hits, ranks_before, strict=True), start=1)],
             headers=["rank", "video", "from", "to", "match score", "similarity", "rank by similarity alone"],
-            label="How the clips moved when they were read again together with the sentence",
+            label="How re-ranking, which reads each clip together with the sentence, moved the clips",
             interactive=False,
         )
 
@@ -277,7 +293,7 @@ def search_tab(page: gr.Blocks, index_of: Callable, scratch: str, tabs: gr.Tabs,
                 gr.Video(hit.video, show_label=False, height=200, buttons=[], interactive=False, **start)
             gr.Markdown(caption(rank, hit, rank_before))
             with gr.Row():
-                look = gr.Button("What it looks at", size="sm", min_width=60)
+                look = gr.Button("What the model sees", size="sm", min_width=60)
                 look.click(look_at, None, [maps, video_maps, sheet]).then(None, js=SCROLL_TO_MAPS)
                 if asked is not None and is_file:
                     ask = gr.Button("Ask about it", size="sm", min_width=60)
@@ -285,8 +301,8 @@ def search_tab(page: gr.Blocks, index_of: Callable, scratch: str, tabs: gr.Tabs,
 
     with gr.Column(visible=False, elem_id="maps") as maps:
         gr.Markdown(
-            "### What the model looks at\nPatches turn dark where they were dropped: beside the video, what is left in "
-            "the end; below, a row for each drop and a column for each frame."
+            "### What the model sees\nDropped patches are darkened. Top: the video beside the patches left in the end. "
+            "Bottom: a row for each time that patches are dropped, and a column for each frame."
         )
         video_maps = gr.Video(show_label=False, autoplay=True, loop=True, interactive=False, buttons=[], height=260)
         sheet = gr.Image(show_label=False, interactive=False, buttons=[])
@@ -294,7 +310,7 @@ def search_tab(page: gr.Blocks, index_of: Callable, scratch: str, tabs: gr.Tabs,
 
 
 def serve(page: gr.Blocks, video: str):
-    """Let the page play a file from where it is, which Gradio would otherwise refuse, or copy as a whole."""
+    """Let the page play a file from where it lies, which Gradio would otherwise refuse, or copy as a whole."""
     if video not in page.allowed_paths:
         page.allowed_paths.append(video)
         gr.set_static_paths(video)
@@ -303,7 +319,7 @@ def serve(page: gr.Blocks, video: str):
 def caption(rank: int, hit: Hit, rank_before: int) -> str:
     title = f"**{rank}. {Path(hit.video).name}** {minutes(hit.start)} – {minutes(hit.end)}"
     if hit.score is None:
-        return f"{title}\n\nnot read again: {hit.note.replace(hit.video, Path(hit.video).name)}"
+        return f"{title}\n\nnot re-ranked: {hit.note.replace(hit.video, Path(hit.video).name)}"
     return f"{title}\n\nmatch score **{hit.score:.2f}**, " + (
         f"rank {rank}" if rank_before == rank else f"rank {rank_before} → {rank}"
     )
@@ -321,7 +337,10 @@ def minutes(seconds: float) -> str:
 
 def ask_tab(answerer: Answerer | None, asked: list, examples: bool):
     if answerer is None:
-        gr.Markdown("No model that answers questions was given; start the page with `--qa_model`.")
+        gr.Markdown(
+            "There is no model to answer questions. Train one with `make demo-qa` (half an hour on two cores), or "
+            "start the page with `--qa_model`."
+        )
         return
     with gr.Row():
         with gr.Column():
@@ -330,13 +349,13 @@ def ask_tab(answerer: Answerer | None, asked: list, examples: bool):
                 for part in asked[1:]:
                     part.render()
         with gr.Column():
-            question = gr.Textbox(label="Question", placeholder="What is to be seen?")
+            question = gr.Textbox(label="Question", placeholder="What is happening?")
             answers = gr.Textbox(
                 label="Answers to choose from",
                 placeholder=f"the model's own list of {len(answerer.answers):,}"
                 if answerer.answers
-                else "in its own words",
-                info="Separated by commas; may be empty.",
+                else "the model's own words",
+                info="Optional; separate them with commas.",
             )
             button = gr.Button("Ask", variant="primary")
             result = gr.Label(label="Answer", num_top_classes=NUM_ANSWERS)
@@ -361,23 +380,23 @@ def videos_tab(shared: SViTTIndex, index_of: Callable, is_private: bool):
             upload = gr.Button("Index the uploads", variant="primary")
         if is_private:
             with gr.Column():
-                folder = gr.Textbox(label="or a folder of this machine", placeholder="/home/me/videos")
+                folder = gr.Textbox(label="or a folder on this machine", placeholder="/home/me/videos")
                 add = gr.Button("Index the folder", variant="primary")
     report = gr.Markdown(min_height=80)
-    bad = gr.Dataframe(headers=["not indexed", "because"], visible=False, interactive=False, wrap=True)
+    bad = gr.Dataframe(headers=["not indexed", "reason"], visible=False, interactive=False, wrap=True)
 
     @told
     def index_uploads(uploads: list[str] | None, request: gr.Request, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
         index = index_of(request)
         if not uploads:
-            raise InputError("There are no uploads yet; drop some videos first.")
+            raise InputError("There are no uploads yet; drop some videos above first.")
         return None, *told_of(add_uploads(index, uploads, None if is_private else MAX_UPLOADS), index)
 
     @told
     def index_folder(folder: str, request: gr.Request, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
         index = index_of(request)
         if not folder.strip():
-            raise InputError("There is no folder yet; write the path of one.")
+            raise InputError("There is no folder yet; type the path of one.")
         return told_of(index.add([Path(folder.strip()).expanduser()]), index)
 
     settings = {"show_progress_on": report, "concurrency_id": "indexing"}
@@ -391,17 +410,18 @@ def size_of(index: SViTTIndex) -> str:
 
 
 def told_of(report: IndexReport, index: SViTTIndex) -> tuple:
-    """The size of the index, what was done, and a row for each video that could not be read."""
+    """The size of the index, what was done, and a row for each unreadable video."""
     bad = [[Path(video).name, error.replace(video, Path(video).name)] for video, error in sorted(report.bad.items())]
     if bad:
         names = ", ".join(name for name, _ in bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-        gr.Warning(f"{names}: cannot be read; the table says why.", title="Not indexed")
+        gr.Warning(f"{names}: cannot be read; see the table for the reason.", title="Not indexed")
     return size_of(index), summary(report, len(index)), gr.Dataframe(bad, visible=bool(bad))
 
 
 def main():
     with exit_on_bad_input(), tempfile.TemporaryDirectory(prefix="svitt_") as scratch:
         args = parse_args()
+        check_port(args.server_name, args.port)
         PartialState(cpu=not torch.accelerator.is_available())
         folder = Path(args.index or Path(scratch) / "index")
         is_made = (folder / "index.json").is_file()

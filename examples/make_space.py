@@ -1,11 +1,11 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Make the folder of a Hugging Face Space with the page of app.py, ready to be pushed.
+"""Make the folder of a Hugging Face Space that serves the page of app.py, ready to be pushed.
 
     python examples/make_space.py space
     hf upload user/search-videos space . --repo-type space
 
-The package goes with it, as do the models and the test clips of `make demo`, if they are there. To search with a model
-of the Hub, set the variable SVITT_MODEL in the settings of the Space.
+The folder includes the package, and the models and test clips of `make demo` if there are any. To search with a model
+from the Hub, set the variable SVITT_MODEL in the settings of the Space.
 """
 
 import argparse
@@ -26,7 +26,7 @@ REQUIREMENTS = (
 
 
 def copy_package(folder: Path):
-    """The package as it would be installed, and the list of what it needs."""
+    """The package as it would be installed, and a list of its requirements."""
     with tempfile.TemporaryDirectory() as target:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, ROOT]
         subprocess.run(pip, check=True)
@@ -38,7 +38,7 @@ def copy_package(folder: Path):
 
 
 def copy_demo(demo: Path, folder: Path) -> bool:
-    """Models and test clips, as far as they are there; whether there is a model to search with."""
+    """Copy whatever models and test clips exist; returns whether there is a model to search with."""
     for name in ("out", "qa_out"):
         if (demo / name).is_dir():
             shutil.copytree(demo / name, folder / name, ignore=shutil.ignore_patterns("checkpoint-*", "*.parquet"))
@@ -50,8 +50,8 @@ def copy_demo(demo: Path, folder: Path) -> bool:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="to be made")
-    parser.add_argument("--demo", type=Path, default=Path("demo"), help="of `make demo` (default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="the folder to make")
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="folder of `make demo` (default: %(default)s)")
     args = parser.parse_args()
     with exit_on_bad_input():
         if args.folder.exists() and any(args.folder.iterdir()):
@@ -61,7 +61,7 @@ def main():
         shutil.copy(ROOT / "examples/app.py", args.folder)
         copy_package(args.folder)
         if not copy_demo(args.demo, args.folder / "demo"):
-            print(f"{args.demo}: holds no model; set the variable SVITT_MODEL in the settings of the Space.")
+            print(f"{args.demo}: has no model; set the variable SVITT_MODEL in the settings of the Space.")
         print(f"{args.folder}: hf upload user/search-videos {args.folder} . --repo-type space")
 
 

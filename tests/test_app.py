@@ -141,7 +141,7 @@ def upload(page, *paths):
 
 def search(page, sentence):
     tab(page, "Search")
-    page.get_by_placeholder("What does the clip show?").fill(sentence)
+    page.get_by_placeholder("Describe what the clip shows").fill(sentence)
     press(page, "Search")
 
 
@@ -197,7 +197,7 @@ def test_upload_search_play_and_ask(home, server, visit, expected):
     late.evaluate("video => {video.muted = true; return video.play()}")
     page.wait_for_function(f"video => video.currentTime > {max(starts)} + 0.2", arg=late.element_handle())
 
-    press(page, "What it looks at")
+    press(page, "What the model sees")
     page.locator("#maps video").wait_for()
     page.wait_for_function("() => document.querySelector('#maps video').readyState > 1")
     page.wait_for_function("() => document.querySelector('#maps img').naturalWidth > 500")
@@ -232,7 +232,7 @@ def test_what_is_wrong_is_told_in_a_sentence(home, server, visit):
     tab(page, "Videos")
     press(page, "Index the uploads")
     is_told(page, "There are no uploads yet")
-    page.get_by_label("or a folder of this machine").fill("/nowhere")
+    page.get_by_label("or a folder on this machine").fill("/nowhere")
     press(page, "Index the folder")
     is_told(page, "/nowhere: there is no such file or folder.")
     tab(page, "Ask")
@@ -267,10 +267,10 @@ def test_visitors_from_elsewhere_have_an_index_of_their_own_and_no_folders(home,
         assert any("long.mp4" in caption for caption in captions(one, 5))
         assert len(index) == 3 and len(list((tmp_path / "scratch").iterdir())) == 2
         upload(one, home / "uploads/broken.mp4")
-        is_told(one, "A visitor may upload 1 videos in all, but with these it would be 2.")
+        is_told(one, "Each visitor may upload 1 videos in all; these would make 2.")
         assert one.get_by_role("button", name="Index the folder").count() == 0
         tab(one, "Ask")
-        one.get_by_text("No model that answers questions was given").wait_for()
+        one.get_by_text("There is no model to answer questions. Train one with make demo-qa").wait_for()
         one.close()
         deadline = time.monotonic() + 30
         while len(list((tmp_path / "scratch").iterdir())) > 1 and time.monotonic() < deadline:
@@ -310,13 +310,24 @@ def test_without_a_model_a_sentence_says_how_to_get_one(tmp_path, monkeypatch, c
     assert capsys.readouterr().err == message
 
 
+def test_a_port_that_is_taken_is_told_in_a_sentence(home, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", ["app.py", "--port", port])
+        with pytest.raises(SystemExit, match="2"):
+            load().main()
+    message = f"app.py: --port {port}: the page cannot listen there (Address already in use); give another.\n"
+    assert capsys.readouterr().err == message
+
+
 @pytest.mark.slow
 def test_space_is_ready_to_be_pushed(home, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "space"
     monkeypatch.setattr(sys, "argv", ["make_space.py", str(folder), "--demo", str(home / "demo")])
     load("make_space").main()
     metadata = SpaceCard.load(folder / "README.md").data
-    assert metadata.sdk == "gradio" and (folder / metadata.app_file).is_file()
+    assert metadata.license == "mit" and metadata.sdk == "gradio" and (folder / metadata.app_file).is_file()
     assert f"gradio=={metadata.sdk_version}\n" in (ROOT / "requirements.txt").read_text()
     assert len(metadata.short_description) <= 60  # beyond which the Hub refuses it
     assert "lancedb>=0.40\n" in (folder / "requirements.txt").read_text()
