@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Write the reference of all modules from their docstrings, as web pages.
+"""Write the API reference of all modules, from their docstrings, as web pages.
 
 python docs/build_reference.py site
 """
@@ -12,11 +12,16 @@ import pdoc
 import svitt
 
 ROOT = Path(svitt.__file__).parent
-# The package is the root of the repository: it holds tests and tools, which are no modules of it.
-MODULES = [file.stem for file in ROOT.glob("*.py") if file.stem not in ("__init__", "setup")]
-PACKAGES = [f"{name}.{file.stem}" for name in ("search", "training") for file in ROOT.glob(f"{name}/*.py")]
-NAMES = sorted({f"svitt.{name}".removesuffix(".__init__") for name in (*MODULES, *PACKAGES, "training.presets")})
+# Named one by one, because the package is the root of the repository, which holds tests and tools besides modules.
+FILES = [*ROOT.glob("*.py"), *ROOT.glob("search/*.py"), *ROOT.glob("metrics/*/*.py")]
+NAMES = [".".join(("svitt", *file.relative_to(ROOT).with_suffix("").parts)) for file in FILES]
+NAMES = [name.removesuffix(".__init__") for name in NAMES if name not in ("svitt.__init__", "svitt.setup")]
+
+
+def build(folder: Path):
+    pdoc.render.configure(docformat="google")
+    pdoc.pdoc(*sorted(NAMES), "svitt.training", output_directory=folder)  # the latter with all modules in it
+
 
 if __name__ == "__main__":
-    pdoc.render.configure(docformat="google")
-    pdoc.pdoc(*NAMES, output_directory=Path(sys.argv[1]))
+    build(Path(sys.argv[1]))

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -140,6 +141,17 @@ def test_what_is_exported_is_described(module):
 
 def test_all_modules_are_described():
     assert not [file for file in MODULES if not ast.get_docstring(ast.parse(file.read_text()))]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Error parsing type annotation")  # of what Transformers adds to configurations
+def test_the_reference_has_a_page_for_each_module(tmp_path):
+    pytest.importorskip("pdoc")
+    runpy.run_path(str(ROOT / "docs/build_reference.py"))["build"](tmp_path)
+    pages = {str(page.relative_to(tmp_path / "svitt").with_suffix("")) for page in tmp_path.glob("svitt/**/*.html")}
+    modules = {str(file.relative_to(ROOT).with_suffix("")).removesuffix("/__init__") for file in MODULES}
+    assert modules - {"__init__", "setup"} <= pages
+    assert "rank_answers" in (tmp_path / "svitt/modeling_svitt.html").read_text()
 
 
 @pytest.mark.slow
