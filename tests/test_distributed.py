@@ -270,7 +270,14 @@ def test_sharded_training_goes_on_from_a_saved_state(runs):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"fsdp_version": 1}, {"cpu_ram_efficient_loading": True}, {"activation_checkpointing": True}], ids=str
+    "setting",
+    [
+        {"fsdp_version": 1},
+        {"cpu_ram_efficient_loading": True},
+        {"activation_checkpointing": True},
+        {"state_dict_type": "SHARDED_STATE_DICT"},
+    ],
+    ids=str,
 )
 def test_settings_that_sharding_does_not_go_with(setting):
     options = {"fsdp_version": 2, "cpu_ram_efficient_loading": False} | setting

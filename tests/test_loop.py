@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -338,6 +339,91 @@ def test_what_cannot_be_gone_on_from(tmp_path):
     state.write_text(state.read_text().replace('"num_processes": 1', '"num_processes": 2'))
     with pytest.raises(InputError, match="was written by 2 processes and can only be resumed by as many, not by 1"):
         train(tmp_path / "run", checkpointing={"resume_from_checkpoint": "latest"})
+
+
+# ---- Checkpoints that are damaged, or made to run code
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run with checkpoints after 2 and 4 updates, the first within an epoch."""
+    folder = tmp_path_factory.mktemp("written")
+    train(folder, num_train_epochs=1, checkpointing={"save_steps": 2, "save_total_limit": 9})
+    return folder
+
+
+def resumed(written, folder, edit):
+    """The error of going on from the first checkpoint after a change to it."""
+    shutil.copytree(written, folder)
+    edit(folder / "checkpoint-2")
+    with pytest.raises(InputError) as error:
+        train(folder, checkpointing={"resume_from_checkpoint": str(folder / "checkpoint-2")})
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+    return str(error.value)
+
+
+FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "loader_0.pt", "training_state.json")
+
+
+def test_these_are_all_files_of_a_checkpoint(written):
+    assert sorted(path.name for path in (written / "checkpoint-2").iterdir()) == sorted(FILES)
+
+
+class Call:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl", "loader_0.pt", "custom_checkpoint_0.pkl"])
+@pytest.mark.parametrize("kwargs", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
+def test_no_code_in_a_checkpoint_is_run(written, tmp_path, name, kwargs):
+    marker = tmp_path / "marker"
+    sentence = resumed(written, tmp_path / "run", lambda folder: torch.save(Call(marker), folder / name, **kwargs))
+    assert f"checkpoint-2/{name}: {'may run code' if 'custom' in name else 'is damaged'}" in sentence
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("left", [0, 0.5, 0.99])
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_that_is_cut_off_is_told(written, tmp_path, name, left):
+    def cut(folder):
+        os.truncate(folder / name, int(left * (folder / name).stat().st_size))
+
+    sentence = resumed(written, tmp_path / "run", cut)
+    assert f"checkpoint-2/{name}: is damaged" in sentence and "an earlier one" in sentence
+
+
+@pytest.mark.parametrize("name", FILES[:-1])
+def test_a_checkpoint_that_lacks_a_file_is_told(written, tmp_path, name):
+    assert "checkpoint-2" in resumed(written, tmp_path / "run", lambda folder: (folder / name).unlink())
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"x": 1}', "{}", "[" * 10**5, '{"step": 2}'])
+def test_a_state_that_is_none_is_told(written, tmp_path, text):
+    sentence = resumed(written, tmp_path / "run", lambda folder: (folder / "training_state.json").write_text(text))
+    assert "checkpoint-2/training_state.json: is damaged" in sentence
+
+
+def sgd():
+    weight = nn.Parameter(torch.zeros(1, 1))
+    return torch.optim.SGD([weight], momentum=0.1).state_dict()
+
+
+def of_other_shapes():
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(3))])
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(3)
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+@pytest.mark.parametrize("content", [[], {}, {"param_groups": 1, "state": 2}, sgd(), of_other_shapes()])
+@pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl", "loader_0.pt"])
+def test_a_checkpoint_with_something_else_in_a_file_is_told(written, tmp_path, name, content):
+    sentence = resumed(written, tmp_path / "run", lambda folder: torch.save(content, folder / name))
+    assert "checkpoint-2: is" in sentence and "damaged" in sentence
 
 
 def test_trackers_that_are_not_there_are_named(tmp_path):

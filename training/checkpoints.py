@@ -14,12 +14,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch.optim.lr_scheduler import LRScheduler
+from accelerate.utils import RNG_STATE_NAME, load
+from safetensors import safe_open
 
+from ..checkpoint_reader import printable
 from .arguments import ArgumentGroup
 from .processes import InputError, fail_together, writing
 
 STATE_FILE = "training_state.json"
+FILES_OF_TENSORS = (".safetensors", ".bin", ".pt", ".pkl")
 # It warns of each checkpoint that tied weights are saved once.
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
@@ -94,36 +97,58 @@ class Checkpoints:
         folders = [file.parent for file in self.folder.glob(f"checkpoint-*/{STATE_FILE}")]
         return sorted(folders, key=step_of)
 
-    def load(self, accelerator: Accelerator, loader, scheduler: LRScheduler) -> TrainingState:
-        """Put everything back to where the checkpoint to resume was; a new state if there is none."""
-        accelerator.register_for_checkpointing(scheduler)
+    def load(self, accelerator: Accelerator, loader) -> TrainingState:
+        """Put model, optimizer, random states and loader back to where the checkpoint to resume was, running no code
+        that it holds; a new state if there is none.
+
+        Raises:
+            InputError: if it is damaged, or of another training.
+        """
         if accelerator.is_main_process:
             for incomplete in self.folder.glob(".checkpoint-*"):
                 shutil.rmtree(incomplete)
         if self.resumed is None:
             return TrainingState(num_processes=accelerator.num_processes)
-        state = TrainingState(**json.loads((self.resumed / STATE_FILE).read_text()))
+        state = read_state(self.resumed)
         if state.num_processes != accelerator.num_processes:
             raise InputError(
                 f"{self.resumed}: was written by {state.num_processes} processes and can only be resumed by as many, "
                 f"not by {accelerator.num_processes}; to start anew from its model, give it to --model_name_or_path."
             )
+        random_states, position = fail_together(self._read, accelerator)
         try:
             accelerator.load_state(str(self.resumed))
-        except (ValueError, RuntimeError) as error:  # of torch, about the optimizer's groups or the model's shapes
+            check_loaded(accelerator, random_states)
+        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, OSError) as error:
             raise InputError(
-                f"{self.resumed}: is of another model, or of other options such as --larger_lr_names ({error})."
+                f"{self.resumed}: is of another model, or of other options such as --larger_lr_names, or damaged "
+                f"({printable(str(error)).rstrip('.')})."
             ) from error
         if not state.epoch_is_done:
             loader.set_epoch(state.epoch)
-            position = torch.load(self.loader_file(self.resumed, accelerator), weights_only=False)
-            fail_together(loader.load_state_dict, position)
+            fail_together(self._go_on, loader, position)
         if accelerator.is_main_process:
             for later in self.found():  # of a run that went on from here before
                 if later.parent == self.resumed.parent and step_of(later) > state.step:
                     remove(later)
         accelerator.wait_for_everyone()
         return state
+
+    def _read(self, accelerator: Accelerator) -> tuple[dict, dict]:
+        """Random states and the loader's state of this process, after a look at all files of the checkpoint."""
+        for file in self.resumed.iterdir():
+            if file.name.startswith("custom_checkpoint_"):
+                raise InputError(f"{file}: may run code, and is not needed any more; remove it to go on.")
+            if file.is_file() and file.suffix in FILES_OF_TENSORS:
+                read(file)
+        random_states = self.resumed / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl"
+        return read(random_states), read(self.loader_file(self.resumed, accelerator))
+
+    def _go_on(self, loader, position: dict):
+        try:
+            loader.load_state_dict(position)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise damaged(self.resumed) from error
 
     def save(self, accelerator: Accelerator, loader, state: TrainingState):
         """Write a checkpoint; where there is one of this step, only its state has changed since.
@@ -170,6 +195,55 @@ def remove(checkpoint: Path):
     """Remove a checkpoint so that none that is half removed is found."""
     gone = checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}"))
     shutil.rmtree(gone)
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """How far the training was; an `InputError` for what [`write_state`] did not write."""
+    file, defaults = checkpoint / STATE_FILE, asdict(TrainingState())
+    try:
+        values = json.loads(file.read_text())
+        state = TrainingState(**values)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise damaged(file) from error
+    if values.keys() != defaults.keys() or any(
+        not isinstance(values[name], type(default)) for name, default in defaults.items() if default is not None
+    ):
+        raise damaged(file)
+    return state
+
+
+def read(file: Path):
+    """What is in a file of a checkpoint; of weights, which are large, their names. Nothing in it is run.
+
+    Raises:
+        InputError: if it is cut off, or holds more than tensors and plain values.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                return weights.keys()
+        return load(file, map_location="cpu", weights_only=True, mmap=True)  # large tensors stay on the disk
+    except Exception as error:  # damaged and hostile files raise anything
+        raise damaged(file) from error
+
+
+def damaged(place: Path) -> InputError:
+    return InputError(
+        f"{place}: is damaged, or holds what no checkpoint does; give an earlier one to --resume_from_checkpoint, or "
+        "start anew in another --output_dir."
+    )
+
+
+def check_loaded(accelerator: Accelerator, random_states: dict):
+    """An error where Accelerate has left out something, or taken what is not AdamW's."""
+    if not torch.equal(torch.get_rng_state(), random_states["torch_manual_seed"]):
+        raise ValueError("its random states cannot be restored")
+    for optimizer in accelerator._optimizers:
+        if any(optimizer.defaults.keys() - group.keys() for group in optimizer.param_groups):
+            raise ValueError("its optimizer is another")
+        for parameter, values in optimizer.state.items():
+            if any(values[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("its optimizer is of other parameters")
 
 
 def write_state(folder: Path, state: TrainingState):

@@ -163,7 +163,8 @@ class Training:
         # Not prepared: a prepared scheduler steps once per process at each update.
         optimizer = self.optimizer.optimizer
         self.scheduler = cosine_schedule(optimizer, num_warmup_steps, self.num_steps, args.min_lr_multi)
-        self.state = self.checkpoints.load(self.accelerator, self.loader, self.scheduler)
+        self.state = self.checkpoints.load(self.accelerator, self.loader)
+        self.scheduler.last_epoch = self.state.step  # on which alone the learning rate depends
         self.log = Log(self.accelerator, self.checkpoints.folder / "log.jsonl", self.state, self.steps_before)
         self.num_skipped_in_a_row, self.must_stop = 0, False
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, StateDictType, fully_shard
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -57,11 +57,12 @@ def shard(accelerator: Accelerator, model: PreTrainedModel):
 def check_settings(plugin: FullyShardedDataParallelPlugin):
     """Refuse what would take the place of `shard`, or read weights on the main process alone, with an `InputError`."""
     needed = {"fsdp_version": 2, "cpu_ram_efficient_loading": False, "activation_checkpointing": False}
+    needed["state_dict_type"] = StateDictType.FULL_STATE_DICT  # the others are read in a way that runs what they hold
     for name, value in needed.items():
         if getattr(plugin, name) != value:
             raise InputError(
-                f"fsdp_{name.removeprefix('fsdp_')} of the Accelerate configuration: must be {str(value).lower()}, as "
-                "in configs/fsdp2.yaml."
+                f"fsdp_{name.removeprefix('fsdp_')} of the Accelerate configuration: must be "
+                f"{getattr(value, 'name', str(value).lower())}, as in configs/fsdp2.yaml."
             )
 
 
