@@ -1,0 +1,137 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Record BabyAI, a grid world whose instructions are often about order, as clips with captions and questions.
+
+    pip install minigrid
+    python examples/make_babyai_dataset.py babyai
+
+The instructions ("open the purple door, then open the red door") and the bot that follows them are BabyAI's own
+(Chevalier-Boisvert et al., ICLR 2019; https://minigrid.farama.org). Writes H.264 files to babyai/videos, and
+
+    train.json, test.json              captions, in the format of run_retrieval.py
+    test_order.json, order.yaml        for run_retrieval.py --dataset_file: the caption, or the one of the other order?
+    train_questions.json, test_...     for run_videoqa.py: which door is opened ("look"), first or last ("order")?
+
+Of the last two, a model that sees all but the order of the frames' content guesses one of two.
+"""
+
+import argparse
+import json
+import random
+import re
+from pathlib import Path
+
+import av
+import gymnasium
+import minigrid  # noqa: F401 (registers the levels)
+import numpy as np
+from minigrid.utils.baby_ai_bot import BabyAIBot
+from tqdm import tqdm
+
+LEVELS = ("OpenTwoDoors", "OpenDoorsOrderN4", "MoveTwoAcrossS5N2", "PutNextLocal", "PickupLoc", "GoToSeqS5R2")
+TILE_SIZE = 12  # pixels along a side of a cell
+FRAMES_PER_SECOND = 8
+FIRST_TRAINING_SEED = 1_000_000  # of an episode; those of the test count from 0
+
+ORDERED = re.compile(r"(?P<one>.+?)(?P<link>, then | after you )(?P<other>.+)")
+DOOR = re.compile(r"open (?:the|a) (\w+) door")
+
+
+def play(level: str, seed: int, crop: bool) -> tuple[str, np.ndarray]:
+    """An instruction, and the frames (T, H, W, 3) uint8 of the bot that follows it, one a step."""
+    env = gymnasium.make(f"BabyAI-{level}-v0", render_mode="rgb_array").unwrapped
+    env.reset(seed=seed)
+    room = env.room_from_pos(*env.agent_pos)
+    (left, top), (columns, rows) = (room.top, room.size) if crop else ((0, 0), (env.width, env.height))
+    bot, is_over = BabyAIBot(env), False
+    frames = [env.get_frame(highlight=False, tile_size=TILE_SIZE)]
+    while not is_over:
+        _, _, terminated, truncated, _ = env.step(bot.replan())
+        is_over = terminated or truncated
+        frames.append(env.get_frame(highlight=False, tile_size=TILE_SIZE))
+    ys, xs = (slice(start * TILE_SIZE, (start + size) * TILE_SIZE) for start, size in ((top, rows), (left, columns)))
+    return env.mission, np.stack(frames)[:, ys, xs]
+
+
+def write_video(path: Path, frames: np.ndarray):
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18", "preset": "veryfast"})
+        (stream.height, stream.width), stream.pix_fmt = frames.shape[1:3], "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def other_order(caption: str) -> str | None:
+    """The same two instructions the other way round; None where there is no order, or it makes no difference."""
+    parts = ORDERED.fullmatch(caption)
+    if parts is None or parts["one"] == parts["other"]:
+        return None
+    return parts["other"] + parts["link"] + parts["one"]
+
+
+def doors_in_order(caption: str) -> list[str]:
+    """Colors of the doors to be opened, the first first."""
+    colors = DOOR.findall(caption)
+    return colors[::-1] if " after you " in caption else colors
+
+
+def questions_about(video: str, caption: str) -> list[dict[str, str]]:
+    doors = doors_in_order(caption)
+    if len(doors) == 1:
+        asked = [("which door is opened?", doors[0], "look")]
+    elif len(set(doors)) == 2:
+        asked = [("which door is opened first?", doors[0], "order"), ("which door is opened last?", doors[1], "order")]
+    else:
+        asked = []
+    return [
+        {"video": video, "question": question, "answer": answer, "question_type": kind}
+        for question, answer, kind in asked
+    ]
+
+
+def choices_of_order(video: str, caption: str, rng: random.Random) -> list[dict]:
+    """Multiple choice between the caption and the one of the other order."""
+    if (other := other_order(caption)) is None:
+        return []
+    answer = rng.randrange(2)
+    return [{"video": video, "caption": [other, caption] if answer else [caption, other], "answer": answer}]
+
+
+def make_split(
+    folder: Path, split: str, levels: list[str], num_clips: int, first_seed: int, crop: bool
+) -> list[dict[str, str]]:
+    """Play and write down; returns annotations `{"video", "caption", "level"}`, an equal number of each level."""
+    rows = []
+    for number in tqdm(range(num_clips), desc=split):
+        level = levels[number % len(levels)]
+        caption, frames = play(level, first_seed + number // len(levels), crop)
+        rows.append({"video": f"{split}_{level}_{number // len(levels):05d}.mp4", "caption": caption, "level": level})
+        write_video(folder / "videos" / rows[-1]["video"], frames)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to write the videos and annotations")
+    parser.add_argument("--train", type=int, default=3000, help="clips to train on (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=360, help="clips to report on (default: %(default)s)")
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=LEVELS, help="(default: all)")
+    parser.add_argument("--crop", action="store_true", help="to the room where the agent begins, which suits doors")
+    args = parser.parse_args()
+
+    (args.folder / "videos").mkdir(parents=True, exist_ok=True)
+    for split, num_clips, first_seed in (("train", args.train, FIRST_TRAINING_SEED), ("test", args.test, 0)):
+        rows = make_split(args.folder, split, args.levels, num_clips, first_seed, args.crop)
+        questions = [question for row in rows for question in questions_about(row["video"], row["caption"])]
+        rng = random.Random(split)
+        choices = [choice for row in rows for choice in choices_of_order(row["video"], row["caption"], rng)]
+        for name, content in (("", rows), ("_questions", questions), ("_order", choices)):
+            (args.folder / f"{split}{name}.json").write_text(json.dumps(content, indent=1))
+        print(f"{split}: {len(rows)} clips, {len(choices)} of them with an order; {len(questions)} questions")
+    splits = "test: {annotation: test_order.json, videos: videos, rows: multiple_choice, num_options: 2}"
+    (args.folder / "order.yaml").write_text(f"splits:\n  {splits}\n")
+
+
+if __name__ == "__main__":
+    main()

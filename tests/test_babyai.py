@@ -1,0 +1,60 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Episodes of BabyAI as clips: what is asked about them, and files that the scripts read."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from svitt.processing_svitt import read_video
+from svitt.training.data import load_captions, load_questions
+from svitt.training.presets import load_preset
+
+SCRIPT = str(Path(__file__).parent.parent / "examples/make_babyai_dataset.py")
+
+
+@pytest.fixture(scope="module")
+def example():
+    return runpy.run_path(SCRIPT)
+
+
+@pytest.mark.parametrize(
+    ("caption", "other", "doors"),
+    [
+        ("open the red door", None, ["red"]),
+        ("open the red door, then open the blue door", "open the blue door, then open the red door", ["red", "blue"]),
+        (
+            "open the red door after you open the blue door",
+            "open the blue door after you open the red door",
+            ["blue", "red"],
+        ),
+        ("go to a key and go to the box, then go to a door", "go to a door, then go to a key and go to the box", []),
+        ("go to a key, then go to a key", None, []),
+        ("pick up the ball", None, []),
+    ],
+)
+def test_order_of_an_instruction(example, caption, other, doors):
+    assert example["other_order"](caption) == other
+    assert example["doors_in_order"](caption) == doors
+
+
+def test_files_are_read_by_the_scripts(tmp_path, monkeypatch):
+    options = ["--train", "4", "--test", "4", "--levels", "OpenTwoDoors", "PickupLoc", "--crop"]
+    monkeypatch.setattr(sys, "argv", [SCRIPT, str(tmp_path), *options])
+    runpy.run_path(SCRIPT, run_name="__main__")
+    captions = load_captions(tmp_path / "test.json", tmp_path / "videos")
+    assert captions["caption"][:2] == [["open the purple door, then open the red door"], ["pick up the grey key"]]
+    questions = load_questions(tmp_path / "test_questions.json", tmp_path / "videos")
+    assert (questions["question"][0], questions["answer"][0]) == ("which door is opened first?", ["purple"])
+    assert (questions["question"][1], questions["answer"][1]) == ("which door is opened last?", ["red"])
+    [choices] = load_preset("retrieval", tmp_path / "order.yaml").splits.values()
+    choices = choices.load()
+    for row, annotation in zip(choices, json.loads((tmp_path / "test_order.json").read_text()), strict=True):
+        assert row["caption"][row["answer"]] == next(
+            caption["caption"][0] for caption in captions if caption["video"]["path"].endswith(annotation["video"])
+        )
+    frames, metadata = read_video(str(tmp_path / "videos/test_OpenTwoDoors_00000.mp4"), lambda metadata: [0, 13])
+    assert (metadata.total_num_frames, frames.shape) == (14, (2, 72, 72, 3))  # a room of 6 cells along a side
+    assert (frames[0] != frames[1]).any()
