@@ -58,6 +58,17 @@ class VideoDecodeError(ValueError):
     """A video that cannot be read. The message is one sentence that names the file and what is wrong with it."""
 
 
+class TimedVideoMetadata(VideoMetadata):
+    """
+    A `VideoMetadata` that also knows when each frame is shown.
+
+    Attributes:
+        frame_times: (total_num_frames,) float64, seconds after the first frame; `None` where a file does not say.
+    """
+
+    frame_times: np.ndarray | None = None  # no field, so that the metadata stay the mapping that Transformers knows
+
+
 def read_video(
     source,
     pick: Callable[[VideoMetadata], list[int]] | None = None,
@@ -66,7 +77,7 @@ def read_video(
     num_threads: int = 1,
     max_frame_pixels: int = MAX_FRAME_PIXELS,
     max_frames: int = MAX_FRAMES,
-) -> tuple[np.ndarray, VideoMetadata]:
+) -> tuple[np.ndarray, "TimedVideoMetadata"]:
     """
     Decodes the frames of a video file that `pick` asks for: exactly those that decoding everything would give.
 
@@ -89,7 +100,8 @@ def read_video(
         max_frames: longer videos are refused.
 
     Returns:
-        frames (T, H, W, 3) uint8 in the order of the indices, and the `VideoMetadata` with `frames_indices` set.
+        frames (T, H, W, 3) uint8 in the order of the indices, and the `VideoMetadata` with `frames_indices` set, and
+        with `frame_times`.
 
     Raises:
         [`VideoDecodeError`] if the file is missing, empty, no video, above a limit, damaged, or cut off. A file that
@@ -113,6 +125,8 @@ def read_video(
                 break
             # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
             num_frames = num_decoded
+    if num_frames == decoder.index.num_frames:
+        metadata.frame_times = decoder.index.frame_times(stream)
     frames = _stack_frames(name, [frames[index] for index in metadata.frames_indices])
     metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
@@ -257,6 +271,20 @@ class _PacketIndex:
     @property
     def num_frames(self) -> int:
         return int(self.is_shown.sum())
+
+    def frame_times(self, stream) -> np.ndarray | None:
+        """(num_frames,) seconds after the first frame, if all are known."""
+        if self.times.dtype == object:  # with a None
+            return None
+        if self.decode_times is None:
+            times = np.sort(self.times[self.is_shown])
+        else:
+            # A frame is shown when the one that comes so many later is decoded as decoding goes ahead of the first.
+            ahead = int(np.searchsorted(self.decode_times, self.times[0]))
+            step = (self.decode_times[-1] - self.decode_times[0]) / (len(self.decode_times) - 1)
+            last = self.decode_times[-1] + step * np.arange(1, ahead + 1)
+            times = np.append(self.decode_times[ahead:], last)[self.is_shown]
+        return (times - times[0]) * float(stream.time_base)
 
 
 def _check_num_frames(name: str, num_frames: int, max_frames: int):

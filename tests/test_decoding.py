@@ -440,6 +440,20 @@ def test_limits(videos):
         read_video(videos["end.mp4"], lambda metadata: [0] * 1_000_000)
 
 
+@pytest.mark.parametrize("name", ["variable.mp4", "variable.mkv", "table.mp4"])
+def test_times_of_frames_are_those_of_the_file(tmp_path, write_video, monkeypatch, name):
+    """A tenth of a second between 20 frames, then a second. A file's own table lacks those of the last two."""
+    times = [100 * i for i in range(20)] + [2000 + 1000 * i for i in range(10)]
+    path = write_video(tmp_path / name, "libx264", options=X264, num_frames=30, times=times)
+    if name.startswith("table"):
+        monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES_OF_INDEXED", 0)
+    _, metadata = read_video(path, lambda metadata: [0])
+    known = 28 if name.startswith("table") else 30
+    np.testing.assert_allclose(metadata.frame_times[:known], np.array(times[:known]) / 1000, atol=1e-9)
+    assert metadata.frame_times.shape == (30,) and (np.diff(metadata.frame_times) > 0).all()
+    assert "frame_times" not in dict(metadata)
+
+
 def test_extensions_are_not_believed(tmp_path, videos, decode_all):
     """FFmpeg would read text as pictures of a terminal, if the name says so."""
     for name in ("notes.txt", "art.ans", "readme.nfo", "raw.h261", "a.raw", "a.%03d.png"):
