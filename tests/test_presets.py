@@ -47,7 +47,11 @@ SETTINGS = {
         "anet": TUNING | {"max_text_length": 64, "join_captions": True},
         "msrvtt_mc": RETRIEVAL | {"max_text_length": 64},
     },
-    "videoqa": {"msrvtt_qa": QA, "anet_qa": QA, "agqa": QA | {"num_train_epochs": 5, "warmup_epochs": 0.25}},
+    "videoqa": {
+        "msrvtt_qa": QA | {"stop_key": "val"},
+        "anet_qa": QA | {"stop_key": "val"},
+        "agqa": QA | {"num_train_epochs": 5, "warmup_epochs": 0.25},
+    },
 }
 
 ONE, SENTENCES = {"caption": "a cat plays"}, {"caption": ["a cat sits.", "then it plays."]}
