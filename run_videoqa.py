@@ -66,7 +66,7 @@ def main():
     parser = Arguments.make_parser("Fine-tune and evaluate SViTT for video question answering.")
     preset = presets.use_preset(parser, "videoqa")
     args = Arguments.parse(parser)
-    args.processing.max_text_length = args.answering.max_question_length or args.processing.max_text_length
+    processing = args.answering.question_processing(args.processing)
     output_dir = args.task.output_dir
     accelerator = loop.make_accelerator(args.optimization, args.logging, output_dir)
     check_launch()
@@ -76,11 +76,15 @@ def main():
     splits = args.dataset.splits(preset, "questions")
     questions, sets, stop_key = load_data(args, splits)
     set_seed(args.optimization.seed)
-    model, processor = models.start_training(SViTTForVideoQuestionAnswering, args.start, args.dropping, args.processing)
-    answers = answering.find_answer_list(args.answering, preset, questions, args.start.model_name_or_path)
-    for split in sets:
-        answering.check_answers(split, sets[split].questions, answers)
+    model, processor = models.start_training(SViTTForVideoQuestionAnswering, args.start, args.dropping, processing)
     args.answering.set_frames(processor.video_processor.num_frames)
+    args.answering.set_lengths(args.processing, processor, model.config)
+    answers = answering.find_answer_list(
+        args.answering, preset, questions, splits.get("train"), args.start.model_name_or_path
+    )
+    results = report_answers(accelerator, questions, sets, answers, processor)
+    if questions is None and accelerator.is_main_process:
+        answering.warn_of_new_decoder(model, args.start.model_name_or_path)
     is_resumed = args.checkpointing.resume_from_checkpoint is not None
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=is_resumed)
 
@@ -94,7 +98,7 @@ def main():
         flat = answering.flat_metrics(metrics["accuracy"])
         return flat["accuracy"], {f"{stop_key}/{name}": value for name, value in flat.items()}
 
-    results, end = {"num_processes": accelerator.num_processes}, None
+    end = None
     if questions is not None:
         end = train(accelerator, args, model, processor, questions, answers, validate if stop_key else None, bad_videos)
         results["epoch"] = end.best_epoch
@@ -114,6 +118,29 @@ def main():
         if hub_name is not None:
             print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
     accelerator.end_training()
+
+
+def report_answers(
+    accelerator: Accelerator,
+    questions: Dataset | None,
+    sets: dict[str, answering.QuestionSet],
+    answers: list[str],
+    processor: SViTTProcessor,
+) -> dict:
+    """Check and print what there is to choose from, before hours of training; the results so far."""
+    rows_of = {split: sets[split].questions for split in sets}
+    if questions is not None:
+        rows_of = {"train": questions} | rows_of
+    for split, rows in rows_of.items():
+        answering.check_answers(split, rows, answers, processor)
+    if line := answering.alike_line(answers, processor):
+        accelerator.print(line)
+    results = {"num_processes": accelerator.num_processes}
+    if questions is not None:
+        metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
+        accelerator.print(f"train: {answering.coverage_line(metrics)}")
+        results["train"] = metrics
+    return results
 
 
 def train(
@@ -137,6 +164,8 @@ def train(
             partial(answering.save_answer_list, answers),
         )
 
+    if args.checkpointing.resume_from_checkpoint is not None:
+        answering.check_resumed_answers(Path(output_dir), answers)
     set_seed(args.optimization.seed, device_specific=True)
     batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
     training = loop.Training(
@@ -148,9 +177,7 @@ def train(
         save,
         validate,
         args.logging,
-        to_model_inputs=partial(
-            answering.to_training_inputs, processor=processor, max_answer_length=args.answering.max_answer_length
-        ),
+        to_model_inputs=partial(answering.to_training_inputs, processor=processor),
         bad_videos=bad_videos,
     )
     write_whole(output_dir, args.save)
@@ -183,8 +210,9 @@ def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.Trai
         settings=args.options(),
         results={split: answering.flat_metrics(results[split]["accuracy"]) for split in results},
         baselines={
-            f"{split}, most frequent answer": answering.flat_metrics(results[split]["most_frequent"])
+            f"{split}, {name}": baseline
             for split in results
+            for name, baseline in answering.flat_baselines(results[split]).items()
         },
         losses=end.history,
         datasets=[splits["train"].source],

@@ -11,31 +11,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from svitt import SViTTForVideoQuestionAnswering
+from svitt import SViTTConfig, SViTTForVideoQuestionAnswering
 from svitt.modeling_svitt import distinct_answers
 from svitt.processing_svitt import SViTTProcessor
 from svitt.training.answering import (
     AnsweringArguments,
     EncodedAnswers,
     Prediction,
+    accuracy_of_chance,
     accuracy_of_most_frequent,
+    alike_line,
     answer_coverage,
     answer_metrics,
     answer_questions,
     answer_table,
     check_answers,
+    check_resumed_answers,
     find_answer_list,
     most_frequent_answers,
     options_of,
     question_set,
     save_answer_list,
     to_training_inputs,
+    warn_of_new_decoder,
     write_predictions,
 )
 from svitt.training.data import load_questions
 from svitt.training.loaders import ProcessingArguments
 from svitt.training.models import DroppingArguments, StartArguments, start_training
-from svitt.training.presets import Preset
+from svitt.training.presets import Preset, Split
 from svitt.training.processes import InputError
 
 # Of the demo's words, so that none is [UNK].
@@ -80,7 +84,7 @@ def answer(model_and_processor, questions, args, answers=ANSWERS, is_missing=(),
     missing = torch.isin(torch.arange(len(videos)), torch.tensor(is_missing, dtype=torch.long))
     batches = zip(clips["pixel_values"].split(videos_at_once), missing.split(videos_at_once), strict=True)
     batches = [{"pixel_values": pixel_values, "is_missing": is_missing} for pixel_values, is_missing in batches]
-    encoded = EncodedAnswers(answers, options_of(questions), processor, args.max_answer_length)
+    encoded = EncodedAnswers(answers, options_of(questions), processor)
     return answer_questions(model, batches, questions_of_video, questions, encoded, processor, args)
 
 
@@ -212,7 +216,7 @@ def test_only_the_options_of_a_question_are_ranked(model_and_processor, demo, qu
     assert ratio["up"] / ratio["red"] == pytest.approx(whole["up"] / whole["red"], rel=1e-4)
     # With options everywhere, no list is needed.
     only = chosen.select([0, 2])
-    check_answers("test", only, [])
+    check_answers("test", only, [], model_and_processor[1])
     assert answer_coverage(only, []) == 100.0
     assert_same(answer(model_and_processor, only, args, answers=[]), {0: predictions[0], 1: predictions[2]})
 
@@ -279,33 +283,107 @@ def test_questions_are_grouped_by_video(questions):
     assert question_set(embedded).questions_of_video == [[0], [1]]
 
 
-def test_most_frequent_answers_and_coverage():
+def test_most_frequent_answers_and_coverage(model_and_processor):
+    processor = model_and_processor[1]
     questions = table([["b"], ["a", "a", "c"], ["b", "d"], ["e"]])
     assert most_frequent_answers(questions, 10) == ["b", "a", "c", "d", "e"]
     assert most_frequent_answers(questions, 2) == ["b", "a"]
     assert answer_coverage(questions, ["b", "a"]) == 75.0
-    check_answers("test", questions, ["e"])
+    check_answers("test", questions, ["e"], processor)
     with pytest.raises(InputError, match="split test: none of its answers, such as 'b', is in the answer list, .* 'x'"):
-        check_answers("test", questions, ["x", "y"])
+        check_answers("test", questions, ["x", "y"], processor)
     with pytest.raises(InputError, match="split test: there is no list of answers to choose from.*--answer_list"):
-        check_answers("test", questions, [])
+        check_answers("test", questions, [], processor)
+    # One of very many counts, though it is 0.00 % of them.
+    many = table([["e"]] + [["b"]] * 30000)
+    assert answer_coverage(many, ["e"]) == 0.0
+    check_answers("test", many, ["e"], processor)
+
+
+def test_two_options_that_are_one_to_the_model(demo):
+    processor = SViTTProcessor.from_pretrained(demo / "model")
+    left, right = "a red circle moves left", "a red circle moves right"
+    questions = table([["up"], [left]], options=[["up", "left"], ["up", left, right]])
+    with pytest.raises(InputError) as raised:
+        check_answers("val", questions, [], processor)
+    assert str(raised.value) == (
+        f"split val, row 2: the options '{left}' and '{right}' are the same in --max_answer_length 5 tokens; give "
+        "more, or options that differ."
+    )
+    processor.max_answer_length = 6
+    check_answers("val", questions, [], processor)
+
+
+def test_answers_of_a_list_that_are_one_to_the_model(demo):
+    processor = SViTTProcessor.from_pretrained(demo / "model")
+    answers = ["up", "a red circle moves left", "Up", "red", "a red circle moves right", "UP"]
+    assert alike_line(answers, processor) == (
+        "answer list: 5 of 6 answers cannot be told apart in 5 tokens (--max_answer_length), such as 'up' and 'Up'"
+    )
+    assert alike_line(["up", "red"], processor) is None and alike_line([], processor) is None
+
+
+def test_lengths_of_questions_and_answers(demo):
+    processor = SViTTProcessor.from_pretrained(demo / "model")
+    config = SViTTConfig.from_pretrained(demo / "model")
+    args = AnsweringArguments(max_question_length=9, max_answer_length=7)
+    assert args.question_processing(ProcessingArguments()).max_text_length == 9
+    assert args.question_processing(ProcessingArguments(max_text_length=9)).max_text_length == 9
+    assert AnsweringArguments().question_processing(ProcessingArguments(max_text_length=8)).max_text_length == 8
+    with pytest.raises(InputError, match="--max_text_length 8: .* --max_question_length, which is 9; give one of them"):
+        args.question_processing(ProcessingArguments(max_text_length=8))
+    AnsweringArguments().set_lengths(ProcessingArguments(), processor, config)
+    assert processor.max_answer_length == 5
+    args.set_lengths(ProcessingArguments(max_text_length=32), processor, config)
+    assert processor.max_answer_length == 7
+    for name in ("max_question_length", "max_answer_length"):
+        with pytest.raises(InputError, match=f"--{name} 33: must be at most 32, the model's positions"):
+            AnsweringArguments(**{name: 33}).set_lengths(ProcessingArguments(), processor, config)
+    with pytest.raises(InputError, match="--max_text_length 33: must be at most 32"):
+        args.set_lengths(ProcessingArguments(max_text_length=33), processor, config)
+
+
+def test_a_resumed_run_keeps_its_answers(tmp_path):
+    check_resumed_answers(tmp_path, ["up"])
+    save_answer_list(["up", "left"], tmp_path)
+    check_resumed_answers(tmp_path, ["up", "left"])
+    with pytest.raises(InputError, match="answer_list.json: the run to resume chose from other answers than these 1;"):
+        check_resumed_answers(tmp_path, ["up"])
+
+
+def test_a_decoder_that_is_new_is_warned_of(model_and_processor, demo, tmp_path, recwarn):
+    model, path = model_and_processor[0], str(demo / "model")
+    with pytest.warns(UserWarning, match="The answers mean nothing yet: .*model was never trained to answer questions"):
+        warn_of_new_decoder(model, path)
+    with pytest.warns(UserWarning, match="The answers mean nothing yet: this model was never"):
+        warn_of_new_decoder(model, None)
+    model.save_pretrained(tmp_path)
+    recwarn.clear()
+    warn_of_new_decoder(SViTTForVideoQuestionAnswering.from_pretrained(tmp_path), str(tmp_path))
+    assert not recwarn.list
 
 
 def test_where_the_answer_list_comes_from(tmp_path):
     training = table([["b"], ["a"], ["b"]])
     (tmp_path / "given.json").write_text('["given"]')
     (tmp_path / "preset.json").write_text('["preset"]')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.mp4").touch()
+    rows = [{"video": "a.mp4", "question": "q?", "answer": answer} for answer in ("c", "d", "d")]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
     save_answer_list(["saved", "é"], tmp_path)
     given = AnsweringArguments(answer_list=str(tmp_path / "given.json"))
     preset, none = Preset("x", answer_list=tmp_path / "preset.json"), Preset("x")
+    split = Split("split train", annotation=tmp_path / "train.json", rows="questions")
     args = AnsweringArguments(num_answers=1)
-    assert find_answer_list(given, preset, training, str(tmp_path)) == ["given"]
-    assert find_answer_list(args, preset, training, str(tmp_path)) == ["preset"]
-    assert find_answer_list(args, none, training, str(tmp_path)) == ["b"]
-    assert find_answer_list(args, none, None, str(tmp_path)) == ["saved", "é"]
-    (tmp_path / "empty").mkdir()
-    assert find_answer_list(args, none, None, str(tmp_path / "empty")) == []
-    assert find_answer_list(args, none, None, None) == []
+    assert find_answer_list(given, preset, training, split, str(tmp_path)) == ["given"]
+    assert find_answer_list(args, preset, training, split, str(tmp_path)) == ["preset"]
+    assert find_answer_list(args, none, training, split, str(tmp_path)) == ["b"]
+    # Where nothing is trained:
+    assert find_answer_list(args, none, None, split, str(tmp_path)) == ["saved", "é"]
+    assert find_answer_list(args, none, None, split, str(tmp_path / "empty")) == ["d"]
+    assert find_answer_list(args, none, None, None, str(tmp_path / "empty")) == []
+    assert find_answer_list(args, none, None, None, None) == []
 
 
 def test_weights_of_answers_equal_the_original(golden, demo):
@@ -313,7 +391,7 @@ def test_weights_of_answers_equal_the_original(golden, demo):
     clips = processor.video_processor.collate_clips([(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), False)])
     for raw, (answers, weights) in golden("case10_data_helpers").expected["answers_with_weights"]:
         batch = {**clips, "input_ids": torch.ones(1, 1), "answers": [raw if isinstance(raw, list) else [raw]]}
-        inputs = to_training_inputs(batch, processor, 5)
+        inputs = to_training_inputs(batch, processor)
         assert inputs["answer_weights"].tolist() == pytest.approx(weights)
         assert inputs["answers_per_question"].tolist() == [len(answers)]
         expected = processor.encode_answers([one.removesuffix(" [SEP]") for one in answers])
@@ -328,7 +406,7 @@ def test_loss_of_a_batch_is_that_of_each_answer_by_its_weight(model_and_processo
     text = processor(text=["moves red", "left"], return_tensors="pt")
     clip = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     batch = {**processor.video_processor.collate_clips([(one, False) for one in clip]), **text}
-    inputs = to_training_inputs(batch | {"answers": [["up", "red", "up", "up"], ["a red circle"]]}, processor, 5)
+    inputs = to_training_inputs(batch | {"answers": [["up", "red", "up", "up"], ["a red circle"]]}, processor)
     expected = 0
     for row, answer, weight in ((0, "up", 0.75), (0, "red", 0.25), (1, "a red circle", 1.0)):
         one = {name: inputs[name][row : row + 1] for name in ("pixel_values", "input_ids", "attention_mask")}
@@ -356,6 +434,22 @@ def test_metrics_and_table():
     lines = answer_table("test", metrics).splitlines()
     assert lines[2].split() == ["accuracy_color", "50.00", "100.00"] and "4 questions, 100.00 %" in lines[-1]
     assert accuracy_of_most_frequent([["a"], ["a", "b"], ["b"], ["c"]], None) == {"overall": 50.0}
+
+
+def test_chance_among_options():
+    columns = {"options": [["a", "b"], ["a", "b", "c", "d"]], "question_type": [["x"], ["x", "y"]]}
+    questions = table([["a"], ["a", "a", "b"]], **columns)
+    metrics = answer_metrics(questions, [Prediction(["a"], [0.9]), Prediction(["c"], [0.9])], [])
+    assert metrics["chance"] == {"overall": 50.0, "by_type": {"x": 50.0, "y": 50.0}}
+    assert accuracy_of_chance([["a", "b"], ["a", "b", "c"]], [["a"], ["b"]], None) == {"overall": 41.67}
+    lines = answer_table("test", metrics).splitlines()
+    assert lines[0].split() == ["test", "model", "most", "frequent", "answer", "chance"]
+    assert lines[1].split() == ["accuracy", "50.00", "100.00", "50.00"]
+
+
+def test_soft_accuracy_of_options():
+    questions = table([["a"] * 2 + ["b"] * 8], options=[["a", "b"]])
+    assert answer_metrics(questions, [Prediction(["a"], [0.9])], [])["accuracy"] == {"overall": 100.0, "soft": 66.67}
 
 
 def test_files_of_predictions(tmp_path):

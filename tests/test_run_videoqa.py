@@ -63,6 +63,7 @@ def trained(demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "out"
     files = files_of(demo, "train", "validation", "test")
     options = {"num_train_epochs": 2, "num_frames_test": 8, "max_question_length": 12, "no_augment": True}
+    options["max_answer_length"] = 6
     with pytest.MonkeyPatch.context() as monkeypatch:
         run(monkeypatch, *arguments(demo, folder, **files, **options))
     return folder
@@ -87,6 +88,8 @@ def test_a_run_writes_model_predictions_results_and_a_card(demo, trained):
     assert sorted(answers) == sorted({row["answer"] for row in read(demo, "data/train_questions.json")})
     listed = [row["answer"] in answers for row in annotations]
     assert results["test"]["coverage"] == round(100 * sum(listed) / len(listed), 2)
+    num_questions = len(read(demo, "data/train_questions.json"))
+    assert results["train"] == {"coverage": 100.0, "num_questions": num_questions}
 
     rows = pq.read_table(trained / "predictions_test.parquet").to_pylist()
     assert [(row["question_id"], row["answer"]) for row in rows] == [tuple(p.values()) for p in predictions]
@@ -96,7 +99,9 @@ def test_a_run_writes_model_predictions_results_and_a_card(demo, trained):
     assert yaml.safe_load((trained / "settings.yaml").read_text())["max_question_length"] == 12
     card = (trained / "README.md").read_text()
     assert "| test, most frequent answer |" in card and "visual-question-answering" in card
-    assert SViTTProcessor.from_pretrained(trained)(text="up " * 20)["attention_mask"] == [1] * 12
+    processor = SViTTProcessor.from_pretrained(trained)
+    assert processor(text="up " * 20)["attention_mask"] == [1] * 12
+    assert processor.encode_answers("up " * 20)["attention_mask"].tolist() == [[1] * 6]
 
 
 def test_the_decoder_begins_as_the_fusion_layers_and_learns(demo, trained):
@@ -122,12 +127,29 @@ def test_a_trained_model_is_evaluated_with_its_own_answers(demo, trained, tmp_pa
     assert "most frequent answer" in printed and "accuracy_order" in printed
 
 
-def test_a_run_that_ended_is_resumed(demo, trained, tmp_path, monkeypatch):
+def test_an_untrained_model_takes_the_answers_of_the_split_train(demo, tmp_path, monkeypatch, capsys):
+    answers = ["a red circle moves left", "up", "a red circle moves right"]
+    (tmp_path / "train.json").write_text(json.dumps([ROW | {"answer": answer} for answer in answers]))
+    (tmp_path / "test.json").write_text(json.dumps([ROW | {"answer": "up"}]))
+    files = {"train_file": tmp_path / "train.json", "test_file": tmp_path / "test.json"}
+    with pytest.warns(UserWarning, match="The answers mean nothing yet"):
+        run(monkeypatch, *arguments(demo, tmp_path / "out", **files, evaluate_only=True))
+    [row] = pq.read_table(tmp_path / "out/predictions_test.parquet").to_pylist()
+    assert sorted(row["best_answers"]) == sorted(answers)
+    assert capsys.readouterr().out.startswith("answer list: 2 of 3 answers cannot be told apart in 5 tokens")
+
+
+def test_a_run_that_ended_is_resumed_with_the_answers_it_had(demo, trained, tmp_path, monkeypatch, capfd):
     shutil.copytree(trained, tmp_path / "out")
     (tmp_path / "out/results.json").unlink()
     settings = ["--config", str(trained / "settings.yaml"), "--output_dir", str(tmp_path / "out")]
     run(monkeypatch, *settings, "--resume_from_checkpoint", "latest")
     assert read(tmp_path / "out", "results.json") == read(trained, "results.json")
+
+    capfd.readouterr()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *settings, "--resume_from_checkpoint", "latest", "--num_answers", "3")
+    assert_one_sentence(capfd.readouterr().err, "answer_list.json: the run to resume chose from other answers", " 3;")
 
 
 @pytest.mark.slow
@@ -181,7 +203,7 @@ def test_presets_are_settings_of_the_script(demo, tmp_path, monkeypatch, name):
     config = SViTTForVideoQuestionAnswering.from_pretrained(tmp_path / "out").config
     assert (config.vision_config.num_frames, config.vision_config.token_keep_rate) == (8, 0.6)
     assert config.text_config.token_keep_rate == 0.5
-    assert set(read(tmp_path / "out", "results.json")) == {"num_processes", "epoch", *preset.splits} - {"train"}
+    assert set(read(tmp_path / "out", "results.json")) == {"num_processes", "epoch", *preset.splits}
 
 
 def test_options_of_a_question_are_all_that_it_may_be_answered_by(demo, tmp_path, monkeypatch):
@@ -191,10 +213,12 @@ def test_options_of_a_question_are_all_that_it_may_be_answered_by(demo, tmp_path
         for i, one in enumerate(options)
     ]
     (tmp_path / "options.json").write_text(json.dumps(rows))
-    run(monkeypatch, *arguments(demo, tmp_path / "out", test_file=tmp_path / "options.json"))
+    with pytest.warns(UserWarning, match="The answers mean nothing yet: .*was never trained to answer questions"):
+        run(monkeypatch, *arguments(demo, tmp_path / "out", test_file=tmp_path / "options.json"))
     for prediction, one in zip(read(tmp_path / "out", "predictions_test.json"), options, strict=True):
         assert prediction["answer"] in one
-    assert read(tmp_path / "out", "results.json")["test"]["coverage"] == 100.0
+    results = read(tmp_path / "out", "results.json")["test"]
+    assert (results["coverage"], results["chance"]) == (100.0, {"overall": 44.44})  # (1/2 + 1/3 + 1/2) / 3
 
 
 # ---- Bad input
@@ -243,12 +267,19 @@ ROW = {"video": "test_00000.mp4", "question": "what?", "answer": "red"}
         ({"answer_list": "other.json"}, ["split test: none of its answers, such as 'red', is in the answer list"]),
         ({"test_file": "empty_question.json"}, ["empty_question.json, row 2: `question` must be a string"]),
         ({"test_file": "number.json"}, ["number.json, row 1: `answer` must be a string or a list", "got 3"]),
+        ({"train_file": "good.json", "answer_list": "other.json"}, ["split train: none of its answers, such as 'red'"]),
         ({"test_file": "option.json"}, ["option.json, row 1: `answer` must be one of the options", "got 'red'"]),
         ({"test_file": "captions.json"}, ["captions.json, row 1: `question` is missing"]),
         ({"train_file": "number.json"}, ["number.json, row 1: `answer`"]),
+        ({"test_file": "alike.json"}, ["split test, row 1: the options 'up' and 'Up' are the same"]),
         ({"test_file": None}, ["--train_file", "--test_file"]),
         ({"stop_key": "tset"}, ["--stop_key tset", "test"]),
         ({"answer_list": "list.json", "num_frames_test": 6}, ["--num_frames_test 6", "multiple of --num_frames"]),
+        ({"answer_list": "list.json", "max_text_length": 33}, ["--max_text_length 33: must be at most 32"]),
+        (
+            {"max_text_length": 8, "max_question_length": 9},
+            ["--max_text_length 8", "which is 9"],
+        ),
         ({"answer_list": "list.json", "model_name_or_path": None}, ["--model_name_or_path"]),
         ({"model_name_or_path": "no/such/model/anywhere"}, ["no/such/model/anywhere"]),
         ({"k_test": 0}, ["--k_test 0: must be at least 1"]),
@@ -264,6 +295,7 @@ def test_bad_arguments_are_one_sentence_and_exit_code_2(demo, tmp_path, monkeypa
         "empty_question": [ROW, ROW | {"question": " "}],
         "number": [ROW | {"answer": 3}],
         "option": [ROW | {"options": ["blue", "green"]}],
+        "alike": [ROW | {"answer": 0, "options": ["up", "Up"]}],
         "captions": [{"video": "test_00000.mp4", "caption": "x"}],
         "list": ["red"],
         "numbers": ["red", 3],
@@ -292,6 +324,9 @@ def test_answer_helper_of_the_page(demo, trained):
     ranked = answer(video, "which way does it move first?", ["up", "down", "left"])
     assert sorted(ranked) == ["down", "left", "up"] and sum(ranked.values()) == pytest.approx(1, abs=1e-5)
     assert list(ranked.values()) == sorted(ranked.values(), reverse=True)
+    longer = [f"a red circle moves {way}" for way in ("left", "right", "left")]
+    ranked = answer(video, "what happens?", longer)
+    assert sorted(ranked) == longer[:2] and len(set(ranked.values())) == 2
 
 
 COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (60, 90, 230), "yellow": (235, 215, 50)}

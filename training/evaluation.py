@@ -1,7 +1,9 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""What the evaluations of all tasks share: how a video is cut into clips."""
+"""What the evaluations of all tasks share: how a video is cut into clips, how long texts may be."""
 
 from dataclasses import dataclass, field
+
+from transformers import PreTrainedConfig
 
 from ..modeling_svitt import CLIP_ENSEMBLES
 from .arguments import ArgumentGroup
@@ -31,8 +33,17 @@ class ClipArguments(ArgumentGroup):
 
     def set_frames(self, num_frames: int):
         """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
-        self.num_frames_test = self.num_frames_test or num_frames
+        if self.num_frames_test is None:
+            self.num_frames_test = num_frames
         if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
             raise InputError(
                 f"--num_frames_test {self.num_frames_test} must be a multiple of --num_frames, which is {num_frames}."
             )
+
+
+def check_length(option: str, length: int | None, config: PreTrainedConfig):
+    """Raise an `InputError` for a text of more tokens than its encoder or decoder has positions."""
+    if length is not None and length > config.max_position_embeddings:
+        raise InputError(
+            f"--{option} {length}: must be at most {config.max_position_embeddings}, the model's positions."
+        )
