@@ -5,6 +5,7 @@ python -m svitt.token_maps video.mp4 --model_name_or_path svitt-base --text "a c
 """
 
 import argparse
+import sys
 import textwrap
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,9 +20,10 @@ from transformers import PreTrainedModel
 
 from .modeling_svitt import split_clips, token_order
 from .processing_svitt import SViTTProcessor
+from .search.checks import check_number, check_query
 from .training.loaders import ProcessingArguments
 from .training.models import load_as_saved
-from .training.processes import InputError, exit_on_bad_input
+from .training.processes import InputError, exit_on_bad_input, writing
 
 NOTHING_IS_DROPPED = "This model drops no tokens: every layer looks at all patches."
 
@@ -168,6 +170,13 @@ def write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: list[str]):
         draw.text((corner[0], corner[1] + number * LINE_HEIGHT), line, fill="black", font=font)
 
 
+def not_in_font(text: str) -> str:
+    """The characters that [`write`] draws as boxes, each once."""
+    font = ImageFont.load_default(FONT_SIZE)
+    box = bytes(font.getmask("\uffff"))
+    return "".join(letter for letter in dict.fromkeys(text) if bytes(font.getmask(letter)) == box)
+
+
 def wrap(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(width // CHARACTER_WIDTH, 1))
 
@@ -271,7 +280,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--num_frames", type=int, help="frames of a clip; by default the model's own")
     parser.add_argument("--num_clips", type=int, default=1, help="clips that the video is cut into")
     parser.add_argument("--strided_clips", action="store_true", help="a clip of C takes every C-th frame")
-    parser.add_argument("--fps", type=float, default=2.0, help="frames per second of an overlay")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames per second of an overlay, from 0.1 to 50")
     parser.add_argument(
         "--output",
         nargs="+",
@@ -288,10 +297,13 @@ def run(args: argparse.Namespace):
             raise InputError(f"--output {path}: must end in one of {', '.join((*PICTURES, *VIDEOS))}.")
         if not path.parent.is_dir():
             raise InputError(f"--output {path}: there is no such folder.")
-    for name in ("num_frames", "num_clips", "fps"):
-        if (value := getattr(args, name)) is not None and value <= 0:
-            raise InputError(f"--{name} {value}: must be above 0.")
+        if path.is_dir():
+            raise InputError(f"--output {path}: is a folder; name a file.")
+    check_number("num_clips", args.num_clips, 1)
+    check_number("fps", args.fps, 0.1, 50)
     model, processor = load_as_saved(args.model_name_or_path, ProcessingArguments(num_frames=args.num_frames))
+    if args.text is not None:
+        check_query(processor, args.text)
     model.to(PartialState().device)
     try:
         maps = token_maps(
@@ -303,11 +315,14 @@ def run(args: argparse.Namespace):
         print(label(name, kept))
     if remarks := notes(maps):
         print(remarks)
+    if missing := not_in_font(remarks):
+        print(f"The pictures show boxes for {missing}, which their font lacks.", file=sys.stderr)
     for path in args.output:
-        if path.suffix.lower() in VIDEOS:
-            overlay(maps, path, args.fps)
-        else:
-            contact_sheet(maps).save(path)
+        with writing(path):
+            if path.suffix.lower() in VIDEOS:
+                overlay(maps, path, args.fps)
+            else:
+                contact_sheet(maps).save(path)
 
 
 def main():

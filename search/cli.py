@@ -6,8 +6,8 @@
     svitt-search query my_index --video other.mp4
     svitt-search explain video.mp4 --model svitt-base --text "a dog catches a frisbee" --output maps.png
 
-`index` takes videos, folders of videos and tar shards. Called again, it encodes what is new or has changed, forgets
-what has vanished, and goes on where it was interrupted. With several devices:
+`index` takes videos, folders and tar shards. Called again, it encodes what is new or has changed, forgets what has
+vanished, tries again what could not be read, and goes on where it was interrupted. With several devices:
 
     accelerate launch -m svitt.search.cli index videos --model svitt-base --index my_index
 """
@@ -22,7 +22,7 @@ from accelerate import PartialState
 
 from .. import token_maps
 from ..training.processes import InputError, check_launch, exit_on_bad_input
-from .index import Hit, IndexReport, SViTTIndex
+from .index import Hit, IndexReport, SViTTIndex, check_loading, remove_videos
 
 
 def main():
@@ -46,13 +46,11 @@ def main():
 
 def add_index_command(commands):
     parser = commands.add_parser("index", help="encode videos, or bring an index up to date")
-    parser.add_argument("videos", nargs="+", help="videos, folders of videos, tar shards")
-    parser.add_argument("--model", "--model_name_or_path", required=True, help="folder or Hub name of a SViTT")
-    parser.add_argument("--index", required=True, help="folder of the index")
-    parser.add_argument("--clip_seconds", type=float, default=10.0, help="longer videos are cut (default: %(default)s)")
-    parser.add_argument(
-        "--stride_seconds", type=float, default=5.0, help="from clip to clip of a video (default: %(default)s)"
-    )
+    parser.add_argument("videos", nargs="+", help="videos, folders of videos and tar shards, tar shards")
+    parser.add_argument("--index", required=True, help="folder of the index; one that is there knows what follows")
+    parser.add_argument("--model", "--model_name_or_path", help="folder or Hub name of a SViTT")
+    parser.add_argument("--clip_seconds", type=float, help="longer videos are cut (default: 10)")
+    parser.add_argument("--stride_seconds", type=float, help="from clip to clip of a video (default: 5)")
     parser.add_argument("--num_frames", type=int, help="of a clip, by default the model's own")
     parser.add_argument("--batch_size", type=int, default=16, help="clips encoded at once (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode videos, beside the main one")
@@ -62,6 +60,7 @@ def add_index_command(commands):
 def index(args: argparse.Namespace):
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_launch()
+    check_loading(args.batch_size, args.num_workers)  # before a folder is made
     built = SViTTIndex.create(args.index, args.model, args.clip_seconds, args.stride_seconds, args.num_frames)
     report = built.add(args.videos, args.batch_size, args.num_workers)
     if state.is_main_process:
@@ -84,7 +83,10 @@ def add_query_command(commands):
     parser.add_argument("--model", help="the model of the index, if it has moved")
     parser.add_argument("--top_k", type=int, default=10, help="hits (default: %(default)s)")
     parser.add_argument(
-        "--shortlist", type=int, default=50, help="clips that are fused with the text (default: %(default)s)"
+        "--shortlist",
+        type=int,
+        default=50,
+        help="clips to fuse with the text, at least top_k (default: %(default)s)",
     )
     parser.add_argument("--no_rerank", action="store_true", help="rank by the similarity of embeddings alone")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
@@ -119,13 +121,11 @@ def add_remove_command(commands):
     parser = commands.add_parser("remove", help="take videos out of an index")
     parser.add_argument("index", help="folder of the index")
     parser.add_argument("videos", nargs="+", help="videos, folders, shards; they need not exist any more")
-    parser.add_argument("--model", help="the model of the index, if it has moved")
     parser.set_defaults(run=remove)
 
 
 def remove(args: argparse.Namespace):
-    removed = SViTTIndex.open(args.index, args.model).remove(args.videos)
-    print(f"{len(removed)} videos removed")
+    print(f"{len(remove_videos(args.index, args.videos))} videos removed")
 
 
 def add_explain_command(commands):

@@ -1,24 +1,26 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """From files to clips: which videos there are, where long ones are cut, and the frames of each clip."""
 
-import math
 import os
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
-from ..training.check_videos import is_video, videos_below
+from ..training.check_videos import files_below, is_video
 from ..training.processes import InputError
 from ..training.streaming import read_member
 
 # Clips of one video that are read at once: its index of frames is read once for all of them.
 CLIPS_AT_ONCE = 4
+ROUNDING = 1e-6  # in times, of seconds or of strides
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,66 @@ class Video:
         return self.version == f"{size} {changed.st_mtime_ns}"
 
 
-def find_videos(paths: Iterable[str | Path]) -> list[Video]:
-    """All videos among files, below folders, and in tar shards, in order, each once.
+def find_videos(paths: Iterable[str | Path], indexed: Iterable[str] = ()) -> tuple[list[Video], dict[str, str]]:
+    """All videos among files, below folders, and in tar shards, in order, each once; and what cannot be read, and why.
+
+    Args:
+        indexed: names of the videos that an index has; the error says how to take out those of an empty folder.
 
     Raises:
-        InputError: for a path that does not exist, or a folder or shard without videos.
+        InputError: for a path that is empty or does not exist, or a folder or shard without videos.
     """
-    videos = {}
-    for path in map(os.path.abspath, paths):
-        if path.endswith(".tar"):
-            found = members_of(path)
-        elif os.path.isdir(path):
-            found = [video_at(file) for file in videos_below([path])]
-        elif os.path.isfile(path):
-            found = [video_at(path)]
-        else:
-            raise InputError(f"{path}: there is no such file or folder.")
-        if not found:
-            raise InputError(f"{path}: holds no video.")
+    videos, bad = {}, {}
+    for path in map(absolute, paths):
+        found, unread = videos_in(path)
+        if not found and not unread:
+            what = "holds no video" if os.path.exists(path) else "there is no such file or folder"
+            has_some = any(is_below(name, path) for name in indexed)
+            hint = f"; svitt-search remove INDEX {path} takes out what the index has of it" if has_some else ""
+            raise InputError(f"{path}: {what}{hint}.")
         videos |= {video.name: video for video in found}
-    return list(videos.values())
+        bad |= unread
+    return list(videos.values()), bad
+
+
+def absolute(path: str | Path) -> str:
+    if not str(path):
+        raise InputError("A path is empty; name a video, a folder or a tar shard.")
+    return os.path.abspath(path)
+
+
+def videos_in(path: str) -> tuple[list[Video], dict[str, str]]:
+    """The videos of a file, folder or shard, and what of it cannot be read, and why."""
+    videos: list[Video] = []
+    bad: dict[str, str] = {}
+
+    def note(name: str, reason: str):
+        bad[utf8(name)] = f"{utf8(name)}: {reason}."
+
+    files = [path] if os.path.isfile(path) else []
+    if os.path.isdir(path):
+        below = files_below(path, lambda error: note(error.filename, f"cannot be listed ({error.strerror})"))
+        files = sorted(file for file in below if is_video(os.path.basename(file)) or is_shard(file))
+    for file in files:
+        try:
+            videos += members_of(file) if is_shard(file) else [video_at(file)]
+        except OSError as error:
+            note(file, f"cannot be opened ({error.strerror or error})")
+        except tarfile.TarError as error:
+            note(file, f"cannot be read as a tar shard ({error})")
+    for video in videos:
+        if utf8(video.name) != video.name:
+            note(video.name, "its name is no UTF-8; rename it")
+    return [video for video in videos if utf8(video.name) not in bad], bad
+
+
+def utf8(name: str) -> str:
+    """The name of a file, with a backslash for each byte that is no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def is_shard(path: str) -> bool:
+    return path.endswith(".tar") and not os.path.basename(path).startswith(".")
 
 
 def video_at(path: str) -> Video:
@@ -82,16 +124,15 @@ def video_at(path: str) -> Video:
 
 
 def members_of(shard: str) -> list[Video]:
-    try:
-        changed = os.stat(shard).st_mtime_ns
-        with tarfile.open(shard) as tar:
-            return [
-                Video(f"{shard}::{member.name}", f"{member.size} {changed}", shard, member.offset_data, member.size)
-                for member in tar
-                if member.isfile() and is_video(os.path.basename(member.name))
-            ]
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"{shard}: cannot be read as a tar shard ({error}).") from error
+    status = os.stat(shard)
+    if not stat.S_ISREG(status.st_mode):  # reading from a pipe may never end
+        raise OSError("not a regular file")
+    with tarfile.open(shard) as tar:
+        return [
+            Video(f"{shard}::{one.name}", f"{one.size} {status.st_mtime_ns}", shard, one.offset_data, one.size)
+            for one in tar
+            if one.isfile() and is_video(os.path.basename(one.name))
+        ]
 
 
 def is_below(name: str, path: str) -> bool:
@@ -111,23 +152,31 @@ class Clip(NamedTuple):
     last: int
 
 
-def cut(num_frames: int, fps: float | None, clip_seconds: float, stride_seconds: float) -> list[Clip]:
+def cut(
+    num_frames: int, fps: float | None, clip_seconds: float, stride_seconds: float, times: np.ndarray | None = None
+) -> list[Clip]:
     """The clips of a video: every `stride_seconds` one of `clip_seconds`, the last one up to the end.
 
-    A video that is shorter, or whose frame rate is not known, is one clip. There are no more than frames.
+    A clip has the frames that are shown during it; one that would show no new frame is left out, so that there are no
+    more clips than frames. A video that is shorter, or whose frame rate is not known, is one clip.
+
+    Args:
+        times: (num_frames,) seconds, from 0 on, when each frame is shown; by default at equal distances.
     """
-    duration = num_frames / fps if fps else 0.0
-    stride = max(stride_seconds, duration / num_frames)  # else a container that claims an hour a frame makes millions
-    last_start = max(0.0, duration - clip_seconds)
-    num_clips = min(num_frames, 1 + math.ceil(last_start / stride - 1e-6))  # what rounding leaves is no clip of its own
-    starts = [min(number * stride, last_start) for number in range(num_clips)]
-    clips = []
-    for number, start in enumerate(starts):
-        end = min(start + clip_seconds, duration)
-        first, last = (round(start * fps), round(end * fps)) if len(starts) > 1 else (0, num_frames)
-        first = min(first, num_frames - 1)
-        clips.append(Clip(number, len(starts), start, end, first, min(max(last, first + 1), num_frames)))
-    return clips
+    if not fps:
+        return [Clip(0, 1, 0.0, 0.0, 0, num_frames)]
+    times = np.arange(num_frames) / fps if times is None else times
+    duration = float(times[-1]) + 1 / fps
+    if duration <= clip_seconds + ROUNDING:
+        return [Clip(0, 1, 0.0, duration, 0, num_frames)]
+    last_start = duration - clip_seconds
+    starts = np.unique(np.floor(times / stride_seconds + ROUNDING)) * stride_seconds
+    starts = np.unique(np.where(starts < last_start - ROUNDING, starts, last_start))
+    ends = np.minimum(starts + clip_seconds, duration)
+    firsts = np.searchsorted(times, starts + ROUNDING, side="right") - 1
+    lasts = np.searchsorted(times, ends - ROUNDING)
+    rows = zip(starts.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
+    return [Clip(number, len(starts), *row) for number, row in enumerate(rows)]
 
 
 class ClipPlans(Dataset):
@@ -144,7 +193,7 @@ class ClipPlans(Dataset):
             _, metadata = read_video(self.videos[index].source(), lambda metadata: [0])
         except (VideoDecodeError, InputError) as error:
             return str(error)
-        return cut(metadata.total_num_frames, metadata.fps, *self.lengths)
+        return cut(metadata.total_num_frames, metadata.fps, *self.lengths, metadata.frame_times)
 
 
 class ClipFrames(Dataset):

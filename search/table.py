@@ -1,16 +1,22 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The table of clips: a row for each, with its embedding, in LanceDB."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import lancedb
 import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfFlat
 
+from ..training.processes import WRITER_ERRORS, InputError
 from .clips import Clip, Video
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
@@ -24,6 +30,27 @@ FIELDS = {
 TYPES = {"video": pa.string(), "version": pa.string(), "shard": pa.string(), "start": pa.float64(), "end": pa.float64()}
 
 
+def tells_damage(
+    method: Callable[Concatenate["ClipTable", P], T],
+) -> Callable[Concatenate["ClipTable", P], T]:
+    """Let a method raise an `InputError` for what LanceDB raises at files that are missing or damaged."""
+
+    @wraps(method)
+    def call(self: "ClipTable", *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except (OSError, RuntimeError, ValueError) as error:
+            if any(words in str(error) for words in WRITER_ERRORS):  # a full disk, which is told by `writing`
+                raise
+            reason = str(error).partition(", /")[0]  # without lines of the source
+            raise InputError(
+                f"{self.folder}: its table clips.lance cannot be read or written ({reason}); if it is damaged, index "
+                "the videos anew in another folder."
+            ) from error
+
+    return call
+
+
 class ClipTable:
     """Rows are added and removed in transactions: readers see a consistent state at any time, and half a batch never.
 
@@ -32,7 +59,12 @@ class ClipTable:
     """
 
     def __init__(self, folder: str | Path):
-        self.table = lancedb.connect(folder).open_table("clips")
+        self.folder = folder
+        self.table = self._open()
+
+    @tells_damage
+    def _open(self) -> lancedb.table.Table:
+        return lancedb.connect(self.folder).open_table("clips")
 
     @classmethod
     def create(cls, folder: str | Path, embed_dim: int) -> "ClipTable":
@@ -47,6 +79,7 @@ class ClipTable:
         fields = [(name, TYPES.get(name, pa.int64())) for names in FIELDS.values() for name in names]
         return pa.schema([*fields, ("embedding", pa.list_(pa.float32(), embed_dim))])
 
+    @tells_damage
     def __len__(self) -> int:
         self.table.checkout_latest()
         return self.table.count_rows()
@@ -58,15 +91,18 @@ class ClipTable:
         ]
         self.add(pa.Table.from_pylist(rows, schema=self.table.schema))
 
+    @tells_damage
     def add(self, rows: pa.Table):
         self.table.add(rows)
 
+    @tells_damage
     def remove(self, videos: list[str]):
         """Remove all clips of videos, by name."""
         for start in range(0, len(videos), 500):
             quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in videos[start : start + 500])
             self.table.delete(f"video IN ({quoted})")
 
+    @tells_damage
     def clips(self) -> dict[tuple[str, str, int], set[int]]:
         """The numbers of the clips that are there, by video, its version, and how many clips it has."""
         self.table.checkout_latest()
@@ -75,6 +111,7 @@ class ClipTable:
         groups = rows.group_by(columns[:3]).aggregate([("number", "list")]).to_pylist()
         return {tuple(group[name] for name in columns[:3]): set(group["number_list"]) for group in groups}
 
+    @tells_damage
     def nearest(self, query: np.ndarray, k: int) -> list[dict]:
         """The rows of the k clips with the largest cosine, `similarity`, to a query (D,) of length 1, best first.
 
@@ -87,6 +124,7 @@ class ClipTable:
             row["similarity"] = float(np.dot(query, row["embedding"]))
         return sorted(rows, key=lambda row: -row["similarity"])
 
+    @tells_damage
     def compact(self):
         """Merge the files of many small commits, and take rows that are new into the ANN index."""
         self.table.optimize(cleanup_older_than=timedelta(hours=1))
@@ -97,6 +135,7 @@ class ClipTable:
             self.build_ann_index()
         self.compact()
 
+    @tells_damage
     def build_ann_index(self):
         """Cluster the embeddings, so that a search looks at some clusters only; embeddings are kept as they are."""
         self.table.create_index("embedding", config=IvfFlat(distance_type="dot"))

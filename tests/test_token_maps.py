@@ -25,6 +25,7 @@ from svitt.token_maps import (
     TokenMaps,
     contact_sheet,
     main,
+    not_in_font,
     notes,
     overlay,
     token_maps,
@@ -196,6 +197,11 @@ def test_an_overlay_has_a_frame_for_each_and_shows_the_last_maps(processor, tmp_
         assert np.array_equal(of_patches > 128, kept)
 
 
+def test_what_the_font_lacks():
+    """Compared with a picture of a noncharacter, which is a box."""
+    assert not_in_font('Sentence: "a red 狗抓狗". ☂') == "狗抓☂" and not_in_font("a cat, 7 dogs!") == ""
+
+
 def test_an_overlay_of_another_kind_is_refused(processor, tmp_path):
     maps = token_maps(task_model(SViTTModel), processor, video())
     with pytest.raises(ValueError, match=r"maps\.avi: must end in \.mp4 or \.gif"):
@@ -225,7 +231,12 @@ def test_command_line_writes_pictures_and_tells_shares(demo, tmp_path, monkeypat
     [
         (["--output", "maps.txt"], "--output maps.txt: must end in one of .png"),
         (["--output", "nosuch/maps.png"], "--output nosuch/maps.png: there is no such folder."),
-        (["--num_clips", "0"], "--num_clips 0: must be above 0."),
+        (["--output", "folder.png"], "--output folder.png: is a folder; name a file."),
+        (["--num_clips", "0"], "--num_clips 0: must be at least 1."),
+        (["--fps", "nan"], "--fps nan: must be from 0.1 to 50."),
+        (["--num_frames", "0"], "--num_frames 0: must be at least 1."),
+        (["--text", ""], "The query is empty"),
+        (["--text", "собака ловит"], "The query 'собака ловит' has CYRILLIC letters"),
         (["--num_frames", "1000"], "`max_num_frames`"),
         (["--model", "./nosuch"], "./nosuch: there is no such folder."),
         (["--model", "no/such"], "no/such: there is no such model."),
@@ -236,11 +247,12 @@ def test_wrong_options_are_one_sentence(demo, tmp_path, monkeypatch, capsys, opt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "bert").mkdir()
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "bert/config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, demo / "data/videos/test_00000.mp4", "--model", demo / "model", *options)
     assert ended.value.code == 2 and message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["bert"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bert", "folder.png"}
 
 
 def test_a_bad_video_is_one_sentence(demo, tmp_path, monkeypatch, capsys):

@@ -146,14 +146,41 @@ def folder_of(split: Split) -> Path:
 
 
 def videos_below(folders: Iterable[str | Path]) -> list[str]:
-    """Paths of all videos in some folders and the folders in them, in order. Hidden files are none."""
+    """Paths of all videos in some folders and the folders in them, in order. Hidden files are none.
+
+    Raises:
+        InputError: for a folder that does not exist or cannot be listed.
+    """
+
+    def refuse(error: OSError):
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).")
+
     paths = set()
     for folder in map(os.path.normpath, folders):
         if not os.path.isdir(folder):
             raise InputError(f"{folder}: there is no such folder of videos.")
-        for parent, _, names in os.walk(folder):
-            paths.update(os.path.join(parent, name) for name in names if is_video(name))
+        paths.update(path for path in files_below(folder, refuse) if is_video(os.path.basename(path)))
     return sorted(paths)
+
+
+def files_below(folder: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
+    """Paths of all files in a folder and the folders in it, through links as well, each folder once.
+
+    Args:
+        on_error: gets the error of each folder that cannot be listed.
+    """
+    waiting, seen = [folder], set()
+    while waiting:
+        for parent, folders, names in os.walk(waiting.pop(0), onerror=on_error):
+            real = os.path.join(os.path.realpath(parent), "")
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            yield from (os.path.join(parent, name) for name in names)
+            links = [path for name in sorted(folders) if os.path.islink(path := os.path.join(parent, name))]
+            # Not to a folder that holds this one: that would be a loop.
+            waiting += [path for path in links if not real.startswith(os.path.join(os.path.realpath(path), ""))]
 
 
 def is_video(name: str) -> bool:
