@@ -220,6 +220,19 @@ def test_wrong_arguments(clips, tmp_path, monkeypatch, options, message):
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_folders_are_followed_through_links_once_each(tmp_path, monkeypatch):
+    for name in ("clips/a", "clips/b", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "one.mp4").touch()
+    for link, target in (("clips/b/other", "../../elsewhere"), ("clips/again", "a"), ("elsewhere/up", "..")):
+        (tmp_path / link).symlink_to(target)
+    names = ["a/one.mp4", "b/one.mp4", "b/other/one.mp4"]
+    assert check_videos.videos_below([tmp_path / "clips"]) == [str(tmp_path / "clips" / name) for name in names]
+    monkeypatch.setattr(os, "walk", lambda folder, onerror: onerror(PermissionError(13, "Permission denied", folder)))
+    with pytest.raises(InputError, match="clips: cannot be listed \\(Permission denied\\)"):
+        check_videos.videos_below([tmp_path / "clips"])
+
+
 def test_interrupted_scan_goes_on(clips, tmp_path, monkeypatch):
     folder, report = tmp_path / "clips", tmp_path / "bad.jsonl"
     shutil.copytree(clips, folder)
