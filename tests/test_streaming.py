@@ -320,6 +320,9 @@ def test_questions(tmp_path):
         {"question": "who?", "answer": ["man"], "question_id": 2},
         {"question": "why?", "answer": ["fun", "joy"], "question_id": 3},
     ]
+    write_tar(tmp_path / "b.tar", [(1, one | {"question": "???"})])
+    with pytest.raises(InputError, match=r"b.tar, row 0: `question` must be a string that is not blank, got '\?\?\?'"):
+        list(load_stream(str(tmp_path / "b.tar"), kind="questions"))
 
 
 def test_shards_of_a_preset_and_of_the_hub(shards, tmp_path):

@@ -24,7 +24,7 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 
-from .data import field_name, open_hub, reason_of, string_of, strings_of
+from .data import field_name, open_hub, question_of, reason_of, strings_of
 from .processes import InputError
 
 
@@ -279,7 +279,7 @@ def questions_of_sample(sample: dict, shard: str, number: int, columns: dict[str
         raise InputError(f"{shard}, row {number}: {', '.join(present)} must be lists of equal length.")
     rows = [dict(zip(present, values, strict=True)) for values in zip(*present.values(), strict=True)]
     for row in rows:
-        row["question"] = string_of(shard, number, row, "question")
+        row["question"] = question_of(shard, number, row, "question")
         row["answer"] = strings_of(shard, number, row, "answer")
         if "question_type" in row:
             row["question_type"] = strings_of(shard, number, row, "question_type")
