@@ -321,7 +321,7 @@ def test_questions(tmp_path):
         {"question": "why?", "answer": ["fun", "joy"], "question_id": 3},
     ]
     write_tar(tmp_path / "b.tar", [(1, one | {"question": "???"})])
-    with pytest.raises(InputError, match=r"b.tar, row 0: `question` must be a string that is not blank, got '\?\?\?'"):
+    with pytest.raises(InputError, match=r"b.tar, row \d+: `question` must be a string that is not blank"):
         list(load_stream(str(tmp_path / "b.tar"), kind="questions"))
 
 
