@@ -1,16 +1,17 @@
 #!/usr/bin/env python
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Searching many clips: build time, size, latency and recall@10 of svitt-search's table, and of FAISS beside it.
+"""Searching many clips: build time, size, memory, latency and recall@10 of svitt-search's table, and of FAISS.
 
-    python benchmarks/search.py --rows 1000000 --faiss IVF1024,Flat HNSW32
+    python benchmarks/search.py --rows 1000000 --faiss IVF1024,Flat IVF1024,SQ8
 
 The embeddings are drawn from many Gaussians on the sphere, twenty clips or so round each center, as clips of an archive
-resemble others of it. Recall is measured against exact search. FAISS (`pip install faiss-cpu`) keeps all in memory.
+resemble others of it. Recall is measured against exact search. FAISS (`pip install faiss-cpu`) is that of `datasets`:
+rows in an Arrow file, their index in memory. Each contestant builds in one process and is searched in another, whose
+memory is their peak beyond what the imports take; pages of files that the system may drop count.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -19,10 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset
+from measure import bytes_of_call, in_fresh_process
 
 from svitt.search.table import NUM_PROBES, ClipTable
 
 DIM, TOP_K, BATCH = 256, 10, 50_000
+Search = Callable[[np.ndarray], list[int]]  # the numbers of the clips next to a query (D,)
 
 
 def draw(rows: int, centers: np.ndarray, spread: float, generator: np.random.Generator) -> np.ndarray:
@@ -36,20 +40,62 @@ def draw(rows: int, centers: np.ndarray, spread: float, generator: np.random.Gen
     return np.concatenate(parts)
 
 
-def as_rows(vectors: np.ndarray) -> Iterator[pa.Table]:
-    """Rows of a table of clips; the name of a video is its number."""
+def rows_of(vectors: Path) -> Iterator[pa.Table]:
+    """Rows of a table of clips, read part by part; the name of a video is its number."""
     clip = {"version": "", "shard": None, "offset": 0, "size": 0, "number": 0, "num_clips": 1}
     clip |= {"start": 0.0, "end": 10.0, "first": 0, "last": 250}
-    for start in range(0, len(vectors), BATCH):
-        part = vectors[start : start + BATCH]
+    for start in range(0, len(np.load(vectors, mmap_mode="r")), BATCH):
+        part = np.array(np.load(vectors, mmap_mode="r")[start : start + BATCH])
         columns = {name: [value] * len(part) for name, value in clip.items()}
         columns["video"] = [str(start + i) for i in range(len(part))]
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), DIM)
         yield pa.table({name: columns[name] for name in ClipTable.schema(DIM).names}, schema=ClipTable.schema(DIM))
 
 
-def measure(search: Callable[[np.ndarray], list[int]], queries: np.ndarray, exact: list[set[int]]) -> dict:
+def build_table(name: str, folder: Path, vectors: Path):
+    table = ClipTable.create(folder, DIM)
+    for rows in rows_of(vectors):
+        table.add(rows)
+    if name.endswith("ANN"):
+        table.build_ann_index()
+
+
+def open_table(folder: Path) -> Search:
+    table = ClipTable(folder)
+    return lambda query: [int(row["video"]) for row in table.nearest(query, TOP_K)]
+
+
+def build_faiss(name: str, folder: Path, vectors: Path):
+    with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, ClipTable.schema(DIM)) as writer:
+        for rows in rows_of(vectors):
+            writer.write_table(rows)
+    dataset = Dataset.from_file(str(folder / "rows.arrow")).with_format("numpy")
+    kind = {"string_factory": name.removeprefix("FAISS "), "metric_type": 0}  # the inner product
+    dataset.add_faiss_index("embedding", **kind, batch_size=BATCH, train_size=200_000)
+    dataset.save_faiss_index("embedding", str(folder / "rows.faiss"))
+
+
+def open_faiss(folder: Path) -> Search:
+    import faiss
+
+    dataset = Dataset.from_file(str(folder / "rows.arrow"))
+    dataset.load_faiss_index("embedding", str(folder / "rows.faiss"))
+    index = dataset.get_index("embedding").faiss_index
+    for name, value in (("nprobe", NUM_PROBES), ("hnsw.efSearch", NUM_PROBES)):
+        if name.split(".")[0] in dir(index):
+            faiss.ParameterSpace().set_index_parameter(index, name.split(".")[-1], value)
+    return lambda query: [int(video) for video in dataset.get_nearest_examples("embedding", query, TOP_K)[1]["video"]]
+
+
+def build(name: str, folder: Path, vectors: Path) -> dict:
+    start = time.perf_counter()
+    (build_faiss if name.startswith("FAISS") else build_table)(name, folder, vectors)
+    return {"build_s": time.perf_counter() - start}
+
+
+def ask(name: str, folder: Path, queries: np.ndarray, exact: list[set[int]]) -> dict:
     """Latency of queries one by one, after a few that warm up, and recall."""
+    search = open_faiss(folder) if name.startswith("FAISS") else open_table(folder)
     for query in queries[:5]:
         search(query)
     seconds, right = [], 0
@@ -62,36 +108,20 @@ def measure(search: Callable[[np.ndarray], list[int]], queries: np.ndarray, exac
     return {"p50_ms": 1e3 * quantiles[49], "p99_ms": 1e3 * quantiles[98], "recall": right / TOP_K / len(queries)}
 
 
-def size_of(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+def with_memory(field: str, function: Callable[..., dict], *args) -> dict:
+    """What a function returns, and the GiB that it takes at its peak."""
+    rows: list[dict] = []
+    num_bytes = bytes_of_call(lambda: rows.append(function(*args)), "cpu")
+    return rows[0] | {field: num_bytes / 2**30}
 
 
-def table_row(vectors: np.ndarray, queries: np.ndarray, exact: list[set[int]], with_ann: bool) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
-        table = ClipTable.create(folder, DIM)
-        start = time.perf_counter()
-        for rows in as_rows(vectors):
-            table.add(rows)
-        if with_ann:
-            table.build_ann_index()
-        row = {"build_s": time.perf_counter() - start}
-        row |= measure(lambda query: [int(row["video"]) for row in table.nearest(query, TOP_K)], queries, exact)
-        return row | {"size_mib": size_of(Path(folder))}
-
-
-def faiss_row(factory: str, vectors: np.ndarray, queries: np.ndarray, exact: list[set[int]]) -> dict:
-    import faiss
-
-    start = time.perf_counter()
-    index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors[:200_000])
-    index.add(vectors)
-    row = {"build_s": time.perf_counter() - start}
-    for name, value in (("nprobe", NUM_PROBES), ("hnsw.efSearch", NUM_PROBES)):
-        if name.split(".")[0] in dir(index):
-            faiss.ParameterSpace().set_index_parameter(index, name.split(".")[-1], value)
-    row |= measure(lambda query: index.search(query[None], TOP_K)[1][0].tolist(), queries, exact)
-    return row | {"size_mib": faiss.serialize_index(index).nbytes / 2**20}
+def measure(name: str, vectors: Path, queries: np.ndarray, exact: list[set[int]]) -> dict:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        row = in_fresh_process(with_memory, "build_gib", build, name, folder, vectors)
+        row |= in_fresh_process(with_memory, "search_gib", ask, name, folder, queries, exact)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return row | {"size_mib": size / 2**20}
 
 
 def main():
@@ -110,16 +140,20 @@ def main():
     queries = draw(args.queries, centers, args.spread, generator)
     exact = [set(np.argpartition(-(vectors @ query), TOP_K)[:TOP_K].tolist()) for query in queries]
 
-    rows = {"table, exact": table_row(vectors, queries, exact, with_ann=False)}
-    rows["table, ANN"] = table_row(vectors, queries, exact, with_ann=True)
-    rows |= {f"FAISS {factory}": faiss_row(factory, vectors, queries, exact) for factory in args.faiss}
-    print(
-        f"| {args.rows:,} rows | build, s | size, MiB | p50, ms | p99, ms | recall@{TOP_K} |\n|---|--:|--:|--:|--:|--:|"
-    )
-    for name, row in rows.items():
-        numbers = (f"{row[key]:.1f}" for key in ("build_s", "size_mib", "p50_ms", "p99_ms"))
-        print(f"| {name} | {' | '.join(numbers)} | {row['recall']:.3f} |")
-    print(f"Peak memory of all: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    names = ["table, exact", "table, ANN", *(f"FAISS {factory}" for factory in args.faiss)]
+    columns = {
+        "build_s": "build, s", "build_gib": "build, GiB", "size_mib": "size, MiB", "search_gib": "search, GiB",
+        "p50_ms": "p50, ms", "p99_ms": "p99, ms",
+    }  # fmt: skip
+    print(f"| {args.rows:,} rows | {' | '.join(columns.values())} | recall@{TOP_K} |\n|---{'|--:' * 7}|", flush=True)
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "vectors.npy")
+        np.save(path, vectors)
+        for name in names:
+            row = rows[name] = measure(name, path, queries, exact)
+            numbers = (f"{row[column]:.1f}" for column in columns)
+            print(f"| {name} | {' | '.join(numbers)} | {row['recall']:.3f} |", flush=True)
     if args.output:
         args.output.write_text(json.dumps(rows, indent=2))
 
