@@ -2,6 +2,7 @@
 """SViTT configuration: a BEiT over clips, a BERT whose last layers look at the video, and what joins the two."""
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
@@ -56,6 +57,12 @@ def _validate_transformer(config: PreTrainedConfig):
     for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         value = getattr(config, field)
         _require(0 <= value < 1, f"`{field}` must be in [0, 1), got {value}.")
+    _require(
+        config.hidden_act in ACT2FN,
+        f"`hidden_act` must be one of Transformers', such as gelu; got {config.hidden_act!r}.",
+    )
+    scale = config.initializer_range
+    _require(0 <= scale < float("inf"), f"`initializer_range` must be a finite number, at least 0; got {scale}.")
 
 
 def _validate_token_dropping(config: PreTrainedConfig, first_layer: int, strategies: tuple[str, ...]):
@@ -171,8 +178,8 @@ class SViTTVisionConfig(PreTrainedConfig):
         )
         _require(0 <= self.drop_path_rate < 1, f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
         _require(
-            self.layer_scale_init_value > 0,
-            f"`layer_scale_init_value` must be positive, got {self.layer_scale_init_value}.",
+            0 < self.layer_scale_init_value < 1e9,
+            f"`layer_scale_init_value` must be positive and below 1e9, got {self.layer_scale_init_value}.",
         )
         local, random = self.sparse_local_attn, self.sparse_random_attn
         _require(local == 0 or local % 2 == 1 and local > 0, f"`sparse_local_attn` must be odd or 0, got {local}.")

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import pickle
 import re
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from safetensors.torch import load_file
 from scipy.interpolate import RectBivariateSpline
 from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, BertTokenizer, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from . import modeling_svitt
 from .checkpoint_reader import in_words, plain, printable, read_checkpoint
@@ -38,6 +38,11 @@ logger = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
 BIAS_TABLE = "relative_position_bias.relative_position_bias_table"
+# Transformers raises any of these for a folder that is damaged, hostile, or of another model.
+BAD_MODEL = (
+    *(OSError, ValueError, StrictDataclassError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, ImportError, MemoryError),
+)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -58,6 +63,11 @@ PREFIXES = {
     "temp": "temp",
 }
 TOWER_PREFIXES = ("embeddings.", "encoder.", "pooler.", "layernorm.")  # of one encoder on its own, named as ours
+FLOATS = ("F16", "BF16", "F32", "F64")
+SETTINGS_FILES = (
+    *("config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+)
 INDEX_BUFFERS = ("relative_position_index", "position_ids")  # functions of the configuration, which the port computes
 
 # Second names of tensors -> first names.
@@ -306,6 +316,7 @@ def convert_checkpoint(
     logger.info("Not converted: %s.", _list(checkpoint.keys() - {"model", "config"}) or "nothing")
 
     tokenizer = load_tokenizer(tokenizer)
+    model_class = _model_class(weights)
     try:
         config = infer_config(
             original,
@@ -313,12 +324,12 @@ def convert_checkpoint(
             vision_config=vision_config,
             text_config={**special_token_ids(tokenizer), **(text_config or {})},
         )
-    except (ArithmeticError, AttributeError, TypeError) as error:  # fields that are not of the type they should be
-        raise ValueError(f"{path}: its configuration is none of an original model ({error}).") from error
-    model_class = _model_class(weights)
-    with torch.device("meta"):  # takes no memory, whatever sizes were inferred
-        _check_fit(model_class(config), weights)
-    model = model_class(config)
+        with torch.device("meta"):  # takes no memory, whatever sizes were inferred
+            _check_fit(model_class(config), weights)
+        model = model_class(config)
+    # Fields that are not of the type or the size they should be.
+    except (ArithmeticError, AttributeError, TypeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{path}: its configuration is none of an original model ({reason_of(error)}).") from error
     _load(model, weights)
     save_folder(model, make_processor(config, tokenizer), output_dir)
 
@@ -533,41 +544,115 @@ def load_complete(model_class: type[PreTrainedModel], name: str | os.PathLike, c
         ValueError: if the weights are damaged, of other shapes, or not those of the class that the model is of. What
             only `model_class` has keeps its initial values.
     """
-    check_safetensors(name)
-    try:
-        model, report = model_class.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{name}: its weights are damaged ({printable(str(error)).rstrip('.')}).") from error
-    for weight, size, needed in sorted(report["mismatched_keys"]):
-        raise ValueError(f"{name}: {weight} is of {in_words(size)} values, its configuration needs {in_words(needed)}.")
+    if getattr(config, "transformers_weights", None) is not None:
+        raise ValueError(f"{name}: `transformers_weights` of its config.json is not supported; leave it out.")
+    stored = stored_shapes(name)
+    for part in ("vision_config", "text_config", "decoder_config"):
+        if stored and (num_layers := getattr(config, part).num_hidden_layers) > len(stored):
+            raise ValueError(f"{name}: `num_hidden_layers` of its {part} is {num_layers}, more than it has weights.")
     source_class = model_of(name, config) if config.architectures else model_class
     with torch.device("meta"):
-        source = source_class(copy.deepcopy(config))
-    if missing := source.state_dict().keys() & report["missing_keys"]:
-        raise ValueError(f"{name}: lacks weights of its {type(source).__name__}: {_list(missing)}.")
-    unexpected = set(report["unexpected_keys"]) - source.state_dict().keys()
+        own = source_class(copy.deepcopy(config)).state_dict()
+    _check_shapes(name, ((weight, shape, own[weight].shape) for weight, shape in stored.items() if weight in own))
+    try:
+        model, report = model_class.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+        )
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{name}: its weights are damaged ({reason_of(error)}).") from error
+    _check_shapes(name, report["mismatched_keys"])
+    if missing := own.keys() & report["missing_keys"]:
+        raise ValueError(f"{name}: lacks weights of its {source_class.__name__}: {_list(missing)}.")
+    unexpected = set(report["unexpected_keys"]) - own.keys()
     if unexpected := [weight for weight in unexpected if not weight.endswith(INDEX_BUFFERS)]:
-        raise ValueError(f"{name}: has weights that no {type(source).__name__} has: {_list(unexpected)}.")
+        raise ValueError(f"{name}: has weights that no {source_class.__name__} has: {_list(unexpected)}.")
     return model
 
 
-def check_safetensors(folder: str | os.PathLike):
-    """A `ValueError` that names a damaged file of weights in a folder, which `from_pretrained` does not."""
-    for file in sorted(Path(folder).glob("*.safetensors")):
+def _check_shapes(name: str | os.PathLike, shapes: Iterable[tuple]):
+    """A `ValueError` for the first of some (weight, shape, shape needed) that differs."""
+    for weight, size, needed in sorted(shapes):
+        if tuple(size) != tuple(needed):
+            raise ValueError(
+                f"{name}: {weight} is of {in_words(size)} values, its configuration needs {in_words(needed)}."
+            )
+
+
+def stored_shapes(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights in a folder by name, from the heads of its files; none of what is on the Hub.
+
+    Raises:
+        ValueError: that names a file that is damaged, holds something else than floating point numbers, or is a pickle.
+    """
+    shapes = {}
+    for file in _weight_files(Path(folder)):
         try:
-            with safe_open(file, "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{file}: damaged or cut off ({printable(str(error)).rstrip('.')}).") from error
+            with safe_open(file, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 (it is no dict)
+                    weight = weights.get_slice(name)
+                    if weight.get_dtype() not in FLOATS and not name.endswith(INDEX_BUFFERS):
+                        raise ValueError(f"{file}: {name} is of type {weight.get_dtype()}, not {', '.join(FLOATS)}.")
+                    shapes[name] = tuple(weight.get_shape())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: damaged or cut off ({reason_of(error)}).") from error
+    return shapes
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that `from_pretrained` reads; a `ValueError` for a pickle and for a list that leads elsewhere."""
+    if (folder / SAFE_WEIGHTS_NAME).exists():
+        return [folder / SAFE_WEIGHTS_NAME]
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.exists():
+        if pickles := sorted(folder.glob("pytorch_model*.bin")):
+            raise ValueError(f"{pickles[0]}: is a pickle, which may run code; only .safetensors files are read.")
+        return []
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise ValueError(f"{index}: its `weight_map` must be an object of file names.")
+    for place in set(places.values()):
+        if Path(place).name != place or not (folder / place).is_file():
+            raise ValueError(f"{index}: its `weight_map` names {printable(place)!r}, which is no file of the folder.")
+    return [folder / place for place in sorted(set(places.values()))]
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object; a `ValueError` that names the file if it holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, or no JSON ({reason_of(error)}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must hold a JSON object, not a {type(content).__name__}.")
+    return content
+
+
+def check_settings(folder: str | os.PathLike):
+    """A `ValueError` that names a damaged file of settings in a folder, which `from_pretrained` does not."""
+    for name in SETTINGS_FILES:
+        if (file := Path(folder, name)).exists():
+            read_json(file)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, as a part of a sentence."""
+    speaks = isinstance(error, (OSError, ValueError, SafetensorError, StrictDataclassError))
+    error = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    text = printable(str(error)).rstrip(".")
+    return text if speaks else f"{type(error).__name__}: {text}"
 
 
 def model_of(name: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedModel]:
     """The class that a model was saved from; a `ValueError` if it is none of ours."""
-    architecture = (config.architectures or ["SViTTModel"])[0]
-    if not architecture.startswith("SViTT") or not hasattr(modeling_svitt, architecture):
-        raise ValueError(f"{name}: holds a {architecture}, which is no SViTT.")
+    names = config.architectures or ["SViTTModel"]
+    architecture = names[0] if isinstance(names, list) else names
+    if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
+        raise ValueError(f"{name}: holds a {printable(str(architecture))}, which is no SViTT.")
     return getattr(modeling_svitt, architecture)
 
 
@@ -665,7 +750,7 @@ def _beit_tower(name: str | os.PathLike, num_frames: int, image_size: int | None
 
 def _bert_tower(name: str | os.PathLike) -> tuple[dict, Weights]:
     """Fields of [`SViTTTextConfig`] and weights, under our names, from a BERT, with its word prediction head if any."""
-    architectures = AutoConfig.from_pretrained(name).architectures or []
+    architectures = AutoConfig.from_pretrained(name, trust_remote_code=False).architectures or []
     has_head = any(architecture.endswith(("ForMaskedLM", "ForPreTraining")) for architecture in architectures)
     if has_head:
         config, weights = _pretrained(BertForMaskedLM, name)
@@ -683,7 +768,7 @@ def _pretrained(
     model_class: type[PreTrainedModel], name: str | os.PathLike, may_lack: str | None = None, **kwargs
 ) -> tuple[AutoConfig, Weights]:
     """Configuration and float32 weights of a pretrained model, under the names of checkpoints."""
-    model_type = AutoConfig.from_pretrained(name).model_type
+    model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
         raise ValueError(f"{name} is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
     model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
@@ -707,12 +792,20 @@ def load_tokenizer(name: str | os.PathLike) -> BertTokenizer:
     """The BERT tokenizer in a folder or of a Hub name; an `OSError` of one sentence where there is none."""
     try:
         tokenizer = BertTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
+    except Exception:  # tokenizers raises nothing more special
         tokenizer = None
     # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
     return tokenizer
+
+
+def load_processor(name: str | os.PathLike, **settings) -> SViTTProcessor:
+    """`SViTTProcessor.from_pretrained`, which never asks whether to run code; a `ValueError` if it is damaged."""
+    try:
+        return SViTTProcessor.from_pretrained(name, trust_remote_code=False, **settings)
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ValueError(f"{name}: its processor or tokenizer cannot be loaded ({reason_of(error)}).") from error
 
 
 def special_token_ids(tokenizer: BertTokenizer) -> dict:
@@ -853,6 +946,7 @@ def _run_towers(args: argparse.Namespace):
 
 def _run_expand(args: argparse.Namespace):
     _check_output(args.output_dir)
+    check_settings(args.model)
     config = SViTTConfig.from_pretrained(args.model)
     model_class = model_of(args.model, config)
     model = load_complete(model_class, args.model, config)
@@ -874,11 +968,10 @@ def main(arguments: list[str] | None = None):
     logger.setLevel(logging.INFO)
     try:
         args.run(args)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
-        if isinstance(error, OSError) and error.filename:
-            reason = f"{error.filename}: {error.strerror}."
-        print(f"svitt-convert: {printable(str(reason))}", file=sys.stderr)
+    except BAD_MODEL as error:
+        is_of_file = isinstance(error, OSError) and error.filename
+        reason = printable(f"{error.filename}: {error.strerror}.") if is_of_file else f"{reason_of(error)}."
+        print(f"svitt-convert: {reason}", file=sys.stderr)
         sys.exit(2)
 
 

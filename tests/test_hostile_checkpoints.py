@@ -324,6 +324,18 @@ def hostile_files(marker) -> dict[str, tuple[str, bytes]]:
             "none of an original model",
             saved({}, vision_encoder_args={"token_drop_loc": 5}),
         ),
+        "settings of an unknown activation": (
+            "`hidden_act` must be one of",
+            saved({}, vision_encoder_args={"hidden_act": "x"}),
+        ),
+        "settings that are not finite": (
+            "`initializer_range` must be a finite",
+            saved({}, text_encoder_args={"initializer_range": float("nan")}),
+        ),
+        "settings too large": (
+            "`layer_scale_init_value` must be",
+            saved({}, vision_encoder_args={"layer_scale_init_value": 10**30}),
+        ),
         # Many small things.
         "a set a byte": ("holds a set", archive(b"\x80\x04" + b"\x8f" * (MAX_PICKLE_BYTES - 3) + b".")),
         "a mark a byte": (not_readable, archive(b"\x80\x04" + b"(" * (MAX_PICKLE_BYTES - 3) + b".")),

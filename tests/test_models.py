@@ -2,6 +2,7 @@
 """What training starts from: a SViTT, also for other clips, towers, and random weights."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -222,6 +223,108 @@ def test_weights_are_never_random_where_a_folder_is_damaged(folders, tmp_path, k
     sentence = capsys.readouterr().err.strip().splitlines()[-1]
     assert end.value.code == 2 and sentence.startswith("svitt-convert: ") and DAMAGES[kind] in sentence
     assert not (tmp_path / "longer").exists()
+
+
+def change(file, **values):
+    """Change values of a JSON file, of its parts by `part__name`."""
+    content = json.loads(file.read_text())
+    for name, value in values.items():
+        *part, name = name.split("__")
+        (content[part[0]] if part else content)[name] = value
+    file.write_text(json.dumps(content))
+
+
+def shards(folder, **values):
+    """The weights as a sharded model, with other values in its index."""
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-1.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    change(folder / "model.safetensors.index.json", **values)
+
+
+def with_weight(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    weights["itm_head.weight"] = change(weights["itm_head.weight"])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def with_code(folder):
+    (folder / "evil.py").write_text(f"import pathlib; pathlib.Path({str(folder / 'marker')!r}).touch()\n")
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.X", "evil.X"]}, tokenizer_class="X")
+
+
+JSON_FILES = ("config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")
+SETTINGS = {
+    "activation": ({"text_config__hidden_act": "__import__"}, "`hidden_act` must be one of"),
+    "range": ({"vision_config__initializer_range": math.nan}, "`initializer_range` must be a finite number"),
+    "type": ({"vision_config__hidden_size": "16"}, "hidden_size"),
+    "list for a part": ({"vision_config": []}, "vision_config"),
+    "number as a class": ({"architectures": 5}, "holds a 5, which is no SViTT"),
+    "path as a class": ({"architectures": ["../x"]}, "holds a ../x, which is no SViTT"),
+    "no model as a class": ({"architectures": ["SViTTConfig"]}, "holds a SViTTConfig, which is no SViTT"),
+    "layers": ({"vision_config__num_hidden_layers": 10**5}, "`num_hidden_layers` of its vision_config is 100000"),
+    "words": ({"text_config__vocab_size": 10**10}, "is of 10 values, its configuration needs 10000000000"),
+    "another file": ({"transformers_weights": "x.safetensors"}, "`transformers_weights`"),
+}
+HOSTILE_FOLDERS = {
+    **{
+        f"{name} {content:.5}": (lambda folder, name=name, content=content: (folder / name).write_text(content), name)
+        for name in JSON_FILES
+        for content in ("", "[]", "null", '"x"', "[" * 10**5)
+    },
+    "tokenizer without words": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "processor or tokenizer"),
+    **{
+        f"setting: {kind}": (lambda folder, values=values: change(folder / "config.json", **values), message)
+        for kind, (values, message) in SETTINGS.items()
+    },
+    "index of nothing": (lambda folder: shards(folder, weight_map=None), "`weight_map` must be an object of file"),
+    "index of a list": (lambda folder: shards(folder, weight_map=[1]), "`weight_map` must be an object of file names"),
+    "index of numbers": (lambda folder: shards(folder, weight_map={"x": 1}), "must be an object of file names"),
+    "index that leads outside": (
+        lambda folder: shards(folder, weight_map__x="../x.safetensors"),
+        "names '../x.safetensors', which is no file of the folder",
+    ),
+    "index of what is not there": (lambda folder: shards(folder, weight_map__x="x.safetensors"), "no file of the"),
+    "whole numbers": (lambda folder: with_weight(folder, torch.Tensor.long), "itm_head.weight is of type I64, not"),
+    "complex numbers": (lambda folder: with_weight(folder, lambda weight: weight + 0j), "is of type C64, not F16"),
+    "pickle": (pickled, "pytorch_model.bin: is a pickle, which may run code; only .safetensors files are read"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "code": (with_code, "contains custom code"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_FOLDERS)
+def test_hostile_and_damaged_folders_are_told_in_one_sentence(folders, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks whether to run code"))
+    folder = tmp_path / "svitt"
+    shutil.copytree(folders / "svitt", folder)
+    edit, message = HOSTILE_FOLDERS[kind]
+    edit(folder)
+    for load in (
+        lambda: load_as_saved(str(folder), ProcessingArguments()),
+        lambda: load_model_and_processor(
+            SViTTForVideoTextRetrieval, str(folder), ProcessingArguments(), DroppingArguments()
+        ),
+        lambda: start(tmp_path, {"model_name_or_path": "svitt"}),
+    ):
+        with pytest.raises(InputError) as error:
+            load()
+        sentence = str(error.value)
+        assert message in sentence and str(folder) in sentence and "\n" not in sentence and len(sentence) < 1000
+    assert not (folder / "marker").exists()
+
+
+def test_a_model_in_several_files_is_read(folders, tmp_path):
+    shutil.copytree(folders / "svitt", tmp_path / "svitt")
+    shards(tmp_path / "svitt")
+    model, _ = load_as_saved(str(tmp_path / "svitt"), ProcessingArguments())
+    assert_equal_weights(model, SViTTForPreTraining.from_pretrained(folders / "svitt").state_dict())
 
 
 def test_a_head_that_the_source_never_had_may_be_new(folders, tmp_path):

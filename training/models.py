@@ -2,23 +2,28 @@
 """What training starts from: a SViTT, also of other clips, or towers of video and text, or random weights."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from ..configuration_svitt import SViTTConfig
 from ..conversion import (
+    BAD_MODEL,
+    check_settings,
     decoder_from_fusion_layers,
     expand_num_frames,
     image_statistics,
     init_from_towers,
     load_complete,
+    load_processor,
     load_tokenizer,
     make_processor,
     model_of,
     parse_field,
+    reason_of,
     special_token_ids,
 )
 from ..modeling_svitt import SViTTForVideoQuestionAnswering
@@ -122,24 +127,34 @@ def start_training(
     for name in (start.model_name_or_path, start.config_name, *towers):
         check_folder(name)
     source = start.model_name_or_path or start.config_name or ", ".join(towers)
-    try:
+    with in_one_sentence(f"{source}: cannot be started from"):
         if start.model_name_or_path is not None:
             return load_svitt(model_class, start.model_name_or_path, args, fields)
         if start.config_name is not None:
             return random_svitt(model_class, start, args, fields)
         return join_towers(model_class, start, args, fields)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-        raise InputError(f"{source}: cannot be started from ({' '.join(str(reason).split()).rstrip('.')}).") from error
+
+
+@contextmanager
+def in_one_sentence(what: str) -> Iterator[None]:
+    """Raise an `InputError` for whatever a model that is damaged, hostile or another makes Transformers raise."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BAD_MODEL as error:
+        raise InputError(f"{what} ({reason_of(error)}).") from error
 
 
 def check_folder(name: str | None):
-    """An `InputError` for a folder that is not there, which Transformers would ask the Hub for, or without a model."""
+    """An `InputError` for a folder that is not there, which Transformers would ask the Hub for, or is damaged."""
     if name is None:
         return
     if Path(name).is_dir():
         if not Path(name, "config.json").is_file():
             raise InputError(f"{name}: is no folder of a model, it has no config.json.")
+        with in_one_sentence(f"{name}: cannot be loaded"):
+            check_settings(name)
     elif Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise InputError(f"{name}: there is no such folder.")
 
@@ -157,7 +172,7 @@ def load_svitt(
         weights, config = expand_num_frames(weights, config, args.num_frames)
         model = model_class(changed(config, fields))
         model.load_state_dict(weights)
-    return model, SViTTProcessor.from_pretrained(path, **processor_settings(args))
+    return model, load_processor(path, **processor_settings(args))
 
 
 def load_weights(model_class: type[PreTrainedModel], path: str, config: SViTTConfig) -> PreTrainedModel:
@@ -243,14 +258,10 @@ def load_model_and_processor(
         InputError: if there is no such model, or its weights are damaged, incomplete or of other shapes.
     """
     check_folder(path)
-    try:
+    with in_one_sentence(f"{path}: cannot be loaded as a model with its processor"):
         config = changed(SViTTConfig.from_pretrained(path), dropping.as_fields())
         model = load_complete(model_class, path, config)
-        return model, SViTTProcessor.from_pretrained(path, **processor_settings(args))
-    except (OSError, ValueError, StrictDataclassError) as error:
-        reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-        reason = str(reason).splitlines()[0].rstrip(".")
-        raise InputError(f"{path}: cannot be loaded as a model with its processor ({reason}).") from error
+        return model, load_processor(path, **processor_settings(args))
 
 
 def load_as_saved(
@@ -258,10 +269,11 @@ def load_as_saved(
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """[`load_model_and_processor`] of the class that the model was saved from, which must be one of `architectures`."""
     check_folder(path)
-    try:
-        config = SViTTConfig.from_pretrained(path)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{path}: there is no such model.") from error
+    with in_one_sentence(f"{path}: cannot be loaded"):
+        try:
+            config = SViTTConfig.from_pretrained(path)
+        except OSError as error:
+            raise InputError(f"{path}: there is no such model.") from error
     try:
         model_class = model_of(path, config)
     except ValueError as error:
