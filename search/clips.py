@@ -127,7 +127,7 @@ def members_of(shard: str) -> list[Video]:
     status = os.stat(shard)
     if not stat.S_ISREG(status.st_mode):  # reading from a pipe may never end
         raise OSError("not a regular file")
-    with tarfile.open(shard) as tar:
+    with tarfile.open(shard, "r:") as tar:  # not compressed, else members have no place in the file
         return [
             Video(f"{shard}::{one.name}", f"{one.size} {status.st_mtime_ns}", shard, one.offset_data, one.size)
             for one in tar

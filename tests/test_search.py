@@ -364,7 +364,8 @@ def test_shards(videos, index, tmp_path):
     shutil.copy(videos / "val_00000.mp4", tmp_path / "folder")
     report = other.add([tmp_path / "folder"])
     assert len(report.added) == 9 and [*report.bad] == [str(tmp_path / "folder/broken.tar")]
-    assert "broken.tar: cannot be read as a tar shard" in report.bad[str(tmp_path / "folder/broken.tar")]
+    [error] = report.bad.values()
+    assert error.endswith("folder/broken.tar: cannot be read as a tar shard (truncated header).")
     assert len(other.remove([shard, tmp_path / "folder/val_00000.mp4"])) == 9
     plain, packed = (one.search(SENTENCE, top_k=4) for one in (index, other))
     assert [hit.score for hit in packed] == pytest.approx([hit.score for hit in plain], abs=1e-4)
