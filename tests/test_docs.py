@@ -116,7 +116,7 @@ def test_each_yaml_key_of_the_original_has_its_row():
         batch_size batch_size_test k_test temp eos mlm_prob loss_weight itm_hard_neg opt lr opt_betas weight_decay
         max_grad_norm different_lr sched epochs min_lr_multi warmup_epochs output_dir resume pretrained_path
         evaluate eval_frame_ensemble eval_x_only eval_offload device seed log_freq dist_url distributed fp16 debug
-        num_workers wandb
+        num_workers wandb enable entity project module_names image video itc itm mlm
     """
     rows = "\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("|"))
     assert not [key for key in keys.split() if not re.search(rf"\b{key}\b", rows)]
