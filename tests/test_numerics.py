@@ -6,7 +6,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from svitt import SViTTForPreTraining, SViTTForVideoQuestionAnswering
+from svitt import (
+    SViTTForPreTraining,
+    SViTTForVideoClassification,
+    SViTTForVideoQuestionAnswering,
+    SViTTForVideoTextRetrieval,
+)
 
 from .test_modeling import clips, task_model, texts
 
@@ -34,8 +39,8 @@ def make_model(model_class, implementation, layout, precision="float32", scale=1
     for name, parameter in model.named_parameters():
         if name != "temp" and "norm" not in name.lower():
             parameter.data *= scale
-    model.vision_model.set_attn_implementation(implementation)
-    model.text_model.set_attn_implementation(implementation)
+    for encoder in {"vision_model", "text_model"} & dict(model.named_children()).keys():
+        getattr(model, encoder).set_attn_implementation(implementation)
     return model.to(PRECISIONS[precision][1])
 
 
@@ -133,3 +138,58 @@ def test_what_overflows_is_told_by_the_loss():
     losses = losses_of(model, "fp16 autocast", torch.full_like(clips(), 1e5), *texts())
     assert not losses["loss"].isfinite()
     losses["loss"].backward()
+
+
+# ---- What evaluation computes
+
+
+def scores_of(model, precision, pixels, ids, mask) -> dict[str, torch.Tensor]:
+    """All that a model tells of clips and texts, by name."""
+    autocast, dtype, _ = PRECISIONS[precision]
+    pixels = pixels.to(dtype)
+    answers = torch.tensor([[2, 10, 3], [2, 11, 3], [2, 12, 13]])
+    with nullcontext() if autocast is None else torch.autocast("cpu", dtype=autocast):
+        if isinstance(model, SViTTForVideoClassification):
+            return {"classes": model(pixels).logits}
+        if isinstance(model, SViTTForVideoQuestionAnswering):
+            places, probabilities = model.rank_answers(pixels, ids, mask, answers, k=3)
+            settings = {"max_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
+            generated = model.generate(pixels, ids, mask, **settings)
+            return {"probabilities": probabilities.gather(1, places.argsort()), "first word": generated.logits[0]}
+        outputs = model(pixels, ids, mask)
+        return {
+            "video to text": outputs.logits_per_video,
+            "text to video": outputs.logits_per_text,
+            "match": model.match(pixels, ids, mask),
+        }
+
+
+SCORING = (SViTTForVideoTextRetrieval, SViTTForVideoClassification, SViTTForVideoQuestionAnswering)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("layout", ["sparse edges", "dense"])
+@pytest.mark.parametrize("model_class", SCORING)
+@torch.no_grad()
+def test_scores_in_half_precision_are_those_in_float32_but_for_rounding(model_class, layout, implementation):
+    scores = {}
+    for precision in PRECISIONS:
+        model = make_model(model_class, implementation, layout, precision).eval()
+        torch.manual_seed(0)
+        scores[precision] = scores_of(model, precision, clips(), *texts())
+    expected = scores.pop("float32")
+    for precision, found in scores.items():
+        for name, values in expected.items():
+            bound = NUM_ROUNDINGS * PRECISIONS[precision][2] * max(1, values.abs().max().item())
+            assert (found[name].float() - values).abs().max() < bound, (precision, name)
+
+
+@pytest.mark.parametrize(("implementation", "layout"), [("sdpa", "sparse"), ("eager", "dense")])
+@pytest.mark.parametrize("model_class", SCORING)
+@torch.no_grad()
+def test_scores_are_finite_whatever_comes(model_class, implementation, layout):
+    for precision in PRECISIONS:
+        model = make_model(model_class, implementation, layout, precision, scale=0.1).eval()
+        for name, inputs in adversarial_inputs():
+            for score, values in scores_of(model, precision, *inputs).items():
+                assert values.isfinite().all(), (precision, name, score)
