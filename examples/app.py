@@ -42,6 +42,7 @@ DEMO_SENTENCES = [
 ]
 DEMO_QUESTIONS = ["which way does it move first?", "what color hops first?", "what shape is it?"]
 NUM_HITS, SHORTLIST, NUM_ANSWERS, COLUMNS = 6, 50, 5, 3
+GIVEN_LENGTH = 32  # tokens of an answer that a visitor gives
 MAX_UPLOADS, MAX_FILE_SIZE = 50, "100mb"  # of a visitor from another machine
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CSS = """
@@ -179,7 +180,7 @@ class Answerer:
     def __init__(self, name: str):
         self.model, self.processor = load_as_saved(name, ProcessingArguments(), ("SViTTForVideoQuestionAnswering",))
         self.model.eval().to(PartialState().device)
-        self.answers = find_answer_list(AnsweringArguments(), Preset(name), None, name)
+        self.answers = find_answer_list(AnsweringArguments(), Preset(name), None, None, name)
 
     @torch.no_grad()
     def __call__(
@@ -192,11 +193,13 @@ class Answerer:
             raise InputError("The question is empty; ask something like: what is she holding?")
         frames = frames_between(video, start or 0.0, end, self.processor.video_processor.num_frames)
         inputs = self.processor(videos=[frames], text=[question], return_tensors="pt").to(self.model.device)
-        choices = [answer.strip() for answer in answers.split(",") if answer.strip()] or self.answers
+        given = list(dict.fromkeys(answer.strip() for answer in answers.split(",") if answer.strip()))
+        choices = given or self.answers
         if not choices:
             ids = self.model.generate(**inputs, num_beams=3, max_new_tokens=5)
             return {self.processor.batch_decode(ids, skip_special_tokens=True)[0]: 1.0}
-        answer_ids = self.processor.encode_answers(choices)["input_ids"].to(self.model.device)
+        max_length = GIVEN_LENGTH if given else None  # those of the model's list as it was trained
+        answer_ids = self.processor.encode_answers(choices, max_length)["input_ids"].to(self.model.device)
         ranked, probabilities = self.model.rank_answers(**inputs, answer_ids=answer_ids, k=len(choices))
         return {choices[i]: p for i, p in zip(ranked[0].tolist(), probabilities[0].tolist(), strict=True)}
 

@@ -301,6 +301,14 @@ def load(name="app"):
     return module
 
 
+def test_answers_are_the_models_own_or_those_given(home):
+    answerer, video = load().Answerer(str(home / "demo/qa_out")), str(next((home / "demo/data/videos").iterdir()))
+    assert set(answerer(video, QUESTION)) == set(answerer.answers) == set(ANSWERS)
+    assert answerer(video, QUESTION, "square, square,") == {"square": pytest.approx(1)}
+    with pytest.raises(InputError, match="no video yet"):
+        answerer(None, QUESTION)
+
+
 def test_without_a_model_a_sentence_says_how_to_get_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["app.py"])
