@@ -2,11 +2,14 @@
 """The training loop on a tiny model: updates, the choice of the best, and going on after any kind of end."""
 
 import copy
+import itertools
 import json
 import math
 import os
+import random
 import shutil
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -288,6 +291,42 @@ def test_checkpoint_that_is_not_whole_is_never_picked_up(tmp_path, whole, monkey
     ]
     model, _, end = train(tmp_path, model=Scalar(0.1), checkpointing=checkpointing, **options)
     assert (len(model.seen), model.weight.item(), end) == (7, whole[0], whole[2])
+
+
+# What Python tells of when it touches files; a checkpoint takes dozens of these.
+FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree"}
+
+
+def killed_while_writing(moment, folder, **options):
+    """Train in a process of its own, which is killed at a moment of writing checkpoints; whether it came that far."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    try:
+        countdown = itertools.count(1)
+
+        def hook(event, args):
+            if event in FILE_EVENTS and str(args[0]).startswith(str(folder)) and next(countdown) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        train(folder, **options)
+    finally:
+        os._exit(1 if sys.exc_info()[0] else 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_moments_of_writing_checkpoints(tmp_path, whole, seed):
+    rng, options = random.Random(seed), {"logging": LOGGING, "validate": scored_by_weight, **SETTINGS}
+    options["checkpointing"] = {"save_steps": 1, "save_total_limit": 2, "resume_from_checkpoint": "latest"}
+    num_kills = 0
+    for _ in range(8):
+        num_kills += killed_while_writing(rng.randint(1, 60), tmp_path, model=Scalar(0.1), **options)
+    model, _, end = train(tmp_path, model=Scalar(0.1), **options)
+    assert num_kills >= 4
+    assert (model.weight.item(), end, log_of(tmp_path)) == (whole[0], whole[2], whole[3])
+    assert sorted(path.name for path in tmp_path.glob("*checkpoint*")) == ["checkpoint-11", "checkpoint-12"]
 
 
 @pytest.mark.parametrize("in_evaluation", [False, True])
