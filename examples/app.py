@@ -296,7 +296,7 @@ def search_tab(page: gr.Blocks, index_of: Callable, scratch: str, tabs: gr.Tabs,
                 gr.Video(hit.video, show_label=False, height=200, buttons=[], interactive=False, **start)
             gr.Markdown(caption(rank, hit, rank_before))
             with gr.Row():
-                look = gr.Button("What the model sees", size="sm", min_width=60)
+                look = gr.Button("What it sees", size="sm", min_width=60)
                 look.click(look_at, None, [maps, video_maps, sheet]).then(None, js=SCROLL_TO_MAPS)
                 if asked is not None and is_file:
                     ask = gr.Button("Ask about it", size="sm", min_width=60)

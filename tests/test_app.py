@@ -197,7 +197,7 @@ def test_upload_search_play_and_ask(home, server, visit, expected):
     late.evaluate("video => {video.muted = true; return video.play()}")
     page.wait_for_function(f"video => video.currentTime > {max(starts)} + 0.2", arg=late.element_handle())
 
-    press(page, "What the model sees")
+    press(page, "What it sees")
     page.locator("#maps video").wait_for()
     page.wait_for_function("() => document.querySelector('#maps video').readyState > 1")
     page.wait_for_function("() => document.querySelector('#maps img').naturalWidth > 500")
