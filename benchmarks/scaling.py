@@ -6,7 +6,7 @@
     python benchmarks/scaling.py --backward --gradient_checkpointing --frames 4 8 16 32
 
 Time is the median of a process's rounds; memory is what its first call took beyond the model. A clip too long for the
-memory there is makes a row without figures. `--plot` takes matplotlib (`pip install svitt[benchmarks]`).
+memory there is makes a row without figures. `--plot` needs matplotlib, which `make` installs.
 """
 
 import argparse

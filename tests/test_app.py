@@ -24,7 +24,7 @@ from svitt.search.clips import cut, read_clips, video_at
 from svitt.training.answering import save_answer_list
 from svitt.training.processes import InputError
 
-gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install svitt[app]")
+gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e .[app]")
 playwright = pytest.importorskip("playwright.sync_api", reason="the test of the page needs playwright")
 
 ROOT = Path(__file__).parent.parent
