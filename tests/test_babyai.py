@@ -32,12 +32,35 @@ def example():
         ),
         ("go to a key and go to the box, then go to a door", "go to a door, then go to a key and go to the box", []),
         ("go to a key, then go to a key", None, []),
+        ("go to the red door, then go to the ball", "go to the ball, then go to the red door", ["red"]),
         ("pick up the ball", None, []),
     ],
 )
 def test_order_of_an_instruction(example, caption, other, doors):
     assert example["other_order"](caption) == other
     assert example["doors_in_order"](caption) == doors
+
+
+def test_questions_about_an_instruction(example):
+    def asked(caption):
+        return [
+            (row["question"], row["answer"], row["question_type"]) for row in example["questions_about"]("a", caption)
+        ]
+
+    assert asked("open a blue door") == [("which door is opened?", "blue", "look")]
+    assert asked("go to the red door after you go to the grey door") == [
+        ("which door is reached first?", "grey", "order"),
+        ("which door is reached last?", "red", "order"),
+    ]
+    assert asked("go to the red door and go to a door") == asked("pick up the ball") == []
+
+
+def test_doors_that_are_only_visited_stay_closed(example):
+    """The frames that show no agent near are the same before and after, but for the agent."""
+    caption, frames = example["play"]("GoToTwoDoors", 0, crop=True)
+    assert len(example["doors_in_order"](caption)) == 2 and frames.shape[1:] == (72, 72, 3)
+    changed = (frames[0] != frames[-1]).any(axis=-1).reshape(6, 12, 6, 12).any(axis=(1, 3))
+    assert 1 <= changed.sum() <= 2  # the cells where the agent was and is
 
 
 def test_files_are_read_by_the_scripts(tmp_path, monkeypatch):
