@@ -848,12 +848,16 @@ def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: s
     """Writes model and processor to a folder that appears when it is complete, or not at all."""
     _check_output(output_dir)
     output_dir = Path(output_dir).absolute()
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".svitt-convert-") as scratch:
-        folder = Path(scratch, "model")
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        os.replace(folder, output_dir)
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".svitt-convert-") as scratch:
+            folder = Path(scratch, "model")
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            os.replace(folder, output_dir)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        raise OSError(f"{output_dir}: cannot be written ({reason}).") from error
     logger.info("%s written to %s.", type(model).__name__, output_dir)
 
 

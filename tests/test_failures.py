@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """What surrounds a run fails: full and read-only disks, processes that are killed, clocks that jump."""
 
+import itertools
 import json
 import os
 import shutil
@@ -14,13 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from svitt.conversion import main as convert_main
 from svitt.search import SViTTIndex
+from svitt.training.check_videos import main as check_main
 from svitt.training.loaders import RowLoader
 from svitt.training.pack import main as pack_main
 from svitt.training.processes import InputError, check_output
 
 from . import test_run_pretraining as pretraining
 from . import test_run_retrieval as retrieval
+from . import test_run_videoqa as videoqa
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,6 +101,59 @@ def test_a_disk_too_full_for_shards(demo, small_disk, monkeypatch, capfd, format
     assert len(list((disk / "out").glob("train-*"))) == 8
 
 
+def commands(demo, disk) -> dict:
+    """Of programs that write: the entry point, its arguments, and what stands for the output in its sentence."""
+    videos = ["--video_dir", demo / "data/videos", "--num_workers", 1]
+    source = ["--annotation_file", demo / "data/train.json", *videos]
+    return {
+        "pack": (pack_main, ["--output_dir", disk / "out", *source], f"{disk}/out"),
+        "check-videos": (check_main, ["--report", disk / "report.jsonl", *videos], f"{disk}/report.jsonl"),
+        "convert": (convert_main, ["expand", demo / "model", disk / "out", "--num_frames", 8], str(disk)),
+    }
+
+
+def ended_by(monkeypatch, capfd, main, args) -> str:
+    """What a program says on stderr that ends with exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["svitt", *map(str, args)])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["check-videos", "convert"])  # packing has a test of its own
+def test_a_disk_too_full_for_other_outputs(demo, small_disk, monkeypatch, capfd, program):
+    disk = small_disk(4)
+    main, args, place = commands(demo, disk)[program]
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
+    errors = ended_by(monkeypatch, capfd, main, args)
+    assert "Traceback" not in errors and "No space left on device" in errors and place in errors, errors
+    assert [path.name for path in disk.rglob("*") if path.is_file() and path.stat().st_size] == ["filler"]
+
+
+@pytest.mark.parametrize("program", ["pack", "check-videos", "convert"])
+def test_other_outputs_that_cannot_be_written(demo, small_disk, monkeypatch, capfd, program):
+    disk = small_disk(1000)
+    small_disk(1000, "ro")
+    main, args, place = commands(demo, disk)[program]
+    errors = ended_by(monkeypatch, capfd, main, args)
+    assert "Traceback" not in errors and "Read-only file system" in errors and place in errors, errors
+
+
+@pytest.mark.parametrize("options", ["rw", "ro"])
+def test_answers_that_cannot_be_written(demo, small_disk, monkeypatch, capfd, options):
+    small_disk(4)
+    out = small_disk(4, options) / "out"
+    with pytest.raises(SystemExit) as ended:
+        videoqa.run(
+            monkeypatch,
+            *videoqa.arguments(demo, out, k_test=3, **videoqa.files_of(demo, "train", "test"), evaluate_only=True),
+        )
+    assert ended.value.code == 2 and [path for path in out.rglob("*") if path.is_file()] == []
+    assert_one_sentence(capfd.readouterr().err, f"{out}: cannot be written")
+
+
 def test_a_disk_too_full_for_an_index(demo, small_disk):
     disk = small_disk(200)
     index = SViTTIndex.create(disk / "index", str(demo / "model"))
@@ -143,6 +200,51 @@ def test_a_worker_that_the_system_kills_is_told(demo, tmp_path, monkeypatch, cap
         pretraining.run(monkeypatch, *pretraining.arguments(demo, tmp_path / "out", num_workers=1, num_train_epochs=9))
     assert ended.value.code == 2
     assert_one_sentence(capfd.readouterr().err, "DataLoader worker", "memory", "--num_workers")
+
+
+def test_a_worker_that_is_killed_in_evaluation_is_told(demo, tmp_path, monkeypatch, capfd):
+    encode = retrieval.SViTTForVideoTextRetrieval.get_video_features
+
+    def killing(self, *args, **kwargs):
+        for worker in psutil.Process().children():
+            worker.send_signal(signal.SIGKILL)
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(retrieval.SViTTForVideoTextRetrieval, "get_video_features", killing)
+    args = {"test_file": demo / "data/test.json", "num_workers": 1, "eval_batch_size": 1}
+    with pytest.raises(SystemExit) as ended:
+        retrieval.run(monkeypatch, *retrieval.arguments(demo, tmp_path / "out", **args))
+    assert ended.value.code == 2
+    assert_one_sentence(capfd.readouterr().err, "DataLoader worker", "memory", "--num_workers")
+    assert not list((tmp_path / "out").glob("results*"))
+
+
+# Kills itself, as rank 1, with its second batch of videos.
+DYING = """
+import os, runpy
+from svitt import SViTTModel
+encode, calls = SViTTModel.get_video_features, []
+
+def dying(self, *args, **kwargs):
+    calls.append(1)
+    if len(calls) == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), 9)
+    return encode(self, *args, **kwargs)
+
+SViTTModel.get_video_features = dying
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_in_evaluation_ends_the_other_within_a_minute(demo, tmp_path):
+    script = tmp_path / "dying.py"
+    script.write_text(DYING.format(script=retrieval.SCRIPT))
+    args = retrieval.arguments(demo, tmp_path / "out", test_file=demo / "data/test.json", eval_batch_size=1)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launcher, script, *args], env=pretraining.environment(), capture_output=True, timeout=120)
+    assert done.returncode not in (0, None) and b"Signal 9" in done.stderr
+    assert not list((tmp_path / "out").glob("results*"))
 
 
 @pytest.mark.slow
@@ -207,14 +309,15 @@ def test_an_evaluation_that_is_killed_leaves_nothing_half_written(demo, tmp_path
 # ---- Clocks
 
 
-def test_a_clock_that_jumps_changes_nothing(demo, tmp_path, monkeypatch):
+@pytest.mark.parametrize("jump", [-3600, 10**6])
+def test_a_clock_that_jumps_changes_nothing(demo, tmp_path, monkeypatch, jump):
     options = {"save_steps": 1, "save_total_limit": 2, "resume_from_checkpoint": "latest"}
     pretraining.run(monkeypatch, *pretraining.arguments(demo, tmp_path / "whole", **options))
     with monkeypatch.context() as patch, pytest.raises(pretraining.Killed):
         patch.setattr(pretraining.SViTTForPreTraining, "forward", pretraining.killed_forward(4))
         pretraining.run(patch, *pretraining.arguments(demo, tmp_path / "out", **options))
     os.utime(tmp_path / "out/checkpoint-2", (2e9, 2e9))  # the older one has the later date
-    now = iter(range(2 * 10**9, 0, -3600))
+    now = itertools.count(10**9, jump)
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     pretraining.run(monkeypatch, *pretraining.arguments(demo, tmp_path / "out", **options))
     pretraining.assert_same_weights(tmp_path / "out", tmp_path / "whole")

@@ -39,7 +39,7 @@ from transformers import HfArgumentParser
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .data import VideoColumn, answers_of, check_first_use, field_name, read_unchecked_rows, string_of, strings_of
 from .presets import ROWS_OF_TASK, PresetArguments, Split, load_preset, preset_names
-from .processes import InputError, exit_on_bad_input, progress_bar
+from .processes import InputError, exit_on_bad_input, progress_bar, writing
 from .workers import WorkerFailure, map_in_workers
 
 PROBLEMS = ("missing", "unreadable", "no_video_stream", "too_short", "above_limits", "mismatched_annotation")
@@ -327,8 +327,8 @@ class Report:
         return self
 
     def __exit__(self, error_type, error, traceback):
-        self.file.close()
-        self.unfinished.close()
+        with writing(self.path), self.unfinished, self.file:  # both are closed, though a full disk may fail each
+            pass
         if error_type is None:
             os.unlink(self.unfinished_path)
 
@@ -377,8 +377,9 @@ class Report:
 
 def write_line(file: TextIO, content: dict):
     """Append a line of JSON, whole even if the process is killed the next moment."""
-    file.write(json.dumps(content, ensure_ascii=False) + "\n")
-    file.flush()
+    with writing(file.name):
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+        file.flush()
 
 
 def file_state(path: str) -> list[int] | None:
