@@ -35,7 +35,7 @@ from datasets import Dataset
 from transformers import HfArgumentParser
 
 from svitt import SViTTForPreTraining, SViTTProcessor
-from svitt.training import card, checkpoints, data, loaders, loop, models, presets, publish, retrieval
+from svitt.training import card, checkpoints, data, evaluation, loaders, loop, models, presets, publish, retrieval
 from svitt.training.arguments import ScriptArguments
 from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
@@ -137,6 +137,7 @@ def run_stage(
     model, processor = models.start_training(
         SViTTForPreTraining, args.start, args.dropping, args.processing, **args.losses.as_fields()
     )
+    evaluation.check_length("max_text_length", args.processing.max_text_length, model.config.text_config)
     args.evaluation.set_frames(processor.video_processor.num_frames)
     is_resumed = args.checkpointing.resume_from_checkpoint is not None
     bad_videos = loaders.BadVideoReport(folder / "bad_videos.jsonl", resume=is_resumed)

@@ -27,6 +27,7 @@ from accelerate import PartialState
 from svitt.processing_svitt import read_video, sample_frame_indices
 from svitt.search import Hit, IndexReport, SViTTIndex
 from svitt.search.cli import clock, summary
+from svitt.search.clips import frames_shown, times_or_equal
 from svitt.token_maps import contact_sheet, overlay, token_maps
 from svitt.training.answering import AnsweringArguments, find_answer_list
 from svitt.training.loaders import ProcessingArguments
@@ -154,15 +155,17 @@ def find(index: SViTTIndex, sentence: str) -> tuple[list[Hit], list[int]]:
 
 def frames_between(video: str, start: float, end: float | None, num_frames: int) -> np.ndarray:
     """Frames (T, H, W, 3), uint8, from `start` to `end` in seconds (or to the very end), sampled as the index does."""
-
-    def pick(metadata):
-        total, fps = metadata.total_num_frames, metadata.fps or 0.0
-        first, last = round(start * fps), min(round(end * fps), total) if end and fps else total
-        if first and first >= last:
-            raise InputError(f"{video}: there are no frames between {minutes(start)} and {minutes(last / fps)}.")
-        return [first + i for i in sample_frame_indices(num_frames, max(last - first, 1))]
-
-    return read_video(video, pick)[0]
+    _, metadata = read_video(video, lambda metadata: [0])
+    first, last = 0, metadata.total_num_frames
+    if metadata.fps and (start or end):
+        times = times_or_equal(metadata.frame_times, last, metadata.fps)
+        duration = float(times[-1]) + 1 / metadata.fps
+        if start >= min(end or duration, duration):
+            raise InputError(f"{video}: there are no frames between {minutes(start)} and {minutes(end or duration)}.")
+        first, last = frames_shown(times, start, end or duration)
+    return read_video(
+        video, lambda metadata: [first + i for i in sample_frame_indices(num_frames, max(last - first, 1))]
+    )[0]
 
 
 def explain(index: SViTTIndex, hit: Hit, sentence: str, folder: str):

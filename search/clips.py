@@ -165,7 +165,7 @@ def cut(
     """
     if not fps:
         return [Clip(0, 1, 0.0, 0.0, 0, num_frames)]
-    times = np.arange(num_frames) / fps if times is None else times
+    times = times_or_equal(times, num_frames, fps)
     duration = float(times[-1]) + 1 / fps
     if duration <= clip_seconds + ROUNDING:
         return [Clip(0, 1, 0.0, duration, 0, num_frames)]
@@ -173,10 +173,19 @@ def cut(
     starts = np.unique(np.floor(times / stride_seconds + ROUNDING)) * stride_seconds
     starts = np.unique(np.where(starts < last_start - ROUNDING, starts, last_start))
     ends = np.minimum(starts + clip_seconds, duration)
-    firsts = np.searchsorted(times, starts + ROUNDING, side="right") - 1
-    lasts = np.searchsorted(times, ends - ROUNDING)
+    firsts, lasts = frames_shown(times, starts, ends)
     rows = zip(starts.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
     return [Clip(number, len(starts), *row) for number, row in enumerate(rows)]
+
+
+def times_or_equal(times: np.ndarray | None, num_frames: int, fps: float) -> np.ndarray:
+    """When each frame is shown, in seconds: as the file says, or else at equal distances."""
+    return np.arange(num_frames) / fps if times is None else times
+
+
+def frames_shown(times: np.ndarray, start, end):
+    """The frames shown from `start` to `end`, seconds or arrays of them: the first, and the last, exclusive."""
+    return np.searchsorted(times, start + ROUNDING, side="right") - 1, np.searchsorted(times, end - ROUNDING)
 
 
 class ClipPlans(Dataset):

@@ -445,6 +445,7 @@ def test_bad_video_ends_all_processes(demo, bad_video, tmp_path, split):
         ({"test_file": "none.json"}, ["none.json", "no such annotation file"]),
         ({"stop_key": "tset"}, ["--stop_key tset", "validation, test"]),
         ({"num_frames_test": 6}, ["--num_frames_test 6", "multiple of --num_frames"]),
+        ({"max_text_length": 600}, ["--max_text_length 600", "at most 32, the model's positions"]),
         ({"model_name_or_path": "no/such/model/anywhere"}, ["no/such/model/anywhere"]),
         ({"validation_file": None, "test_file": None}, ["--train_file", "--test_file"]),
         ({"output_dir": SCRIPT}, ["--output_dir"]),

@@ -28,6 +28,7 @@ from ..conversion import (
 )
 from ..modeling_svitt import SViTTForVideoQuestionAnswering
 from ..processing_svitt import SViTTProcessor
+from .evaluation import check_length
 from .loaders import ProcessingArguments
 from .processes import InputError
 
@@ -260,6 +261,7 @@ def load_model_and_processor(
     check_folder(path)
     with in_one_sentence(f"{path}: cannot be loaded as a model with its processor"):
         config = changed(SViTTConfig.from_pretrained(path), dropping.as_fields())
+        check_length("max_text_length", args.max_text_length, config.text_config)
         model = load_complete(model_class, path, config)
         return model, load_processor(path, **processor_settings(args))
 
