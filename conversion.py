@@ -960,7 +960,7 @@ def _run_expand(args: argparse.Namespace):
     model = model_class(config)
     _load(model, weights)
     settings, _ = SViTTProcessor.get_processor_dict(args.model)
-    settings = {field: settings[field] for field in ("clean_text", "add_sep")}
+    settings = {field: settings[field] for field in ("clean_text", "add_sep", "max_answer_length") if field in settings}
     video_processor = SViTTVideoProcessor.from_pretrained(args.model, num_frames=args.num_frames)
     save_folder(model, SViTTProcessor(video_processor, load_tokenizer(args.model), **settings), args.output_dir)
 

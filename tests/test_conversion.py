@@ -26,6 +26,7 @@ from svitt import (
     SViTTForVideoQuestionAnswering,
     SViTTForVideoTextRetrieval,
     SViTTModel,
+    SViTTProcessor,
     SViTTTextModel,
     SViTTVisionModel,
 )
@@ -522,11 +523,14 @@ def test_command_line(tmp_path, bert_folder, tokenizer_folder, capsys):
     assert (model.config.vision_config.num_frames, model.config.vision_config.token_keep_rate) == (2, 0.8)
     assert model.config.text_config.mask_token_id == 4
 
+    SViTTProcessor.from_pretrained(tmp_path / "fresh", max_answer_length=7).save_pretrained(tmp_path / "fresh")
     main(["expand", str(tmp_path / "fresh"), str(tmp_path / "longer"), "--num_frames", "4", "--token_keep_rate", "0.6"])
     model = SViTTForPreTraining.from_pretrained(tmp_path / "longer")
     assert (model.config.vision_config.num_frames, model.config.vision_config.token_keep_rate) == (4, 0.6)
-    video_processor = AutoProcessor.from_pretrained(tmp_path / "longer", trust_remote_code=True).video_processor
+    processor = AutoProcessor.from_pretrained(tmp_path / "longer", trust_remote_code=True)
+    video_processor = processor.video_processor
     assert video_processor.num_frames == 4 and video_processor.size["height"] == 32
+    assert processor.max_answer_length == 7
     assert (*video_processor.image_mean, *video_processor.image_std) == (0.1, 0.2, 0.3, 0.5, 0.5, 0.5)
 
     save_original({"model": original_weights("vqa"), "config": original_config()}, tmp_path / "x.pth")
