@@ -440,7 +440,7 @@ def load_questions(
     return concatenate_datasets([videos.dataset(), as_dataset(features, **values)], axis=1)
 
 
-def question_of(file: Path, number: int, row: dict, field: str) -> str:
+def question_of(file: str | Path, number: int, row: dict, field: str) -> str:
     """A question, of which cleaning must leave something."""
     question = string_of(file, number, row, field)
     if not is_text(clean_text(question)):
