@@ -93,9 +93,7 @@ def exit_on_bad_input() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):  # is killed, or exited unexpectedly
             raise
-        signal.signal(
-            signal.SIGCHLD, signal.SIG_DFL
-        )  # torch's handler would raise again while the loader is taken down
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch's handler raises again as the loader is taken down
         print(
             f"{Path(sys.argv[0]).name}: {str(error).strip().rstrip('.')}. It decodes videos; systems that run out of "
             "memory kill such processes, then fewer --num_workers or a smaller batch helps.",
