@@ -316,7 +316,6 @@ def convert_checkpoint(
     logger.info("Not converted: %s.", _list(checkpoint.keys() - {"model", "config"}) or "nothing")
 
     tokenizer = load_tokenizer(tokenizer)
-    model_class = _model_class(weights)
     try:
         config = infer_config(
             original,
@@ -324,6 +323,7 @@ def convert_checkpoint(
             vision_config=vision_config,
             text_config={**special_token_ids(tokenizer), **(text_config or {})},
         )
+        model_class = _model_class(weights)
         with torch.device("meta"):  # takes no memory, whatever sizes were inferred
             _check_fit(model_class(config), weights)
         model = model_class(config)

@@ -339,6 +339,8 @@ def test_presets_run_end_to_end(demo, tmp_path, monkeypatch, capsys, name):
     memory = {"feature_memory": 0} if name.startswith("ssv2") else {}
     run(monkeypatch, *arguments(demo, tmp_path / "out", **options | defaults | memory))
     settings = load_preset("retrieval", name).settings | {"num_train_epochs": 1, "max_text_length": 24}
+    if name == "msrvtt_mc":  # nothing is trained
+        settings["fusion_token_keep_rate"] = None
     written = yaml.safe_load((tmp_path / "out/settings.yaml").read_text())
     assert {setting: written[setting] for setting in settings} == settings
 

@@ -314,7 +314,7 @@ def test_bad_arguments_are_one_sentence_and_exit_code_2(demo, tmp_path, monkeypa
 
 
 def test_answer_helper_of_the_page(demo, trained):
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/question_answering.md").read_text(), re.DOTALL)
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     [snippet] = [one for one in snippets if "def answer(" in one]
     definition = snippet.split("\n\nprint(")[0].replace("demo/qa_out", str(trained))
     names = {}
