@@ -1321,13 +1321,10 @@ class SViTTTextModel(SViTTPreTrainedModel):
 
         hidden_states = text_embeds
         if hidden_states is None:
-            hidden_states = self.embeddings(
-                input_ids,
-                token_type_ids,
-                position_ids,
-                inputs_embeds,
-                past_key_values_length=past_key_values.get_seq_length() if past_key_values is not None else 0,
-            )
+            if position_ids is None and past_key_values is not None:
+                tokens, num_past = inputs_embeds if input_ids is None else input_ids, past_key_values.get_seq_length()
+                position_ids = torch.arange(num_past, num_past + tokens.shape[1], device=tokens.device)[None]
+            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         hidden_states, token_idx = self.encoder(
             hidden_states,
             layers,
