@@ -40,6 +40,11 @@ def test_the_lock_has_all_pins():
     assert {name for name, pin in pins.items() if not pin.specifier.contains(lock.get(name, "0"))} == {"torch"}
 
 
+def test_code_that_travels_asks_for_the_same_transformers_as_the_package():
+    [asked] = re.findall(r'require_version\("(.*?)"', (ROOT / "configuration_svitt.py").read_text())
+    assert Requirement(asked) == needs(SETUP["options"]["install_requires"])["transformers"]
+
+
 def test_pins_are_what_the_package_allows():
     pins = needs((ROOT / "requirements.txt").read_text())
     all_needs = SETUP["options"]["install_requires"] + "".join(SETUP["options.extras_require"].values())
