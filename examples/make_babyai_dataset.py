@@ -22,10 +22,10 @@ import random
 import re
 from pathlib import Path
 
-import av
 import gymnasium
 import minigrid  # noqa: F401 (registers the levels)
 import numpy as np
+from make_demo_dataset import write_video
 from minigrid.core.constants import COLOR_NAMES
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 from minigrid.envs.babyai.core.verifier import AfterInstr, BeforeInstr, GoToInstr, ObjDesc
@@ -35,7 +35,6 @@ from tqdm import tqdm
 LEVELS = ("OpenTwoDoors", "OpenDoorsOrderN4", "MoveTwoAcrossS5N2", "PutNextLocal", "PickupLoc", "GoToSeqS5R2")
 LEVELS_OF_OURS = ("GoToTwoDoors",)
 TILE_SIZE = 12  # pixels along a side of a cell
-FRAMES_PER_SECOND = 8
 FIRST_TRAINING_SEED = 1_000_000  # of an episode; those of the test count from 0
 
 ORDERED = re.compile(r"(?P<one>.+?)(?P<link>, then | after you )(?P<other>.+)")
@@ -75,16 +74,6 @@ def play(level: str, seed: int, crop: bool) -> tuple[str, np.ndarray]:
         frames.append(env.get_frame(highlight=False, tile_size=TILE_SIZE))
     ys, xs = (slice(start * TILE_SIZE, (start + size) * TILE_SIZE) for start, size in ((top, rows), (left, columns)))
     return env.mission, np.stack(frames)[:, ys, xs]
-
-
-def write_video(path: Path, frames: np.ndarray):
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18", "preset": "veryfast"})
-        (stream.height, stream.width), stream.pix_fmt = frames.shape[1:3], "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def other_order(caption: str) -> str | None:
@@ -132,7 +121,7 @@ def make_split(
         level = levels[number % len(levels)]
         caption, frames = play(level, first_seed + number // len(levels), crop)
         rows.append({"video": f"{split}_{level}_{number // len(levels):05d}.mp4", "caption": caption, "level": level})
-        write_video(folder / "videos" / rows[-1]["video"], frames)
+        write_video(folder / "videos" / rows[-1]["video"], frames, gop_size=250)
     return rows
 
 

@@ -164,12 +164,12 @@ def draw_states(event: Event, rng: random.Random) -> np.ndarray:
     return np.stack([draw(background, event.shapes_at(i / (NUM_STATES - 1))) for i in range(NUM_STATES)])
 
 
-def write_video(path: Path, frames: np.ndarray):
-    """Write frames (T, H, W, 3) uint8 as H.264 with a keyframe every 12 frames."""
+def write_video(path: Path, frames: np.ndarray, gop_size: int = 12):
+    """Write frames (T, H, W, 3) uint8 as H.264 with a keyframe every `gop_size` frames."""
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = FRAME_SIZE, FRAME_SIZE, "yuv420p"
-        stream.codec_context.gop_size, stream.thread_count = 12, 1
+        (stream.height, stream.width), stream.pix_fmt = frames.shape[1:3], "yuv420p"
+        stream.codec_context.gop_size, stream.thread_count = gop_size, 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

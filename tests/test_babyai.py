@@ -17,7 +17,9 @@ SCRIPT = str(Path(__file__).parent.parent / "examples/make_babyai_dataset.py")
 
 @pytest.fixture(scope="module")
 def example():
-    return runpy.run_path(SCRIPT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(SCRIPT).parent)
+        return runpy.run_path(SCRIPT)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,7 @@ def test_doors_that_are_only_visited_stay_closed(example):
 
 def test_files_are_read_by_the_scripts(tmp_path, monkeypatch):
     options = ["--train", "4", "--test", "4", "--levels", "OpenTwoDoors", "PickupLoc", "--crop"]
+    monkeypatch.syspath_prepend(Path(SCRIPT).parent)
     monkeypatch.setattr(sys, "argv", [SCRIPT, str(tmp_path), *options])
     runpy.run_path(SCRIPT, run_name="__main__")
     captions = load_captions(tmp_path / "test.json", tmp_path / "videos")

@@ -22,7 +22,7 @@ class ArgumentGroup:
         for name, bound in self.at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= bound:
-                raise InputError(f"--{name} {value}: must be at least {bound}.")
+                raise InputError(f"--{name} {value:g}: must be at least {bound:g}.")
 
 
 @dataclass

@@ -37,6 +37,7 @@ from typing import TextIO
 from transformers import HfArgumentParser
 
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
+from .arguments import ArgumentGroup
 from .data import VideoColumn, answers_of, check_first_use, field_name, read_unchecked_rows, string_of, strings_of
 from .presets import ROWS_OF_TASK, PresetArguments, Split, load_preset, preset_names
 from .processes import InputError, exit_on_bad_input, progress_bar, writing
@@ -47,8 +48,10 @@ VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".m
 
 
 @dataclass
-class CheckArguments:
+class CheckArguments(ArgumentGroup):
     """What to check, and how closely."""
+
+    at_least = {"num_frames": 1, "num_workers": 1, "timeout": 0.001}
 
     video_dir: str | None = field(
         default=None, metadata={"help": "Folder of the videos. Without annotations, all below it are checked."}
@@ -87,11 +90,8 @@ def check_dataset(args: CheckArguments, dataset: PresetArguments) -> int:
         the exit code: 1 if there are problems, else 0.
 
     Raises:
-        InputError: if there is nothing to check, an argument is out of range, or a file cannot be read or written.
+        InputError: if there is nothing to check, or a file cannot be read or written.
     """
-    for name, least in (("num_frames", 1), ("num_workers", 1), ("timeout", 0.001)):
-        if getattr(args, name) < least:
-            raise InputError(f"--{name} {getattr(args, name):g}: must be at least {least:g}.")
     splits = annotated_splits(args, dataset)
     present = videos_below({folder_of(split) for split in splits} or {args.video_dir})
     videos, problems = {video: {} for video in present}, []
