@@ -10,7 +10,7 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from ..training.check_videos import write_line
-from ..training.processes import InputError, fail_together, writing
+from ..training.processes import InputError, fail_together, write_whole_file, writing
 from .table import ClipTable
 
 SETTINGS = ("model", "fingerprint", "embed_dim", "num_frames", "clip_seconds", "stride_seconds")
@@ -41,13 +41,6 @@ def read_settings(folder: Path) -> dict:
             f"{folder / 'index.json'}: is damaged, it must have {', '.join(SETTINGS)}; make the index anew."
         )
     return settings
-
-
-def write_whole_file(path: Path, text: str):
-    """In one step: a process that is killed leaves the file as it was."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -19,7 +18,7 @@ from safetensors import safe_open
 
 from ..checkpoint_reader import printable
 from .arguments import ArgumentGroup
-from .processes import InputError, fail_together, writing
+from .processes import InputError, fail_together, flush, write_whole_file, writing
 
 STATE_FILE = "training_state.json"
 FILES_OF_TENSORS = (".safetensors", ".bin", ".pt", ".pkl")
@@ -248,21 +247,7 @@ def check_loaded(accelerator: Accelerator, random_states: dict):
 
 def write_state(folder: Path, state: TrainingState):
     """Replace the state of a checkpoint as a whole."""
-    new = folder / f".{STATE_FILE}"
-    new.write_text(json.dumps(asdict(state), indent=2))
-    flush(new)
-    new.replace(folder / STATE_FILE)
-
-
-def flush(path: Path):
-    """Let a file, or the names in a folder, reach the disk, lest a crash of the machine leave it empty."""
-    if path.is_dir() and os.name == "nt":  # where folders cannot be opened
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_whole_file(folder / STATE_FILE, json.dumps(asdict(state), indent=2))
 
 
 class StopRequest:

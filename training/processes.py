@@ -182,3 +182,22 @@ def write_whole(folder: str | Path, *writers: Callable[[Path], Any]):
         finally:
             shutil.rmtree(incomplete, ignore_errors=True)
     state.wait_for_everyone()
+
+
+def write_whole_file(path: Path, text: str):
+    """In one step: a process that is killed, or a machine that crashes, leaves the file as it was."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(text, encoding="utf-8")
+    flush(new)
+    new.replace(path)
+
+
+def flush(path: Path):
+    """Let a file, or the names in a folder, reach the disk, lest a crash of the machine leave it empty."""
+    if path.is_dir() and os.name == "nt":  # where folders cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
