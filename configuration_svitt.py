@@ -7,8 +7,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 from transformers.utils.versions import require_version
 
-# 5.24 calls `past_key_values` `cache` in BERT's layers and in outputs.
-require_version("transformers>=5.23,<5.24", "Try: pip install 'transformers<5.24'")
+require_version("transformers>=5.23")
 
 # `save_pretrained` adds only the class being saved to `auto_map`, so every entry point is listed here.
 AUTO_MAP = {

@@ -41,6 +41,7 @@ from transformers.models.bert.modeling_bert import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, is_triton_available
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import (
     OutputRecorder,
@@ -50,6 +51,10 @@ from transformers.utils.output_capturing import (
 )
 
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
+
+# What Transformers calls `cache` is `past_key_values` in 5.23, the oldest release that we support; `deprecate_kwarg` is
+# silent about what was deprecated by then.
+CACHE_RENAMED = "5.23.0"
 
 # ----------------------------------------------------------------------------------------------------
 # Outputs
@@ -91,7 +96,7 @@ class SViTTTextModelOutput(ModelOutput):
 
     last_hidden_state: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -931,7 +936,7 @@ class SViTTCrossAttention(nn.Module):
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         token_index: torch.Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -946,7 +951,7 @@ class SViTTCrossAttention(nn.Module):
         """
         num_texts, text_length = hidden_states.shape[:2]
         query = self.heads(self.query(hidden_states))
-        key, value = self.project(encoder_hidden_states, past_key_values)
+        key, value = self.project(encoder_hidden_states, cache)
         if token_index is not None:
             key, value = (self.tokens_of_each_text(tokens, token_index) for tokens in (key, value))
         # The texts of a video are laid end to end along the query axis.
@@ -969,16 +974,16 @@ class SViTTCrossAttention(nn.Module):
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def project(
-        self, encoder_hidden_states: torch.Tensor, past_key_values: EncoderDecoderCache | None
+        self, encoder_hidden_states: torch.Tensor, cache: EncoderDecoderCache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, h, n, d), from the cache where it has them."""
-        if past_key_values is None:
+        if cache is None:
             return self.heads(self.key(encoder_hidden_states)), self.heads(self.value(encoder_hidden_states))
-        cache = past_key_values.cross_attention_cache
-        if past_key_values.is_updated.get(self.layer_idx):
-            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        past_key_values.is_updated[self.layer_idx] = True
-        return cache.update(*self.project(encoder_hidden_states, None), self.layer_idx)
+        if cache.is_updated.get(self.layer_idx):
+            cached = cache.cross_attention_cache.layers[self.layer_idx]
+            return cached.keys, cached.values
+        cache.is_updated[self.layer_idx] = True
+        return cache.cross_attention_cache.update(*self.project(encoder_hidden_states, None), self.layer_idx)
 
     @staticmethod
     def tokens_of_each_text(tokens: torch.Tensor, token_index: torch.Tensor) -> torch.Tensor:
@@ -1022,7 +1027,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         encoder_attention_mask: torch.Tensor | None = None,
         token_index: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -1030,13 +1035,14 @@ class SViTTTextLayer(GradientCheckpointingLayer):
 
         With `cls_only`, those are the states of [CLS] alone, and nothing is dropped.
         """
-        hidden_states, _ = self.attention(hidden_states, attention_mask, past_key_values=past_key_values, **kwargs)
+        # By position, as releases of Transformers differ in the cache's name.
+        hidden_states, _ = self.attention(hidden_states, attention_mask, None, None, cache, **kwargs)
         if cls_only:
             hidden_states = hidden_states[:, :1]
         kept = None
         if self.crossattention is not None:
             hidden_states, cross_probs = self.crossattention(
-                hidden_states, encoder_hidden_states, encoder_attention_mask, token_index, past_key_values, **kwargs
+                hidden_states, encoder_hidden_states, encoder_attention_mask, token_index, cache, **kwargs
             )
             if self.drops_tokens and not cls_only:
                 kept = select_tokens(self.token_scores(cross_probs, text_mask), self.config.token_keep_rate)
@@ -1276,6 +1282,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
+    @deprecate_kwarg("past_key_values", version=CACHE_RENAMED, new_name="cache")
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -1287,7 +1294,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         mode: str | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         output_token_idx: bool = True,
         cls_only: bool = False,
@@ -1312,34 +1319,34 @@ class SViTTTextModel(SViTTPreTrainedModel):
         """
         layers = self.layers_of_mode(mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states)
         if use_cache and self.config.is_decoder:
-            if not isinstance(past_key_values, EncoderDecoderCache):
+            if not isinstance(cache, EncoderDecoderCache):
                 # `generate` hands over a bare `DynamicCache`, as our decoder alone is no encoder-decoder.
-                own_cache = DynamicCache(config=self.config) if past_key_values is None else past_key_values
-                past_key_values = EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
+                own_cache = DynamicCache(config=self.config) if cache is None else cache
+                cache = EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
         else:
-            past_key_values = None
+            cache = None
 
         hidden_states = text_embeds
         if hidden_states is None:
-            if position_ids is None and past_key_values is not None:
-                tokens, num_past = inputs_embeds if input_ids is None else input_ids, past_key_values.get_seq_length()
+            if position_ids is None and cache is not None:
+                tokens, num_past = inputs_embeds if input_ids is None else input_ids, cache.get_seq_length()
                 position_ids = torch.arange(num_past, num_past + tokens.shape[1], device=tokens.device)[None]
             hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         hidden_states, token_idx = self.encoder(
             hidden_states,
             layers,
-            self.self_attention_mask(hidden_states, attention_mask, past_key_values),
+            self.self_attention_mask(hidden_states, attention_mask, cache),
             encoder_hidden_states,
             self.cross_attention_mask(hidden_states, encoder_hidden_states, encoder_attention_mask),
             cls_only,
             text_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             **kwargs,
         )
         return SViTTTextModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
-            past_key_values=past_key_values,
+            cache=cache,
             token_idx=token_idx if output_token_idx and token_idx else None,
         )
 
@@ -1359,11 +1366,11 @@ class SViTTTextModel(SViTTPreTrainedModel):
             raise ValueError(f"`mode={mode!r}` takes `encoder_hidden_states`, the tokens to look at.")
         return layers[mode]
 
-    def self_attention_mask(self, hidden_states, attention_mask, past_key_values) -> torch.Tensor | None:
+    def self_attention_mask(self, hidden_states, attention_mask, cache) -> torch.Tensor | None:
         """Which words each word attends to: all that are no padding, or in a decoder those before it and itself."""
         if not self.config.is_decoder:
             return create_bidirectional_mask(self.config, hidden_states, attention_mask)
-        return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=past_key_values)
+        return create_causal_mask(self.config, hidden_states, attention_mask, cache)
 
     def cross_attention_mask(self, hidden_states, encoder_hidden_states, encoder_attention_mask) -> torch.Tensor | None:
         """Additive (video_batch_size, 1, 1, video_length)."""
@@ -1920,6 +1927,7 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
 
     @can_return_tuple
     @auto_docstring
+    @deprecate_kwarg("past_key_values", version=CACHE_RENAMED, new_name="cache")
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -1928,7 +1936,7 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **kwargs: Unpack[TransformersKwargs],
@@ -1941,13 +1949,14 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             mode="multimodal",
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **kwargs,
         )
         return CausalLMOutputWithCrossAttentions(
-            logits=self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
-            past_key_values=outputs.past_key_values,
+            None,
+            self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
+            outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -2151,14 +2160,15 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         question = self.encode_question(
             None, input_ids.repeat_interleave(num_clips, dim=0), mask, video_hidden_states.flatten(0, 1)
         )
-        first = self.text_decoder(
+        first_logits, cache = self.text_decoder(
             answer_ids[:1, :1].expand(len(question), -1),
             encoder_hidden_states=question,
             encoder_attention_mask=mask,
             use_cache=True,
-        )
+            return_dict=False,
+        )[:2]
 
-        first_scores = first.logits[:, 0].float().unflatten(0, (-1, num_clips))
+        first_scores = first_logits[:, 0].float().unflatten(0, (-1, num_clips))
         if ensemble == "concat":
             first_scores = first_scores[:, 0]
         else:
@@ -2168,7 +2178,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         first_scores, order = first_scores.sort(dim=1, descending=True, stable=True)
         first_scores, shortlist = first_scores[:, :k], candidates.gather(1, order[:, :k])
 
-        nll = self.shortlist_nll(first, question, mask, shortlist, answer_ids, answer_mask, chunk_size)
+        nll = self.shortlist_nll(first_logits, cache, question, mask, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
         scores = scores[:, 0] if ensemble == "concat" else pool_clips(scores, ensemble)
         probs = scores.masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
@@ -2176,26 +2186,26 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         return shortlist.gather(1, order), probs
 
     def shortlist_nll(
-        self, first, question, question_mask, shortlist, answer_ids, answer_mask, chunk_size
+        self, first_logits, cache, question, question_mask, shortlist, answer_ids, answer_mask, chunk_size
     ) -> torch.Tensor:
         """Negative log-likelihoods (B, C, k) of shortlists (B, k) by question states (B * C, question_length, D).
 
-        `first` is what the decoder returned for [CLS], with its cache: all answers go on from there. So each costs the
-        decoder one step for each word that is followed by another, and the vocabulary is looked at for no others.
+        `first_logits` and `cache` are what the decoder returned for [CLS]: all answers go on from there. So each costs
+        the decoder one step for each word that is followed by another, and the vocabulary is looked at for no others.
         (`shortlist` has -1 for none, whose score does not count.)
         """
         num_clips = len(question) // len(shortlist)
         answer_ids, answer_mask, rows, places = distinct_answers(shortlist, answer_ids, answer_mask)
         num_steps = answer_mask[:, 2:].sum(dim=1)
         rows, places = (indices.repeat_interleave(num_clips, dim=0) for indices in (rows, places))
-        nll = -first.logits[:, 0].float().log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
+        nll = -first_logits[:, 0].float().log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
         nll_of_later_words = []
         for chunk in rows.split(max(1, chunk_size // len(question)), dim=1):
             answers, length = chunk.flatten(), int(num_steps[chunk].max())
             is_followed = answer_mask[answers, 2 : 2 + length].bool()
             word_nll = nll.new_zeros(is_followed.shape)
             if length:
-                own_cache = copy.deepcopy(first.past_key_values.self_attention_cache)
+                own_cache = copy.deepcopy(cache.self_attention_cache)
                 own_cache.batch_repeat_interleave(chunk.shape[1])
                 states = self.text_decoder.bert(
                     answer_ids[answers, 1 : 1 + length],
@@ -2203,7 +2213,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                     encoder_hidden_states=question,
                     encoder_attention_mask=question_mask,
                     mode="multimodal",
-                    past_key_values=EncoderDecoderCache(own_cache, first.past_key_values.cross_attention_cache),
+                    cache=EncoderDecoderCache(own_cache, cache.cross_attention_cache),
                     use_cache=True,
                 ).last_hidden_state
                 logits = self.text_decoder.cls(states[is_followed]).float()
