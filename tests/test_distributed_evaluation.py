@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Evaluation by one, two and three processes of 1, 2, 7 and 64 videos, also fewer than there are processes."""
+"""Retrieval, multiple choice and questions by one, two and three processes, of 1, 2, 7 and 64 videos."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from accelerate.state import AcceleratorState
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
 from svitt.processing_svitt import SViTTProcessor
 from svitt.training.answering import AnsweringArguments, answer_metrics, answer_split, question_set
-from svitt.training.data import load_captions, load_questions, retrieval_set
+from svitt.training.data import choice_set, load_captions, load_choices, load_questions, retrieval_set
 from svitt.training.loaders import BadVideoReport, ProcessingArguments
-from svitt.training.retrieval import RetrievalArguments, retrieval_metrics, score_split
+from svitt.training.retrieval import RetrievalArguments, metrics_of, score_split
 
 ROOT = Path(__file__).parent.parent
 SIZES = (1, 2, 7, 64)
@@ -32,22 +32,24 @@ evaluate_all({demo!r}, {folder!r})
 
 
 def write_annotations(demo, folder):
-    """Captions and questions of so many videos: of copies beyond the demo's, but each with its own words."""
+    """Captions, options and questions of so many videos: of copies beyond the demo's, but each with its own words."""
     rows = list(chain(*(json.loads((demo / f"data/{split}.json").read_text()) for split in ("train", "val", "test"))))
     links = folder / "videos"
     links.mkdir()
     for size in SIZES:
-        captions, questions = [], []
+        captions, choices, questions = [], [], []
         for number in range(size):
             name = f"{number}.mp4"
             if not (links / name).exists():
                 os.link(demo / "data/videos" / rows[number % len(rows)]["video"], links / name)
             words = rows[(7 * number) % len(rows)]["caption"]
             captions.append({"video": name, "caption": [words, f"{'up ' * (number % 5)}then left"][: 1 + number % 2]})
+            options = [words, *ANSWERS[: 1 + number % 4]]
+            choices.append({"video": name, "caption": options, "answer": number % len(options)})
             answers = ANSWERS[number % 3], "red"
             questions += [{"video": name, "question": words, "answer": answer} for answer in answers[: 1 + number % 2]]
-        (folder / f"captions_{size}.json").write_text(json.dumps(captions))
-        (folder / f"questions_{size}.json").write_text(json.dumps(questions))
+        for kind, rows_of_kind in (("captions", captions), ("choices", choices), ("questions", questions)):
+            (folder / f"{kind}_{size}.json").write_text(json.dumps(rows_of_kind))
 
 
 def evaluate_all(demo, folder):
@@ -62,17 +64,25 @@ def evaluate_all(demo, folder):
     results = {}
     for size in SIZES:
         split, bad_videos = str(size), BadVideoReport(folder / "bad_videos.jsonl")
-        captions = load_captions(folder / f"captions_{size}.json", folder / "videos", unique_videos=True)
-        videos, args = retrieval_set(captions), RetrievalArguments(num_frames_test=4, k_test=5, eval_batch_size=4)
-        scores = score_split(accelerator, retriever, split, videos, processor, args, processing, bad_videos)
+        args = RetrievalArguments(num_frames_test=4, k_test=5, eval_batch_size=4)
+        sets = {
+            "captions": retrieval_set(
+                load_captions(folder / f"captions_{size}.json", folder / "videos", unique_videos=True)
+            ),
+            "choices": choice_set(load_choices(folder / f"choices_{size}.json", folder / "videos")),
+        }
+        scores = {
+            kind: score_split(accelerator, retriever, split, rows, processor, args, processing, bad_videos)
+            for kind, rows in sets.items()
+        }
         questions = question_set(load_questions(folder / f"questions_{size}.json", folder / "videos"))
         args = AnsweringArguments(num_frames_test=4, k_test=5, eval_batch_size=4)
         predictions = answer_split(
             accelerator, answerer, split, questions, ANSWERS, processor, args, processing, bad_videos
         )
         results[size] = {
-            "scores": vars(scores),
-            "recalls": retrieval_metrics(scores, videos.texts_of_video),
+            "scores": {(kind, name): score for kind in sets for name, score in vars(scores[kind]).items()},
+            "metrics": {kind: metrics_of(scores[kind], rows) for kind, rows in sets.items()},
             "answers": [prediction.answers for prediction in predictions],
             "probabilities": torch.tensor([prediction.probabilities for prediction in predictions]),
             "accuracies": answer_metrics(questions.questions, predictions, ANSWERS),
@@ -104,7 +114,7 @@ def test_results_do_not_depend_on_the_number_of_processes(demo, folder, num_proc
     for rank in range(num_processes):
         found = torch.load(folder / f"{rank}_of_{num_processes}.pt")
         for size in SIZES:
-            for name in ("recalls", "answers", "accuracies"):
+            for name in ("metrics", "answers", "accuracies"):
                 assert found[size][name] == expected[size][name], (rank, size, name)
             # Batches hold other videos, which may change the order of sums within the float32 of a score.
             for name, scores in expected[size]["scores"].items():
