@@ -89,6 +89,8 @@ class SViTTTextModelOutput(ModelOutput):
         States of the text tokens after the last layer of the mode.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
         State of the CLS token.
+    cache (`Cache`, *optional*):
+        Keys and values of a decoder, for the words to come.
     token_idx (`tuple(torch.LongTensor)`, *optional*):
         One tensor of shape `(batch_size, kept_tokens)` per drop: which video patch tokens were kept, counted in the
         sequence before that drop and without its CLS token.
@@ -1311,6 +1313,8 @@ class SViTTTextModel(SViTTPreTrainedModel):
         mode (`str`, *optional*):
             `"text"`, `"fusion"` or `"multimodal"`. By default told from the inputs: fusion with `text_embeds`,
             multimodal with `encoder_hidden_states` and words, text with words alone.
+        cache (`Cache`, *optional*):
+            What a decoder returned for the words before `input_ids`. `past_key_values` is another name for it.
         output_token_idx (`bool`, *optional*, defaults to `True`):
             Whether to return which video tokens were kept at each drop.
         cls_only (`bool`, *optional*, defaults to `False`):
@@ -1941,6 +1945,10 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | CausalLMOutputWithCrossAttentions:
+        r"""
+        cache (`Cache`, *optional*):
+            What was returned for the words before `input_ids`. `past_key_values` is another name for it.
+        """
         outputs = self.bert(
             input_ids,
             attention_mask,

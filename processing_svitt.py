@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from types import SimpleNamespace
 
@@ -126,7 +127,7 @@ def read_video(
             # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
             num_frames = num_decoded
     if num_frames == decoder.index.num_frames:
-        metadata.frame_times = decoder.index.frame_times(stream)
+        metadata.frame_times = decoder.index.frame_times()
     frames = _stack_frames(name, [frames[index] for index in metadata.frames_indices])
     metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
@@ -260,7 +261,8 @@ def _check_clip_size(name: str, frame, num_frames: int, short_side: int | None):
 class _PacketIndex:
     """The packets of a video stream in the order of the file, which is that of decoding."""
 
-    times: np.ndarray  # when the frame of a packet is shown, in units of the stream; None where unknown
+    times: np.ndarray  # when the frame of a packet is shown, in units of `time_base` seconds; None where unknown
+    time_base: Fraction
     is_key: np.ndarray
     is_shown: np.ndarray  # some packets only serve the decoding of others
     packets: dict | None  # those kept in memory, by position; None where they are too large
@@ -272,7 +274,7 @@ class _PacketIndex:
     def num_frames(self) -> int:
         return int(self.is_shown.sum())
 
-    def frame_times(self, stream) -> np.ndarray | None:
+    def frame_times(self) -> np.ndarray | None:
         """(num_frames,) seconds after the first frame, if all are known."""
         if self.times.dtype == object:  # with a None
             return None
@@ -284,7 +286,7 @@ class _PacketIndex:
             step = (self.decode_times[-1] - self.decode_times[0]) / (len(self.decode_times) - 1)
             last = self.decode_times[-1] + step * np.arange(1, ahead + 1)
             times = np.append(self.decode_times[ahead:], last)[self.is_shown]
-        return (times - times[0]) * float(stream.time_base)
+        return (times - times[0]) * float(self.time_base)
 
 
 def _check_num_frames(name: str, num_frames: int, max_frames: int):
@@ -309,7 +311,7 @@ def _read_table(name: str, container, stream, max_frames: int) -> _PacketIndex |
     if not (is_regular and is_key[0] and _is_one_frame_a_packet(stream.codec_context, sizes.min())):
         return None
     fps = _frame_rate(stream, times)  # hidden ones too: which frames they are, times of decoding do not say
-    return _PacketIndex(times.copy(), is_key, is_shown, {}, fps, True, decode_times=times)
+    return _PacketIndex(times.copy(), stream.time_base, is_key, is_shown, {}, fps, True, decode_times=times)
 
 
 def _index_packets(name: str, container, stream, max_frames: int) -> _PacketIndex:
@@ -350,7 +352,7 @@ def _index_packets(name: str, container, stream, max_frames: int) -> _PacketInde
         and _is_one_frame_a_packet(stream.codec_context, min(sizes))
         and counts_follow_times(np.flatnonzero(is_key), counts, times.argsort().argsort())
     )
-    return _PacketIndex(times, is_key, is_shown, packets, fps, can_seek)
+    return _PacketIndex(times, stream.time_base, is_key, is_shown, packets, fps, can_seek)
 
 
 def _is_one_frame_a_packet(codec, smallest: int) -> bool:

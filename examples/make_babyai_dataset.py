@@ -12,14 +12,15 @@ The instructions ("open the purple door, then open the red door") and the bot th
     train_questions.json, test_...     for run_videoqa.py: which door is opened ("look"), first or last ("order")?
 
 Of the last two, a model that sees all but the order of events guesses one of two. It need not see that of the frames: a
-door that is opened stays open, so that the one that is open for longer was the first. GoToTwoDoors, which is not one of
-BabyAI's levels, has no such traces: there the bot only goes to the doors.
+door that is opened stays open, so that the one that is open for longer was the first. OpenDoorsInTurn, which is not one
+of BabyAI's levels, has no such traces: there a door falls shut as the other is opened.
 """
 
 import argparse
 import json
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -28,12 +29,12 @@ import numpy as np
 from make_demo_dataset import write_video
 from minigrid.core.constants import COLOR_NAMES
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
-from minigrid.envs.babyai.core.verifier import AfterInstr, BeforeInstr, GoToInstr, ObjDesc
+from minigrid.envs.babyai.core.verifier import AfterInstr, BeforeInstr, GoToInstr, ObjDesc, OpenInstr
 from minigrid.utils.baby_ai_bot import BabyAIBot
 from tqdm import tqdm
 
 LEVELS = ("OpenTwoDoors", "OpenDoorsOrderN4", "MoveTwoAcrossS5N2", "PutNextLocal", "PickupLoc", "GoToSeqS5R2")
-LEVELS_OF_OURS = ("GoToTwoDoors",)
+LEVELS_OF_OURS = ("OpenDoorsInTurn",)
 TILE_SIZE = 12  # pixels along a side of a cell
 FIRST_TRAINING_SEED = 1_000_000  # of an episode; those of the test count from 0
 
@@ -42,36 +43,61 @@ DOOR = re.compile(r"(open|go to) (?:the|a) (\w+) door")
 QUESTIONS = {"open": "which door is opened", "go to": "which door is reached"}
 
 
-class GoToTwoDoors(RoomGridLevel):
-    """OpenTwoDoors of BabyAI, but that the doors stay closed."""
+class OpenDoorsInTurn(RoomGridLevel):
+    """OpenTwoDoors of BabyAI, but that the first door falls shut as the second is opened."""
 
     def __init__(self, **kwargs):
         super().__init__(room_size=6, **kwargs)
 
     def gen_mission(self):
         colors = self._rand_subset(COLOR_NAMES, 2)
-        for color, wall in zip(colors, self._rand_subset(range(4), 2), strict=True):
-            self.add_door(1, 1, wall, color, locked=False)
+        walls = self._rand_subset(range(4), 2)
+        self.doors = [
+            self.add_door(1, 1, wall, color, locked=False)[0] for color, wall in zip(colors, walls, strict=True)
+        ]
         self.place_agent(1, 1)
-        one, other = (GoToInstr(ObjDesc("door", color)) for color in colors)
+        one, other = (OpenInstr(ObjDesc("door", color)) for color in colors)
         self.instrs = self._rand_elem([BeforeInstr, AfterInstr])(one, other)
 
+    def step(self, action):
+        is_open = [door.is_open for door in self.doors]
+        result = super().step(action)
+        if all(door.is_open for door in self.doors):
+            self.doors[is_open.index(True)].is_open = False
+        return result
 
-gymnasium.register("BabyAI-GoToTwoDoors-v0", entry_point=GoToTwoDoors)
+    def send_back(self):
+        """Let the agent go to the door that is closed."""
+        [closed] = (door for door in self.doors if not door.is_open)
+        self.instrs = GoToInstr(ObjDesc("door", closed.color))
+        self.instrs.reset_verifier(self)
+
+
+gymnasium.register("BabyAI-OpenDoorsInTurn-v0", entry_point=OpenDoorsInTurn)
+
+
+def follow(env: RoomGridLevel) -> Iterator[np.ndarray]:
+    """Frames (H, W, 3) uint8 of the bot that follows the instruction, one after each step."""
+    bot, is_over = BabyAIBot(env), False
+    while not is_over:
+        _, _, terminated, truncated, _ = env.step(bot.replan())
+        is_over = terminated or truncated
+        yield env.get_frame(highlight=False, tile_size=TILE_SIZE)
 
 
 def play(level: str, seed: int, crop: bool) -> tuple[str, np.ndarray]:
-    """An instruction, and the frames (T, H, W, 3) uint8 of the bot that follows it, one a step."""
+    """An instruction, and the frames (T, H, W, 3) uint8 of the bot that follows it."""
     env = gymnasium.make(f"BabyAI-{level}-v0", render_mode="rgb_array").unwrapped
     env.reset(seed=seed)
     room = env.room_from_pos(*env.agent_pos)
     (left, top), (columns, rows) = (room.top, room.size) if crop else ((0, 0), (env.width, env.height))
-    bot, is_over = BabyAIBot(env), False
-    frames = [env.get_frame(highlight=False, tile_size=TILE_SIZE)]
-    while not is_over:
-        _, _, terminated, truncated, _ = env.step(bot.replan())
-        is_over = terminated or truncated
-        frames.append(env.get_frame(highlight=False, tile_size=TILE_SIZE))
+    if level == "OpenDoorsInTurn":
+        # From the first door to the second and back again: the same frames, in another order, as of the other order.
+        frames = [frame for frame in follow(env) if any(door.is_open for door in env.doors)]
+        env.send_back()
+    else:
+        frames = [env.get_frame(highlight=False, tile_size=TILE_SIZE)]
+    frames += follow(env)
     ys, xs = (slice(start * TILE_SIZE, (start + size) * TILE_SIZE) for start, size in ((top, rows), (left, columns)))
     return env.mission, np.stack(frames)[:, ys, xs]
 

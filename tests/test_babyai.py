@@ -6,7 +6,9 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from minigrid.core.constants import COLOR_NAMES, COLORS
 
 from svitt.processing_svitt import read_video
 from svitt.training.data import load_captions, load_questions
@@ -57,12 +59,25 @@ def test_questions_about_an_instruction(example):
     assert asked("go to the red door and go to a door") == asked("pick up the ball") == []
 
 
-def test_doors_that_are_only_visited_stay_closed(example):
-    """The frames that show no agent near are the same before and after, but for the agent."""
-    caption, frames = example["play"]("GoToTwoDoors", 0, crop=True)
-    assert len(example["doors_in_order"](caption)) == 2 and frames.shape[1:] == (72, 72, 3)
-    changed = (frames[0] != frames[-1]).any(axis=-1).reshape(6, 12, 6, 12).any(axis=(1, 3))
-    assert 1 <= changed.sum() <= 2  # the cells where the agent was and is
+@pytest.mark.parametrize("seed", range(4))
+def test_doors_in_turn_are_open_one_after_the_other(example, seed):
+    caption, frames = example["play"]("OpenDoorsInTurn", seed, crop=True)
+    cells = frames.reshape(-1, 6, 12, 6, 12, 3).swapaxes(2, 3)  # (T, rows, columns, height, width, 3)
+    is_wall = np.pad(np.zeros((4, 4), bool), 1, constant_values=True)
+    walls = cells[:, is_wall]
+    has_changed = (walls != walls[0]).any(axis=(2, 3, 4))
+    doors = has_changed.any(axis=0)
+    switch = has_changed.any(axis=1).argmax()
+    assert doors.sum() == 2 and 2 <= switch <= len(frames) - 2
+    assert not has_changed[:switch].any() and has_changed[switch:, doors].all()
+
+    def colors_of_closed_doors(frame):  # of an open door, the brightest pixel is that of the floor, or darker
+        pixels = walls[frame, doors].reshape(2, -1, 3)
+        brightest = [door[door.sum(axis=1).argmax()] for door in pixels]
+        return [name for name in COLOR_NAMES for pixel in brightest if (pixel == COLORS[name] * 2 // 3).all()]
+
+    first, second = example["doors_in_order"](caption)
+    assert (colors_of_closed_doors(0), colors_of_closed_doors(-1)) == ([second], [first])
 
 
 def test_files_are_read_by_the_scripts(tmp_path, monkeypatch):

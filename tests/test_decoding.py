@@ -3,6 +3,8 @@
 
 import io
 import os
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -452,6 +454,21 @@ def test_times_of_frames_are_those_of_the_file(tmp_path, write_video, monkeypatc
     np.testing.assert_allclose(metadata.frame_times[:known], np.array(times[:known]) / 1000, atol=1e-9)
     assert metadata.frame_times.shape == (30,) and (np.diff(metadata.frame_times) > 0).all()
     assert "frame_times" not in dict(metadata)
+
+
+def test_nothing_is_asked_of_a_file_that_was_closed(tmp_path, write_video):
+    """PyAV then reads memory that was given back, which glibc overwrites here, and anything may be in elsewhere."""
+    paths = [write_video(tmp_path / name, "libx264", options=X264, num_frames=26) for name in ("a.mp4", "a.mkv")]
+    code = """
+import sys
+from svitt.processing_svitt import read_video
+for path in sys.argv[1:]:
+    print(read_video(path, lambda metadata: [0])[1].frame_times[-1])
+"""
+    environment = os.environ | {"MALLOC_PERTURB_": "165"}
+    command = [sys.executable, "-c", code, *map(str, paths)]
+    seconds = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
+    assert seconds == ["1.0", "1.0"]
 
 
 def test_extensions_are_not_believed(tmp_path, videos, decode_all):
