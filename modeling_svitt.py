@@ -1962,7 +1962,7 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         return CausalLMOutputWithCrossAttentions(
-            None,
+            None,  # by position, as in the layers
             self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
             outputs.cache,
             hidden_states=outputs.hidden_states,
