@@ -1332,10 +1332,8 @@ class SViTTTextModel(SViTTPreTrainedModel):
 
         hidden_states = text_embeds
         if hidden_states is None:
-            if position_ids is None and cache is not None:
-                tokens, num_past = inputs_embeds if input_ids is None else input_ids, cache.get_seq_length()
-                position_ids = torch.arange(num_past, num_past + tokens.shape[1], device=tokens.device)[None]
-            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+            num_past = cache.get_seq_length() if cache is not None else 0
+            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, num_past)
         hidden_states, token_idx = self.encoder(
             hidden_states,
             layers,
