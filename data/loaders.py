@@ -45,7 +45,7 @@ class ProcessingArguments(ArgumentGroup):
     """From files to tensors."""
 
     _argument_group_name = "processing"
-    at_least = {"num_frames": 1, "max_text_length": 2, "flip_prob": 0, "decode_short_side": 1}
+    at_least = {"num_frames": 1, "max_text_length": 2, "flip_prob": 0, "num_workers": 0, "decode_short_side": 1}
 
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's own."})
     max_text_length: int | None = field(
@@ -55,6 +55,7 @@ class ProcessingArguments(ArgumentGroup):
     flip_prob: float = field(
         default=0.5, metadata={"help": "Probability of a flip, which swaps left and right; 0 where captions name them."}
     )
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode videos, beside each main process."})
     decode_short_side: int | None = field(
         default=None,
         metadata={"help": "Training: scale larger frames down to this shorter side while decoding, which is faster."},
@@ -291,9 +292,6 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return max(1, self.num_rows // (self.batch_size * self.num_processes))
 
-    def set_epoch(self, epoch: int):
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """The batches of `epoch` from the number `start` on."""
         epoch, size = self.epoch, self.batch_size
@@ -462,7 +460,7 @@ def row_loader(
     rows: Dataset, processor: SViTTProcessor, batch_size: int, args: ProcessingArguments, seed: int, collate: Callable
 ) -> RowLoader:
     clips = ClipDataset(rows, training_clip_reader(processor, args), args.bad_videos, seed)
-    return RowLoader(clips, batch_size, partial(collate, processor=processor))
+    return RowLoader(clips, batch_size, partial(collate, processor=processor), args.num_workers)
 
 
 def stream_loader(
@@ -474,27 +472,7 @@ def stream_loader(
     collate: Callable,
 ) -> StreamLoader:
     clips = ClipStream(rows, training_clip_reader(processor, args), args.bad_videos, seed)
-    return StreamLoader(clips, batch_size, partial(collate, processor=processor))
-
-
-def training_loader(
-    rows: dict[str, Dataset],
-    processor: SViTTProcessor,
-    batch_size: int,
-    args: ProcessingArguments,
-    collate: Callable,
-    seed: int = 0,
-    num_workers: int = 0,
-) -> DataLoader:
-    """Batches of random frames, whose `batch_sampler` has `set_epoch`. A stand-in, of one medium."""
-    [part] = rows.values()
-    clips = ClipDataset(part, training_clip_reader(processor, args), args.bad_videos, seed)
-    return DataLoader(
-        clips,
-        batch_sampler=ShuffledBatches(len(part), batch_size, seed),
-        collate_fn=partial(collate, processor=processor),
-        **worker_settings(num_workers),
-    )
+    return StreamLoader(clips, batch_size, partial(collate, processor=processor), args.num_workers)
 
 
 def pair_loader(
@@ -531,7 +509,6 @@ def video_loader(
     num_frames: int,
     batch_size: int,
     args: ProcessingArguments,
-    num_workers: int = 0,
 ) -> DataLoader:
     """Batches of a column `video`, in order: frames from the middle of `num_frames` equal intervals.
 
@@ -549,7 +526,7 @@ def video_loader(
         ClipDataset(videos, read_clip, policy, numbers=numbers_of_share(len(videos))),
         batch_size,
         collate_fn=partial(collate_videos, processor=processor, num_frames=num_frames),
-        **worker_settings(num_workers) | {"persistent_workers": False},
+        **worker_settings(args.num_workers) | {"persistent_workers": False},
     )
 
 

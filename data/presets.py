@@ -301,19 +301,6 @@ def known(names) -> str:
     return ", ".join(names)
 
 
-def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> tuple[Preset, tuple]:
-    """A stand-in: the dataset, and the dataclasses of the parser."""
-    preset = use_preset(parser, task, args)
-    return preset, parser.parse_args_into_dataclasses(args)
-
-
-RENAMED = {
-    "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "num_workers": "dataloader_num_workers",
-}
-
-
 def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> Preset:
     """Make the settings of the dataset that the command line names the defaults of its parser; over them, `--config`.
 
@@ -348,7 +335,7 @@ def use_preset(parser: HfArgumentParser, task: str, args: list[str] | None = Non
     # What comes with the data must not let it out of its folder.
     not_own = (*names, "allow_outside")
     own = {name: action for name, action in options.items() if not action.required and name not in not_own}
-    settings = {RENAMED.get(name, name): value for name, value in preset.settings.items()}
+    settings = dict(preset.settings)
     evaluates_only = chosen["evaluate_only"] or config.get("evaluate_only") or "train" not in preset.splits
     if dataset is not None and evaluates_only:
         settings.pop("fusion_token_keep_rate", None)

@@ -63,6 +63,9 @@ class AnsweringArguments(ClipArguments):
             "trained, those of the model, or the most frequent answers of the split `train`."
         },
     )
+    eval_batch_size: int = field(
+        default=32, metadata={"help": "Videos encoded, and questions answered, at once by one process."}
+    )
     num_answers: int = field(default=1500, metadata={"help": "Length of a list made of the split `train`, at most."})
     max_question_length: int | None = field(
         default=None, metadata={"help": "Tokens of a question; for questions, the same as --max_text_length."}
@@ -318,7 +321,6 @@ def answer_questions(
     answers: EncodedAnswers,
     processor: SViTTProcessor,
     args: AnsweringArguments,
-    batch_size: int = 32,
 ) -> dict[int, Prediction]:
     """Answer the questions about videos that come in batches.
 
@@ -343,8 +345,8 @@ def answer_questions(
         tokens = model.encode_video(clips).unflatten(0, (num_videos, -1))
         rows_of_videos = zip(islice(remaining, num_videos), batch["is_missing"].tolist(), strict=True)
         asked = [(v, row) for v, (rows, is_missing) in enumerate(rows_of_videos) if not is_missing for row in rows]
-        for start in range(0, len(asked), batch_size):
-            videos, rows = zip(*asked[start : start + batch_size], strict=True)
+        for start in range(0, len(asked), args.eval_batch_size):
+            videos, rows = zip(*asked[start : start + args.eval_batch_size], strict=True)
             text = processor(text=[texts[row] for row in rows], return_tensors="pt").to(model.device)
             candidates = answers.candidates([options[row] for row in rows])
             best = rank(model, tokens[list(videos)], text, answers, candidates, args)
@@ -392,8 +394,6 @@ def answer_split(
     args: AnsweringArguments,
     processing: ProcessingArguments,
     bad_videos: BadVideoReport,
-    batch_size: int = 32,
-    num_workers: int = 0,
 ) -> list[Prediction | None]:
     """Predictions for all questions of a split, on all processes, which share the videos; None where one is bad.
 
@@ -402,19 +402,11 @@ def answer_split(
     """
     questions, videos, questions_of_video = question_set
     encoded = EncodedAnswers(answers, options_of(questions), processor)
-    loader = video_loader(share_of(videos), processor, args.num_frames_test, batch_size, processing, num_workers)
+    loader = video_loader(share_of(videos), processor, args.num_frames_test, args.eval_batch_size, processing)
     batches = model_batches(loader, processor, accelerator.device, bad_videos)
     with accelerator.autocast():
         share = fail_together(
-            answer_questions,
-            model,
-            batches,
-            share_of(questions_of_video),
-            questions,
-            encoded,
-            processor,
-            args,
-            batch_size,
+            answer_questions, model, batches, share_of(questions_of_video), questions, encoded, processor, args
         )
     predictions = {}
     for part in gather_object([share]):

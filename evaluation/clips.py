@@ -13,7 +13,7 @@ from ..modeling_svitt import CLIP_ENSEMBLES
 class ClipArguments(ArgumentGroup):
     """Clips of a video."""
 
-    at_least = {"num_frames_test": 1}
+    at_least = {"num_frames_test": 1, "eval_batch_size": 1}
 
     num_frames_test: int | None = field(
         default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}
@@ -28,6 +28,7 @@ class ClipArguments(ArgumentGroup):
     strided_clips: bool = field(
         default=False, metadata={"help": "A clip of C takes every C-th frame, not consecutive ones."}
     )
+    eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
 
     def set_frames(self, num_frames: int):
         """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""

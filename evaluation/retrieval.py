@@ -414,14 +414,12 @@ def score_split(
     args: RetrievalArguments,
     processing: ProcessingArguments,
     bad_videos: BadVideoReport,
-    batch_size: int = 32,
-    num_workers: int = 0,
 ) -> RetrievalScores | ChoiceScores:
     """Scores of all videos and texts of a split, on all processes, which share the work."""
     videos, texts, *_ = videos_and_texts
     is_choice = isinstance(videos_and_texts, ChoiceSet)
     candidates = pair_matrix(videos_and_texts.options_of_video, len(texts)) if is_choice else None
-    loader = video_loader(share_of(videos), processor, args.num_frames_test, batch_size, processing, num_workers)
+    loader = video_loader(share_of(videos), processor, args.num_frames_test, args.eval_batch_size, processing)
     clips = model_batches(loader, processor, accelerator.device, bad_videos)
     with accelerator.autocast():
         tokens = text_batches(texts, processor)

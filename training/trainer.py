@@ -96,6 +96,7 @@ class SViTTTrainingArguments(TrainingArguments):
             if getattr(self, f"{kind}_steps") and getattr(self, f"{kind}_strategy") == "epoch":
                 setattr(self, f"{kind}_strategy", "steps")
         self.save_steps = self.save_steps or 500  # Trainer's, of no effect with `epoch`
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # else CPU processes would not find others
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
         try:
@@ -380,10 +381,10 @@ class RunCallback(TrainerCallback):
                 parameter.grad = None  # which the optimizer leaves out
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.trainer.must_stop:
-            control.should_save = control.should_training_stop = True
         # At the end of an epoch, a checkpoint is written once, after what is evaluated there.
         ends_epoch = state.global_step % self.trainer.steps_per_epoch == 0 or control.should_training_stop
+        if self.trainer.must_stop:
+            control.should_save = control.should_training_stop = True
         self.is_save_due = control.should_save and ends_epoch
         control.should_save = control.should_save and not ends_epoch
 
