@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
@@ -21,12 +21,14 @@ from datasets import Dataset, Features, List, Value, Video, concatenate_datasets
 
 from ..errors import InputError
 
-VIDEO, STRING, INTEGER = Video(decode=False), Value("string"), Value("int64")
+STRING, INTEGER, STRINGS = Value("string"), Value("int64"), List(Value("string"))
+VIDEO = Video(decode=False)
 PLACE = Features(shard=STRING, offset=INTEGER, size=INTEGER)  # of a video within a tar shard
 
 # Names of fields in rows that lack ours, unless `columns` maps them.
 ALIASES = {"video": ("file_name", "image"), "caption": ("text", "txt")}
 WEBVID_FIELDS = {"video": "{page_dir}/{videoid}.mp4", "caption": "name"}
+LISTS = ("question_type", "options")  # optional, of a question
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 
 
@@ -124,29 +126,26 @@ class Member(NamedTuple):
 
 @dataclass
 class Row:
-    """A row of an annotation. Its methods return fields under our names, or raise an `InputError` naming the row.
+    """A row of an annotation. Its methods return fields by our names, or raise an `InputError` that names the row.
 
     Args:
         where: file and number of the row.
         fields: the row as it was read.
         columns: what the row calls our fields, or templates such as `"{page_dir}/{videoid}.mp4"` that make them.
         folder: of the videos.
-        number: of the row in its file.
-        seen: the numbers of the rows that used the values that must not come twice.
+        seen: by field and value, which row has used it.
     """
 
     where: str
     fields: Any
     columns: dict[str, str] = field(default_factory=dict)
     folder: str = ""
-    number: int = 0
     seen: dict = field(default_factory=dict)
 
     def error(self, name: str, problem: str) -> InputError:
         return InputError(f"{self.where}: `{self.name_of(name)}` {problem}.")
 
     def name_of(self, name: str) -> str:
-        """Return what the row calls a field of ours."""
         if name in self.columns:
             return self.columns[name]
         if name in self.fields or name not in ALIASES:
@@ -165,7 +164,8 @@ class Row:
         parts = {part: self.fields.get(part) for part in parts_of(theirs)}
         for part, value in parts.items():
             if not is_text(value) and type(value) is not int:
-                raise InputError(f"{self.where}: `{part}` must be a text or an integer, got {value!r:.200}.")
+                problem = "is missing" if value is None else f"must be a text or an integer, got {value!r:.200}"
+                raise InputError(f"{self.where}: `{part}` {problem}.")
         return theirs.format(**parts)
 
     def value(self, name: str) -> Any:
@@ -174,36 +174,28 @@ class Row:
             raise self.error(name, "is missing")
         return value
 
-    def strings(self, name: str) -> list[str]:
+    def strings(self, name: str, only_one: bool = False) -> list[str]:
         """Return the strings of a field that holds one string or a list of them, none blank."""
         value = self.value(name)
-        values = value if isinstance(value, list) else [value]
+        values = [value] if only_one or not isinstance(value, list) else value
         if not values or not all(map(is_text, values)):
-            raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
+            wanted = "a string that is not" if only_one else "a string or a list of strings, none"
+            raise self.error(name, f"must be {wanted} blank, got {value!r:.200}")
         return values
 
-    def string(self, name: str) -> str:
-        value = self.value(name)
-        if not is_text(value):
-            raise self.error(name, f"must be a string that is not blank, got {value!r:.200}")
-        return value
-
-    def option(self, name: str, value, options: list[str], or_text: bool = False) -> int:
-        """Return the index of an option that the row numbers, from 0, or with `or_text` may name."""
-        if or_text and value in options:
-            return options.index(value)
-        index = int(value) if isinstance(value, str) and value.isdecimal() else value  # CSV has strings
-        if type(index) is not int or not 0 <= index < len(options):
-            wanted = "one of the options or its index," if or_text else "an integer"
-            raise self.error(name, f"must be {wanted} from 0 to {len(options) - 1}, got {value!r:.200}")
+    def index(self, name: str, value, count: int) -> int:
+        """Return the number of an option, from 0, which is a string in CSV."""
+        index = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if type(index) is not int or not 0 <= index < count:
+            raise self.error(name, f"must be one of the options' numbers from 0 to {count - 1}, got {value!r:.200}")
         return index
 
     def check_new(self, name: str, value, key=None):
         """Raise an `InputError` for a value, or `key`, that an earlier row has."""
         key = name, value if key is None else key
         if key in self.seen:
-            raise self.error(name, f"{value!r:.200} was already used in row {self.seen[key]}")
-        self.seen[key] = self.number
+            raise self.error(name, f"{value!r:.200} was already used in {self.seen[key]}")
+        self.seen[key] = self.where.rpartition(", ")[2]
 
 
 @cache
@@ -224,14 +216,14 @@ class Rows:
     """The rows of a source, and the videos that they name.
 
     Args:
-        source: an annotation as of [`read_annotations`], a dataset of [`open_hub`], or samples of `open_shards`.
+        source: an annotation as of [`read_annotations`], a dataset of [`open_hub`], or rows of `open_shards`.
         video_dir: folder that the names in an annotation are relative to; by default where it lies.
         columns: what the rows call our fields: see [`Row`].
         missing_videos: `"error"`: each must exist; `"allow"`: one must, and a loader will deal with the others.
         allow_outside: take names that lead out of the folder. Annotations are often somebody else's.
 
     Raises:
-        InputError: if there is no such folder.
+        InputError: if there is no such folder; when rows are read, for a fault of one.
     """
 
     def __init__(
@@ -245,19 +237,19 @@ class Rows:
         if video_dir is not None and not Path(video_dir).is_dir():
             raise InputError(f"{video_dir}: there is no such folder of videos.")
         self.source, self.video_dir, self.columns = source, video_dir, columns or {}
-        self.must_exist, self.allow_outside, self.seen = missing_videos == "error", allow_outside, {}
+        self.must_exist, self.allow_outside = missing_videos == "error", allow_outside
 
     def __iter__(self) -> Iterator[Row]:
-        if isinstance(self.source, Dataset):
-            texts = [name for name, kind in self.source.features.items() if not hasattr(kind, "decode_example")]
-            name = self.source.info.dataset_name or "dataset"
-            for number, fields in enumerate(self.source.select_columns(texts), start=1):
-                yield Row(f"{name}, row {number}", fields, self.columns, number=number)
-            return
-        rows = read_annotations(self.source) if isinstance(self.source, (str, Path)) else self.source
+        rows, seen = self.source, {}
+        if isinstance(rows, (str, Path)):
+            rows = read_annotations(rows)
+        elif isinstance(rows, Dataset):
+            texts = [name for name, kind in rows.features.items() if not hasattr(kind, "decode_example")]
+            name = rows.info.dataset_name or "dataset"
+            rows = ((name, number, fields) for number, fields in enumerate(rows.select_columns(texts), start=1))
         for file, number, fields in rows:
             folder = os.fspath(Path(file).parent if self.video_dir is None else self.video_dir)
-            yield Row(f"{file}, row {number}", fields, self.columns, folder, number, self.seen)
+            yield Row(f"{file}, row {number}", fields, self.columns, folder, seen)
 
     def videos_of(self, row: Row, only_one: bool = False, unique: bool = False) -> list:
         """Return the videos of a row: paths; a [`Member`] of a shard; None for that of a dataset, which holds it.
@@ -265,10 +257,8 @@ class Rows:
         Raises:
             InputError: if a name leads out of the folder, or there is no such file.
         """
-        if isinstance(self.source, Dataset):
-            return [None]
-        if isinstance(row.value("video"), Member):
-            return [row.fields["video"]]
+        if not isinstance(self.source, (str, Path)):
+            return [None if isinstance(self.source, Dataset) else row.fields["video"]]
         names, paths = row.strings("video"), []
         if only_one and len(names) > 1:
             raise row.error("video", "must name one video, which the row is about")
@@ -284,13 +274,31 @@ class Rows:
             paths.append(path)
         return paths
 
-    def dataset(self, videos: list, features: Features, **columns) -> Dataset:
-        """Return these columns beside the column `video`; raise an `InputError` if no video exists."""
-        columns = {name: pa.array(values, features.arrow_schema.field(name).type) for name, values in columns.items()}
+    def load(self, read_fields: Callable[[Row], dict], types: dict, **options) -> Dataset:
+        """Return the fields of all rows beside the column `video`, one row a video, which has the number `row`.
+
+        Args:
+            read_fields: of each row, such as [`question_fields`].
+            types: of the columns; those in which no row has anything are left out.
+            options: of [`videos_of`].
+        """
+        videos, columns = [], {name: [] for name in types}
+        for number, row in enumerate(self):
+            found = self.videos_of(row, **options)
+            fields = read_fields(row) | {"row": number}
+            videos += found
+            for name, values in columns.items():
+                values += [fields[name]] * len(found)
+        if "question_id" in columns:
+            ids = columns["question_id"]
+            columns["question_id"] = list(range(len(ids))) if ids[0] is None else ids
+            types = types | {"question_id": STRING if isinstance(ids[0], str) else INTEGER}
+        features = Features({name: types[name] for name in columns if name not in LISTS or any(columns[name])})
+        schema = features.arrow_schema
+        columns = {name: pa.array(columns[name], schema.field(name).type) for name in features}
         if isinstance(self.source, Dataset):
-            return concatenate_datasets(
-                [self.source.select_columns("video"), Dataset.from_dict(columns, features)], axis=1
-            )
+            parts = self.source.select_columns("video"), Dataset.from_dict(columns, features)
+            return concatenate_datasets(list(parts), axis=1)
         if isinstance(videos[0], Member):
             videos, *places = zip(*videos, strict=True)
             columns |= dict(zip(PLACE, map(pa.array, places), strict=True))
@@ -303,21 +311,66 @@ class Rows:
         return Dataset.from_dict({"video": found} | columns, Features({"video": VIDEO} | features))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Captions
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def caption_fields(row: Row) -> dict[str, list[str]]:
-    """Return what a row says of its videos; raise an `InputError` for a fault."""
+def caption_fields(row: Row) -> dict[str, Any]:
+    """Return the captions of a row; raise an `InputError` for a fault."""
     return {"caption": row.strings("caption")}
 
 
-def load_captions(source, *args, join_captions: bool = False, unique_videos: bool = False, **options) -> Dataset:
+def question_fields(row: Row) -> dict[str, Any]:
+    """Return what a row asks, and its answers; raise an `InputError` for a fault."""
+    fields = {"question": row.strings("question", only_one=True)[0], "question_id": row.get("question_id")}
+    question_id = fields["question_id"]
+    kind = type(question_id)
+    if kind not in (int, str, type(None)) or kind is int and question_id.bit_length() > 63:
+        raise row.error("question_id", f"must be an integer or a string, got {question_id!r:.200}")
+    if row.seen.setdefault("question_id", kind) is not kind:
+        raise row.error("question_id", f"must be of one type in all rows, got {question_id!r:.200}")
+    if question_id is not None:
+        row.check_new("question_id", question_id)
+    for name in LISTS:
+        fields[name] = [] if row.get(name) in (None, []) else row.strings(name)
+    options = fields["options"]
+    if not options:
+        return fields | {"answer": row.strings("answer")}
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise row.error("options", f"must be at least 2 answers, none twice, got {options!r:.200}")
+    answers = row.value("answer")
+    answers = answers if isinstance(answers, list) and answers else [answers]
+    right = [one if one in options else options[row.index("answer", one, len(options))] for one in answers]
+    return fields | {"answer": right}
+
+
+def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
+    """Return the options of a row and the number of the right one; raise an `InputError` for a fault."""
+    options = row.strings("caption")
+    if len(options) < 2 or len(options) != (num_options or len(options)):
+        raise row.error("caption", f"must have {num_options or 'at least 2'} options, got {len(options)}")
+    return {"caption": options, "answer": row.index("answer", row.value("answer"), len(options))}
+
+
+FIELDS_OF: dict[str, Callable[[Row], dict]]
+FIELDS_OF = {"captions": caption_fields, "questions": question_fields, "multiple_choice": choice_fields}
+
+
+def kind_of(source: str | Path) -> str:
+    """Return which of `FIELDS_OF` the first row of an annotation has."""
+    _, _, row = next(read_annotations(source))
+    row = row if isinstance(row, dict) else {}
+    return "questions" if "question" in row else "multiple_choice" if "answer" in row else "captions"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Datasets
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def load_captions(
+    source, video_dir=None, join_captions: bool = False, unique_videos: bool = False, **options
+) -> Dataset:
     """Load annotations such as `{"video": "a.mp4", "caption": "a cat plays"}`; each may also be a list of strings.
 
     Args:
-        source, args, options: see [`Rows`].
+        source, video_dir, options: see [`Rows`].
         join_captions: paragraph retrieval: a row's captions are joined with spaces into one.
         unique_videos: whether a video must not occur twice, as for evaluation, where it would be its own rival.
 
@@ -328,43 +381,84 @@ def load_captions(source, *args, join_captions: bool = False, unique_videos: boo
     Raises:
         InputError: if the annotation cannot be read as such, or a video is missing or occurs twice.
     """
-    rows = Rows(source, *args, **options)
-    videos, captions, numbers = [], [], []
-    for number, row in enumerate(rows):
-        found, texts = rows.videos_of(row, unique=unique_videos), caption_fields(row)["caption"]
-        videos += found
-        captions += [[" ".join(texts)] if join_captions else texts] * len(found)
-        numbers += [number] * len(found)
-    return rows.dataset(videos, Features(caption=List(STRING), row=INTEGER), caption=captions, row=numbers)
+
+    def read_fields(row: Row) -> dict:
+        captions = row.strings("caption")
+        return {"caption": [" ".join(captions)] if join_captions else captions}
+
+    return Rows(source, video_dir, **options).load(
+        read_fields, {"caption": STRINGS, "row": INTEGER}, unique=unique_videos
+    )
+
+
+def load_questions(source, video_dir=None, **options) -> Dataset:
+    """Load annotations `{"video": "a.mp4", "question": "what …?", "answer": "cat", "question_id": 7}`.
+
+    `answer` may be a list: an answer that several annotators gave is repeated in it. Where rows have no `question_id`,
+    they are numbered from 0; `question_type` is optional, and may be a list of types. A row may have `options`, a list
+    of answers to choose from, of which each `answer` is one, or its number from 0.
+
+    Args:
+        source, video_dir, options: see [`Rows`].
+
+    Returns:
+        A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
+        and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
+
+    Raises:
+        InputError: as [`load_captions`], and if a `question_id` is used twice or is not of the type of the first, or
+            options are not at least two different ones with the answer among them.
+    """
+    types = {"question": STRING, "answer": STRINGS, "question_id": None, "question_type": STRINGS, "options": STRINGS}
+    return Rows(source, video_dir, **options).load(question_fields, types, only_one=True)
+
+
+def load_choices(source, video_dir=None, num_options: int | None = None, **options) -> Dataset:
+    """Load annotations `{"video": "a.mp4", "caption": ["a cat", "a dog", …], "answer": 1}` with one caption right.
+
+    Args:
+        source, video_dir, options: see [`Rows`].
+        num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
+
+    Returns:
+        A dataset with columns `video`, `caption` (list of the options) and `answer`, the number of the right one.
+
+    Raises:
+        InputError: as [`load_captions`], and for another number of options, or an answer that is none of them.
+    """
+    read_fields = partial(choice_fields, num_options=num_options)
+    return Rows(source, video_dir, **options).load(read_fields, {"caption": STRINGS, "answer": INTEGER}, only_one=True)
+
+
+LOADERS: dict[str, Callable[..., Dataset]]
+LOADERS = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}
 
 
 def training_pairs(captions: Dataset, match_by: str = "video") -> Dataset:
-    """Return all pairs of a video and one of its captions.
+    """Return all pairs of a video of [`load_captions`] and one of its captions.
 
     Args:
-        captions: of [`load_captions`].
         match_by: `"video"` or `"caption"` (SSv2, where many videos share one): pairs in which it is the same are
             positives of each other.
 
     Returns:
-        A dataset with columns `video`, where its bytes are if in a shard, `caption` and `video_id`, equal for positives.
+        A dataset with `video` (and its place in a shard), `caption` and `video_id`, which is equal for positives.
     """
     table = captions.with_format("arrow")[:]
     lists, videos = table["caption"].combine_chunks(), table["video"]
     parents, texts = pc.list_parent_indices(lists), pc.list_flatten(lists)
-    others = [name for name in table.column_names if name not in ("caption", "row")]
+    others = captions.remove_columns(["caption", "row"])
     if pc.struct_field(videos, "bytes").null_count == len(videos):
         keys = pc.struct_field(videos, "path").take(parents).combine_chunks()
-        repeated = table.select(others).take(parents)
-        features = Features({name: captions.features[name] for name in others})
-        videos = Dataset.from_dict({name: repeated[name] for name in others}, features)
+        taken = table.select(others.column_names).take(parents)
+        others = Dataset.from_dict({name: taken[name] for name in others.column_names}, others.features)
     else:  # embedded files, of which Arrow could not take as many; their names may repeat
-        keys, videos = parents, captions.select_columns(others)
-        videos = videos if len(texts) == len(videos) else videos.select(parents.to_numpy())
+        keys = parents
+        others = others if len(texts) == len(videos) else others.select(parents.to_numpy())
     video_ids = pc.dictionary_encode(texts if match_by == "caption" else keys).indices.cast(pa.int64())
-    features = Features(caption=STRING, video_id=INTEGER)
+    columns = {"caption": texts, "video_id": video_ids}
     return concatenate_datasets(
-        [videos, Dataset.from_dict({"caption": texts, "video_id": video_ids}, features)], axis=1
+        [others, Dataset.from_dict(columns, Features(caption=STRING, video_id=INTEGER))], axis=1
     )
 
 
@@ -372,7 +466,7 @@ def join_pairs(corpora: list[Dataset]) -> Dataset:
     """Return the pairs of several corpora, no videos of two of which are the same."""
     joined, num_ids = [], 0
     for pairs in corpora:
-        video_ids = pc.add(pairs.with_format("arrow")["video_id"][:], num_ids)
+        video_ids = pc.add(pairs.with_format("arrow")[:]["video_id"], num_ids)
         shifted = Dataset.from_dict({"video_id": video_ids}, Features(video_id=INTEGER))
         joined.append(concatenate_datasets([pairs.remove_columns("video_id"), shifted], axis=1))
         num_ids = pc.max(video_ids).as_py() + 1
@@ -398,97 +492,6 @@ def retrieval_set(captions: Dataset) -> RetrievalSet:
     return RetrievalSet(videos, texts, [texts_of_row[row] for row in captions["row"]])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions and choices
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def question_fields(row: Row) -> dict[str, Any]:
-    """Return what a row asks, and its answers; raise an `InputError` for a fault."""
-    fields = {"question": row.string("question"), "question_id": row.get("question_id")}
-    kind = type(fields["question_id"])
-    if kind not in (int, str, type(None)) or kind is int and fields["question_id"].bit_length() > 63:
-        raise row.error("question_id", f"must be an integer or a string, got {fields['question_id']!r:.200}")
-    if row.seen.setdefault("kind of ids", kind) is not kind:
-        raise row.error("question_id", f"must be of one type in all rows, got {fields['question_id']!r:.200}")
-    if kind is not type(None):
-        row.check_new("question_id", fields["question_id"])
-    for name in ("question_type", "options"):
-        fields[name] = [] if row.get(name) is None else row.strings(name)
-    if not fields["options"]:
-        return fields | {"answer": row.strings("answer")}
-    if len(set(fields["options"])) < max(2, len(fields["options"])):
-        raise row.error("options", f"must be at least 2 answers, none twice, got {fields['options']!r:.200}")
-    answers = row.value("answer")
-    answers = answers if isinstance(answers, list) and answers else [answers]
-    right = [row.option("answer", answer, fields["options"], or_text=True) for answer in answers]
-    return fields | {"answer": [fields["options"][index] for index in right]}
-
-
-def load_questions(source, *args, **options) -> Dataset:
-    """Load annotations `{"video": "a.mp4", "question": "what …?", "answer": "cat", "question_id": 7}`.
-
-    `answer` may be a list: an answer that several annotators gave is repeated in it. Where rows have no `question_id`,
-    they are numbered from 0; `question_type` is optional, and may be a list of types. A row may have `options`, a list
-    of answers to choose from, of which each `answer` is one, or its index from 0.
-
-    Args:
-        source, args, options: see [`Rows`].
-
-    Returns:
-        A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
-        and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
-
-    Raises:
-        InputError: as [`load_captions`], and if a `question_id` is used twice or is not of the type of the first, or
-            options are not at least two different ones with the answer among them.
-    """
-    rows = Rows(source, *args, **options)
-    videos, columns = [], {name: [] for name in ("question", "answer", "question_id", "question_type", "options")}
-    for row in rows:
-        videos += rows.videos_of(row, only_one=True)
-        fields = question_fields(row)
-        for name, values in columns.items():
-            values.append(fields[name])
-    if columns["question_id"][0] is None:
-        columns["question_id"] = list(range(len(videos)))
-    columns = {name: values for name, values in columns.items() if any(values) or name == "question_id"}
-    features = Features({name: STRING if name == "question" else List(STRING) for name in columns})
-    features["question_id"] = STRING if isinstance(columns["question_id"][0], str) else INTEGER
-    return rows.dataset(videos, features, **columns)
-
-
-def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
-    """Return the options of a row and the right one; raise an `InputError` for a fault."""
-    options = row.strings("caption")
-    if len(options) < 2 or len(options) != (num_options or len(options)):
-        raise row.error("caption", f"must have {num_options or 'at least 2'} options, got {len(options)}")
-    return {"caption": options, "answer": row.option("answer", row.value("answer"), options)}
-
-
-def load_choices(source, *args, num_options: int | None = None, **options) -> Dataset:
-    """Load annotations `{"video": "a.mp4", "caption": ["a cat", "a dog", …], "answer": 1}` with one caption right.
-
-    Args:
-        source, args, options: see [`Rows`].
-        num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
-
-    Returns:
-        A dataset with columns `video`, `caption` (list of the options) and `answer`, the index of the right one.
-
-    Raises:
-        InputError: as [`load_captions`], and for another number of options, or an answer that is none of them.
-    """
-    rows = Rows(source, *args, **options)
-    videos, captions, answers = [], [], []
-    for row in rows:
-        videos += rows.videos_of(row, only_one=True)
-        fields = choice_fields(row, num_options)
-        captions.append(fields["caption"])
-        answers.append(fields["answer"])
-    return rows.dataset(videos, Features(caption=List(STRING), answer=INTEGER), caption=captions, answer=answers)
-
-
 class ChoiceSet(NamedTuple):
     """V videos and T texts; `options_of_video[v]` are the indices of the texts to choose from for video v, and
     `answers[v]` that of the right one."""
@@ -511,32 +514,18 @@ def choice_set(choices: Dataset) -> ChoiceSet:
 
 def load_answer_list(file: str | Path) -> list[str]:
     """Return the answers to choose from: a JSON list of strings, none blank, none twice."""
-    file, first_row_of = Path(file), {}
+    file, seen = Path(file), set()
     if not file.is_file():
         raise InputError(f"{file}: there is no such answer list.")
     answers = parse_json(file, file.read_bytes())
     if not isinstance(answers, list) or not answers:
         raise InputError(f"{file}: must hold a JSON list of at least one answer.")
     for number, answer in enumerate(answers, start=1):
-        if not is_text(answer):
-            raise InputError(f"{file}, answer {number}: must be a string that is not blank, got {answer!r:.200}.")
-        if first_row_of.setdefault(answer, number) != number:
-            raise InputError(f"{file}, answer {number}: {answer!r:.200} was already answer {first_row_of[answer]}.")
+        if not is_text(answer) or answer in seen:
+            wanted = "come once" if is_text(answer) else "be a string that is not blank"
+            raise InputError(f"{file}, answer {number}: must {wanted}, got {answer!r:.200}.")
+        seen.add(answer)
     return answers
-
-
-# What may be annotated of a video.
-FIELDS_OF: dict[str, Callable[[Row], dict]]
-FIELDS_OF = {"captions": caption_fields, "questions": question_fields, "multiple_choice": choice_fields}
-LOADERS: dict[str, Callable[..., Dataset]]
-LOADERS = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}
-
-
-def kind_of(source: str | Path) -> str:
-    """Return which of [`LOADERS`] the first row of an annotation is for."""
-    _, _, row = next(read_annotations(source))
-    row = row if isinstance(row, dict) else {}
-    return "questions" if "question" in row else "multiple_choice" if "answer" in row else "captions"
 
 
 def open_hub(name: str, split: str, columns: dict[str, str] | None = None) -> Dataset:

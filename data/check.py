@@ -142,26 +142,30 @@ def in_workers(
 
     In place of a result comes the exception that was raised: a `VideoDecodeError` for a crash, or too long a time.
     """
-    # Forked from a server without threads, workers start fast and safely; Windows has no such server.
-    is_posix = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if is_posix else "spawn")
-    context.set_forkserver_preload(["__main__", __name__])
     check_number("num_workers", num_workers, 1)
-    videos = list(videos)
-    with ProcessPool(num_workers or os.cpu_count() or 1, context=context) as pool:
-        numbers = progress_bar(range(len(videos)), description)
-        for number in numbers:
+    # Forked from a server without threads, workers start fast and safely; Windows has no such server.
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if has_server else "spawn")
+    context.set_forkserver_preload(["__main__", __name__])
+    pool, videos = ProcessPool(num_workers or os.cpu_count() or 1, context=context), list(videos)
+    try:
+        for number in progress_bar(range(len(videos)), description):
+            video = videos[number]
             if number % AT_ONCE == 0:
                 results = pool.map(function, videos[number : number + AT_ONCE], timeout=timeout).result()
             try:
                 yield next(results)
             except ProcessExpired as error:
-                yield VideoDecodeError(f"{videos[number]}: the decoder crashed (exit code {error.exitcode}).")
+                yield VideoDecodeError(f"{video}: the decoder crashed (exit code {error.exitcode}).")
             except TimeoutError:
-                yield VideoDecodeError(f"{videos[number]}: the decoder took longer than {timeout:g} s.")
-            except Exception as error:
+                yield VideoDecodeError(f"{video}: the decoder took longer than {timeout:g} s.")
+            except (VideoDecodeError, OSError) as error:  # a full disk is no bad video
                 yield error
-        pool.close()
+            except Exception as error:
+                yield VideoDecodeError(f"{video}: the decoder failed ({type(error).__name__}: {error}).")
+    finally:
+        pool.stop()
+        pool.join()
 
 
 def write_bad_videos(path: str | Path, bad: Iterable[dict], append: bool = False):

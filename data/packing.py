@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..distributed import progress_bar
+from ..distributed import progress_bar, write_whole_file
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of, parse_json
@@ -37,8 +38,7 @@ def pack(
     annotation_file: list[str],
     output_dir: str,
     split: str = "train",
-    samples_per_shard: int | None = None,
-    shard_size: str = "500MB",
+    samples_per_shard: int = 1000,
     short_side: int | None = None,
     crf: int = 23,
     bad_videos: str = "error",
@@ -51,7 +51,7 @@ def pack(
     Args:
         video_dir, annotation_file, allow_outside: as of [`Rows`]; files of one kind.
         split: what the names of the shards begin with.
-        samples_per_shard: instead of `shard_size`, most bytes of videos, as they are now, in a shard of more than one.
+        samples_per_shard: videos in a shard, but for the last.
         short_side: re-encode in H.264, with a keyframe every second and larger videos with so many pixels on the short
             side; by default videos are packed as they are.
         crf: quality when re-encoding: x264's constant rate factor, 0 to 51.
@@ -70,10 +70,13 @@ def pack(
         raise ArgumentError("split", f"must be letters, digits and underscores, such as train, got {split!r}")
     missing_videos = "allow" if bad_videos == "skip" else "error"
     samples = read_samples(annotation_file, video_dir, missing_videos=missing_videos, allow_outside=allow_outside)
-    shards = plan_shards(samples, split, samples_per_shard, shard_size)
+    parts = [samples[start : start + samples_per_shard] for start in range(0, len(samples), samples_per_shard)]
+    shards = {f"{split}-{number:05d}-of-{len(parts):05d}.tar": part for number, part in enumerate(parts)}
     folder, settings = Path(output_dir), [short_side, short_side and crf]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".incomplete*"):  # of a process that was killed
+            shutil.rmtree(path)
     for path in folder.glob(f"{split}-*-of-*.tar"):
         if path.name not in shards:
             raise InputError(f"{path}: is in the way, the shards of {split} will be {next(iter(shards))} and so on.")
@@ -95,9 +98,10 @@ def pack(
             line = {"shard": name, "samples": len(part) - len(bad), "size": size_of(Path(temporary, name))}
             lines[name] = line | {"sha256": hash_, "plan": plan, "bad_videos": bad}
             os.replace(Path(temporary, name), folder / name)
-            with open(folder / "manifest.jsonl", "a", encoding="utf-8") as file:
-                file.write(f"{json.dumps(lines[name])}\n")
-        write_bad_videos(folder / "bad_videos.jsonl", [bad for line in lines.values() for bad in line["bad_videos"]])
+            write_whole_file(folder / "manifest.jsonl", "".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines)))
+        bad = [bad for line in lines.values() for bad in line["bad_videos"]]
+        if bad or (folder / "bad_videos.jsonl").exists():
+            write_bad_videos(folder / "bad_videos.jsonl", bad)
     kept = [lines[name] for name in shards]
     num_samples, num_bad = sum(line["samples"] for line in kept), sum(len(line["bad_videos"]) for line in kept)
     skipped = f"; {num_bad} videos were skipped, see bad_videos.jsonl" if num_bad else ""
@@ -120,28 +124,10 @@ def read_samples(annotation_files: list[str], video_dir: str, **options) -> list
                     for name, values in fields.items():
                         samples[key]["fields"][name] += values
                     continue
-                size = os.path.getsize(path) if os.path.isfile(path) else 0
-                fields = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
-                samples[key] = {"path": path, "size": size, "fields": fields}
+                sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path))}
+                sample["fields"] = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
+                samples[key] = sample
     return list(samples.values())
-
-
-def plan_shards(
-    samples: list[dict], split: str, samples_per_shard: int | None, shard_size: str
-) -> dict[str, list[dict]]:
-    """Return the names of all shards and the samples in each: as many as fit, one at least."""
-    number, unit = shard_size[:-2], SIZES.get(shard_size[-2:].upper())
-    if unit is None or not number.isdecimal() or number.strip("0") == "":
-        raise ArgumentError("shard_size", f"must be a size such as 500MB or 1GB, got {shard_size}")
-    parts, filled = [], 0
-    for index, sample in enumerate(samples):
-        filled += sample["size"]
-        is_full = filled > int(number) * unit if samples_per_shard is None else index % samples_per_shard == 0
-        if index == 0 or is_full:
-            parts.append([])
-            filled = sample["size"]
-        parts[-1].append(sample | {"key": f"{index:08d}"})
-    return {f"{split}-{number:05d}-of-{len(parts):05d}.tar": part for number, part in enumerate(parts)}
 
 
 def write_shard(path: Path, samples: list[dict], videos: Iterator, may_skip: bool) -> list[dict]:
@@ -189,7 +175,7 @@ def encode_video(source: str, target: str, short_side: int, crf: int):
     """
     # Without macroblock trees x264 gives the same bytes each time; with them, not always. Without B-frames all readers
     # agree on which frame is which.
-    options = {"preset": "veryfast", "crf": str(crf), "mbtree": "0", "bf": "0"}
+    options = {"preset": "veryfast", "crf": str(crf), "mbtree": "0", "bf": "0", "sc_threshold": "0"}
     start, num_frames, count, encoder, last = 0, 1, 64, None, -1
     with av.open(target, "w", "mp4", options={"fflags": "+bitexact"}) as output:
         while start < num_frames:
@@ -215,12 +201,10 @@ def encode_video(source: str, target: str, short_side: int, crf: int):
 
 
 def read_manifest(folder: Path) -> dict[str, dict]:
-    """Return the lines of a manifest, by shard; the last line of one counts, and one that is cut off does not."""
-    path, lines = folder / "manifest.jsonl", {}
-    for text in path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else ():
-        line = parse_json(path, text)
-        lines[line["shard"]] = line
-    return lines
+    """Return the lines of a manifest, by shard."""
+    path = folder / "manifest.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    return {line["shard"]: line for line in (parse_json(path, line) for line in lines)}
 
 
 def size_of(path: Path) -> int | None:
