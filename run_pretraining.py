@@ -152,7 +152,16 @@ def run_stage(
         results = {}
         for split in sets:
             scores = retrieval.score_split(
-                accelerator, model, split, sets[split], processor, args.evaluation, args.processing, bad_videos
+                accelerator,
+                model,
+                split,
+                sets[split],
+                processor,
+                args.evaluation,
+                args.processing,
+                bad_videos,
+                args.optimization.eval_batch_size,
+                args.processing.num_workers,
             )
             results[split] = retrieval.metrics_of(scores, sets[split])
         return results
@@ -202,7 +211,8 @@ def describe(
         title="SViTT, pre-trained",
         summary="Pre-trained to contrast, match and complete captions of videos (ITC, ITM, MLM).",
         settings=args.options(),
-        **retrieval.card_rows({f"{split}, zero-shot": results[split] for split in results}),
+        results={f"{split}, {kind.upper()}": values for split in results for kind, values in results[split].items()},
+        baselines={},
         losses=end.history,
         datasets=[split.source for name, split in splits.items() if name.startswith("train")],
         base_model=start.model_name_or_path or start.vision_name_or_path,

@@ -96,7 +96,16 @@ def main():
 
     def score(model: SViTTForVideoTextRetrieval, split: str) -> retrieval.RetrievalScores | retrieval.ChoiceScores:
         return retrieval.score_split(
-            accelerator, model, split, sets[split], processor, args.evaluation, args.processing, bad_videos
+            accelerator,
+            model,
+            split,
+            sets[split],
+            processor,
+            args.evaluation,
+            args.processing,
+            bad_videos,
+            args.optimization.eval_batch_size,
+            args.processing.num_workers,
         )
 
     def validate(model: SViTTForVideoTextRetrieval) -> tuple[float, dict[str, float]]:
@@ -182,7 +191,8 @@ def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.Trai
         title="SViTT for text-video retrieval",
         summary="Fine-tuned to find videos by sentences and sentences by videos (ITC, ITM).",
         settings=args.options(),
-        **retrieval.card_rows(results),
+        results={f"{split}, {kind.upper()}": values for split in results for kind, values in results[split].items()},
+        baselines={},
         losses=end.history,
         datasets=[splits["train"].source],
         base_model=args.task.model_name_or_path,

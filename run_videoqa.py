@@ -85,7 +85,7 @@ def main():
     answers = answering.find_answer_list(
         args.answering, preset, questions, splits.get("train"), args.start.model_name_or_path
     )
-    results = report_answers(accelerator, questions, sets, answers, processor)
+    results = report_answers(accelerator, questions, sets, answers)
     if questions is None and accelerator.is_main_process:
         answering.warn_of_new_decoder(model, args.start.model_name_or_path)
     is_resumed = args.checkpointing.resume_from_checkpoint is not None
@@ -93,7 +93,17 @@ def main():
 
     def predict(model: SViTTForVideoQuestionAnswering, split: str) -> list[answering.Prediction | None]:
         return answering.answer_split(
-            accelerator, model, split, sets[split], answers, processor, args.answering, args.processing, bad_videos
+            accelerator,
+            model,
+            split,
+            sets[split],
+            answers,
+            processor,
+            args.answering,
+            args.processing,
+            bad_videos,
+            args.optimization.eval_batch_size,
+            args.processing.num_workers,
         )
 
     def validate(model: SViTTForVideoQuestionAnswering) -> tuple[float, dict[str, float]]:
@@ -128,16 +138,13 @@ def report_answers(
     questions: Dataset | None,
     sets: dict[str, answering.QuestionSet],
     answers: list[str],
-    processor: SViTTProcessor,
 ) -> dict:
     """Check and print what there is to choose from, before hours of training; the results so far."""
     rows_of = {split: sets[split].questions for split in sets}
     if questions is not None:
         rows_of = {"train": questions} | rows_of
     for split, rows in rows_of.items():
-        answering.check_answers(split, rows, answers, processor)
-    if line := answering.alike_line(answers, processor):
-        accelerator.print(line)
+        answering.check_answers(split, rows, answers)
     results = {"num_processes": accelerator.num_processes}
     if questions is not None:
         metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
@@ -167,8 +174,6 @@ def train(
             partial(answering.save_answer_list, answers),
         )
 
-    if args.checkpointing.resume_from_checkpoint is not None:
-        answering.check_resumed_answers(Path(output_dir), answers)
     set_seed(args.optimization.seed, device_specific=True)
     batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
     training = loop.Training(
@@ -215,7 +220,8 @@ def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.Trai
         baselines={
             f"{split}, {name}": baseline
             for split in results
-            for name, baseline in answering.flat_baselines(results[split]).items()
+            for name, baseline in answering.compared(results[split]).items()
+            if name != "model"
         },
         losses=end.history,
         datasets=[splits["train"].source],

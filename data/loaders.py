@@ -509,6 +509,7 @@ def video_loader(
     num_frames: int,
     batch_size: int,
     args: ProcessingArguments,
+    num_workers: int = 0,
 ) -> DataLoader:
     """Batches of a column `video`, in order: frames from the middle of `num_frames` equal intervals.
 
@@ -526,7 +527,7 @@ def video_loader(
         ClipDataset(videos, read_clip, policy, numbers=numbers_of_share(len(videos))),
         batch_size,
         collate_fn=partial(collate_videos, processor=processor, num_frames=num_frames),
-        **worker_settings(args.num_workers) | {"persistent_workers": False},
+        **worker_settings(num_workers) | {"persistent_workers": False},
     )
 
 

@@ -44,6 +44,7 @@ class OptimizationArguments(ArgumentGroup):
         "weight_decay": 0,
         "larger_lr": 0,
         "train_batch_size": 1,
+        "eval_batch_size": 1,
         "gradient_accumulation_steps": 1,
         "max_grad_norm": 0,
     }
@@ -67,6 +68,7 @@ class OptimizationArguments(ArgumentGroup):
         default_factory=list, metadata={"help": "Parts of parameter names, such as relative_position_bias_table."}
     )
     train_batch_size: int = field(default=32, metadata={"help": "Pairs in a batch of one process."})
+    eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches added up to one update."})
     max_grad_norm: float | None = field(default=None, metadata={"help": "Clip gradients to this norm; off by default."})
     mixed_precision: str | None = field(
