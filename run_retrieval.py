@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from transformers import HfArgumentParser, set_seed
 
 from svitt import SViTTForVideoTextRetrieval
+from svitt.conversion import load_model_and_processor
 from svitt.data import annotations, loaders, presets
 from svitt.distributed import check_launch, check_output, write_whole
 from svitt.errors import InputError, exit_on_bad_input
@@ -84,8 +85,12 @@ def main():
         pairs = annotations.training_pairs(captions, task.match_by)
 
     set_seed(args.seed)
-    model, processor = start.load_model_and_processor(
-        SViTTForVideoTextRetrieval, task.model_name_or_path, processing, dropping
+    model, processor = load_model_and_processor(
+        task.model_name_or_path,
+        SViTTForVideoTextRetrieval,
+        num_frames=processing.num_frames,
+        max_text_length=processing.max_text_length,
+        **vars(dropping),
     )
     evaluation.set_frames(processor.video_processor.num_frames)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)

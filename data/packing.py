@@ -23,7 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..distributed import progress_bar, write_whole_file
+from ..distributed import progress_bar, whole_files
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of, parse_json
@@ -98,7 +98,9 @@ def pack(
             line = {"shard": name, "samples": len(part) - len(bad), "size": size_of(Path(temporary, name))}
             lines[name] = line | {"sha256": hash_, "plan": plan, "bad_videos": bad}
             os.replace(Path(temporary, name), folder / name)
-            write_whole_file(folder / "manifest.jsonl", "".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines)))
+            with whole_files(folder) as new:
+                manifest = "".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines))
+                (new / "manifest.jsonl").write_text(manifest)
         bad = [bad for line in lines.values() for bad in line["bad_videos"]]
         if bad or (folder / "bad_videos.jsonl").exists():
             write_bad_videos(folder / "bad_videos.jsonl", bad)
