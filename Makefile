@@ -31,7 +31,7 @@ $(READY): requirements.lock setup.cfg
 	touch $@
 
 # One thread suits a model this small; a worker process decodes on the other core.
-TRAINING = --video_dir $(DEMO)/data/videos --no_augment --num_workers 1 --learning_rate 1e-3 --larger_lr 1e-2 \
+TRAINING = --video_dir $(DEMO)/data/videos --no_augment --dataloader_num_workers 1 --learning_rate 1e-3 --larger_lr 1e-2 \
     --larger_lr_names relative_position_bias_table --warmup_epochs 1 --min_lr_multi 0.01
 RUN = OMP_NUM_THREADS=1 $(VENV)/bin/python
 
@@ -40,7 +40,7 @@ demo: $(READY)
 	$(VENV)/bin/python examples/make_tiny_model.py $(DEMO)/data/train.json $(DEMO)/model
 	$(RUN) run_retrieval.py --model_name_or_path $(DEMO)/model --output_dir $(DEMO)/out $(TRAINING) \
 	    --train_file $(DEMO)/data/train.json --validation_file $(DEMO)/data/val.json --test_file $(DEMO)/data/test.json \
-	    --match_by caption --train_batch_size 32 --num_train_epochs 12
+	    --match_by caption --per_device_train_batch_size 32 --num_train_epochs 12
 
 # The answer decoder starts from the fusion layers, so pre-training comes first.
 demo-qa: $(READY)
@@ -50,7 +50,7 @@ demo-qa: $(READY)
 	    --train_file $(DEMO)/data/train.json --match_by caption --max_grad_norm 5 --num_train_epochs 36
 	$(RUN) run_videoqa.py --model_name_or_path $(DEMO)/pretrained --output_dir $(DEMO)/qa_out $(TRAINING) \
 	    --train_file $(DEMO)/data/train_questions.json --validation_file $(DEMO)/data/val_questions.json \
-	    --test_file $(DEMO)/data/test_questions.json --train_batch_size 64 --max_grad_norm 5 --num_train_epochs 24
+	    --test_file $(DEMO)/data/test_questions.json --per_device_train_batch_size 64 --max_grad_norm 5 --num_train_epochs 24
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile

@@ -76,6 +76,9 @@ def main():
     answers = answering.find_answer_list(
         answering_args, preset, questions, splits.get("train"), source.model_name_or_path
     )
+    rows_of = {"train": questions} if is_trained else {}
+    for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
+        answering.check_answers(split, rows, answers)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
 
@@ -101,9 +104,6 @@ def main():
         processing_class=processor,
     )
     results = {"num_processes": args.world_size}
-    rows_of = {"train": questions} if is_trained else {}
-    for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
-        answering.check_answers(split, rows, answers)
     if is_trained:
         metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
         trainer.accelerator.print(f"train: {answering.coverage_line(metrics)}")

@@ -11,10 +11,11 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+pytestmark = pytest.mark.slow
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 SLURM_COMMANDS = {
     "scontrol": 'if [ "$1" = show ]; then echo node7; echo node9; else echo "$@" >> "$JOURNAL"; fi',
     "srun": 'shift; SLURM_NODEID=1 exec "$@"',
@@ -26,7 +27,7 @@ printf '%s\\n' "$@" > "$JOURNAL.arguments"
 
 def launch_environment(config, monkeypatch):
     """What the launcher sets for a script, as an environment."""
-    for name in [name for name in os.environ if name.startswith(("FSDP_", "ACCELERATE_"))]:
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
         monkeypatch.delenv(name)
     parser = launch_command_parser()
     args = parser.parse_args(["--config_file", str(CONFIGS / config), "run_pretraining.py"])
@@ -40,26 +41,12 @@ def test_configs_load_and_nothing_in_them_is_ignored(config):
     settings = yaml.safe_load((CONFIGS / config).read_text())
     loaded = load_config_from_file(str(CONFIGS / config)).to_dict()
     assert settings == {name: loaded[name] for name in settings}
-    assert set(settings.get("fsdp_config", {})) <= set(vars(launch_command_parser().parse_args(["script.py"])))
 
 
 def test_data_parallel_on_one_machine(monkeypatch):
     args, environment = launch_environment("ddp.yaml", monkeypatch)
     assert args.multi_gpu and args.num_processes == 8
     assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
-    assert "ACCELERATE_USE_FSDP" not in environment
-
-
-def test_sharded_with_whole_checkpoints(monkeypatch):
-    args, environment = launch_environment("fsdp2.yaml", monkeypatch)
-    assert args.use_fsdp and environment["ACCELERATE_USE_FSDP"] == "true"
-    for name, value in environment.items():
-        if name.startswith("FSDP_"):
-            monkeypatch.setenv(name, value)
-    plugin = FullyShardedDataParallelPlugin()
-    assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
-    assert plugin.state_dict_type.name == "FULL_STATE_DICT"
-    assert not plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
 
 
 # Two nodes at once, which take part in one run.
@@ -121,7 +108,6 @@ def test_slurm_job_that_fails_is_not_queued_again(tmp_path):
     assert job.wait(timeout=30) != 0 and not (tmp_path / "journal").exists()
 
 
-@pytest.mark.slow
 def test_slurm_nodes_find_each_other_and_save(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(SLURM_COMMANDS, "scontrol", SLURM_COMMANDS["scontrol"].replace("node7", "127.0.0.1"))
