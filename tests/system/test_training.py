@@ -127,7 +127,7 @@ def test_sigterm_saves_and_exits_with_0(demo, tmp_path, command, whole_group):
 # ---- Two processes
 
 
-def tiny_model(**options):
+def tiny_model(sparse=False, **options):
     torch.manual_seed(0)
     vision = {
         "hidden_dropout_prob": 0.0,
@@ -151,7 +151,7 @@ def tiny_model(**options):
         "image_size": 32,
         "patch_size": 8,
         "num_frames": 2,
-        "sparse_random_attn": None,
+        "sparse_random_attn": 1 if sparse else None,
         "token_drop_loc": [1],
     }
     return SViTTForPreTraining(SViTTConfig(vision_config=vision, text_config=text, embed_dim=16, **options))

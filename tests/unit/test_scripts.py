@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from svitt import SViTTForPreTraining, SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTProcessor
+from svitt.data.packing import pack
 from svitt.data.presets import load_preset, preset_names
 
 ROOT = Path(__file__).parents[2]
@@ -135,9 +136,7 @@ def test_the_trained_model_is_published_without_the_data(demo, tmp_path, monkeyp
 
 
 def test_corpora_of_videos_images_and_shards_are_mixed(demo, tmp_path, monkeypatch):
-    command = [sys.executable, "-c", "from svitt.data.packing import main; main()", "--output_dir", str(tmp_path)]
-    source = ["--annotation_file", demo / "data/train.json", "--video_dir", demo / "data/videos"]
-    subprocess.run([*command, *map(str, source), "--samples_per_shard", "4", "--num_workers", "1"], check=True)
+    pack(str(demo / "data/videos"), [str(demo / "data/train.json")], str(tmp_path), samples_per_shard=4, num_workers=1)
     rows = []
     for number, color in enumerate(["red", "green", "blue", "yellow"] * 2):
         Image.new("RGB", (40, 40), color).save(tmp_path / f"{number}.png")

@@ -17,11 +17,9 @@ import psutil
 import pytest
 import torch
 
-from svitt import SViTTForPreTraining
+from .test_training import Rows, collate, tiny_model
 
-from .test_modeling import clips, task_model, texts
-
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NUM_STEPS, STEPS_PER_SAMPLE, NUM_CLIPS, NUM_BAD = 5000, 100, 200, 10
 # A decoded frame of these clips has 12 kB. From the middle of the second third of the run to that of the last are 1,667
 # steps: were one frame lost in each, 20 MB would be.
@@ -43,13 +41,13 @@ def num_tensors():
     [("sdpa", True, False), ("sdpa", False, True), ("eager", True, True), ("eager", False, False)],
 )
 def test_no_tensor_outlives_its_step(implementation, sparse, checkpointed):
-    model = task_model(SViTTForPreTraining, {} if sparse else {"sparse_random_attn": None}).train()
+    model = tiny_model(sparse).train()
     model.set_attn_implementation(implementation)
     if checkpointed:
         model.activation_checkpointing_enable()
     optimizer, counts = torch.optim.AdamW(model.parameters()), []
     for _ in range(3):
-        model(clips(), *texts()).loss.backward()
+        model(**collate([Rows()[row, 0] for row in range(4)])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         counts.append(num_tensors())
@@ -77,7 +75,7 @@ def seconds_of_reference(model):
     seconds = []
     for _ in range(3):
         start = time.thread_time()
-        model(clips(), *texts()).loss.backward()
+        model(**collate([Rows()[row, 0] for row in range(4)])).loss.backward()
         model.zero_grad()
         seconds.append(time.thread_time() - start)
     return min(seconds)
@@ -102,26 +100,34 @@ def sample(process):
 def test_nothing_grows_in_5000_steps(demo, corpus, tmp_path):
     command = [sys.executable, ROOT / "run_pretraining.py", "--model_name_or_path", demo / "model"]
     command += ["--train_file", corpus / "train.json", "--validation_file", corpus / "val.json"]
-    command += ["--video_dir", corpus / "videos", "--output_dir", tmp_path / "out", "--num_workers", 1, "--k_test", 2]
-    command += ["--max_steps", NUM_STEPS, "--train_batch_size", 4, "--learning_rate", 1e-4, "--num_frames", 2]
-    command += ["--save_steps", 250, "--eval_steps", 500, "--logging_steps", STEPS_PER_SAMPLE]
+    command += ["--video_dir", corpus / "videos", "--output_dir", tmp_path / "out", "--k_test", 2]
+    command += [
+        "--dataloader_num_workers",
+        1,
+        "--max_steps",
+        NUM_STEPS,
+        "--per_device_train_batch_size",
+        4,
+        "--num_frames",
+        2,
+    ]
+    command += ["--learning_rate", 1e-4, "--save_steps", 250, "--eval_steps", 500, "--logging_steps", STEPS_PER_SAMPLE]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    samples, log, reference = {}, tmp_path / "out/log.jsonl", task_model(SViTTForPreTraining).train()
+    samples, log, reference = {}, tmp_path / "output.txt", tiny_model().train()
     with (tmp_path / "output.txt").open("w") as output:
         run = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment, cwd=ROOT)
         process = psutil.Process(run.pid)
         while run.poll() is None:
-            lines = log.read_text().splitlines() if log.is_file() else []
-            steps = [json.loads(line)["step"] for line in lines if line.endswith("}") and "learning_rate" in line]
-            if steps and steps[-1] not in samples:
-                samples[steps[-1]] = sample(process) | {"reference": seconds_of_reference(reference)}
-                print(steps[-1], *(f"{name} {value:.5g}" for name, value in samples[steps[-1]].items()), flush=True)
+            step = STEPS_PER_SAMPLE * log.read_text().count("'loss':")
+            if step and step not in samples:
+                samples[step] = sample(process) | {"reference": seconds_of_reference(reference)}
+                print(step, *(f"{name} {value:.5g}" for name, value in samples[step].items()), flush=True)
             time.sleep(0.05)
     assert run.returncode == 0, (tmp_path / "output.txt").read_text()[-3000:]
-    assert "bad videos skipped: 10" in (tmp_path / "output.txt").read_text()
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    losses = [line["loss"] for line in lines if "learning_rate" in line]
-    assert len(losses) == NUM_STEPS // STEPS_PER_SAMPLE and lines[-1]["step"] == NUM_STEPS
+    assert len((tmp_path / "out/bad_videos.jsonl").read_text().splitlines()) == NUM_BAD
+    [state] = (tmp_path / "out").glob(f"checkpoint-{NUM_STEPS}/trainer_state.json")
+    lines = [line for line in json.loads(state.read_text())["log_history"] if "loss" in line]
+    assert lines[-1]["step"] == NUM_STEPS
 
     steps = sorted(samples)
     for before, after in zip(steps, steps[1:], strict=False):
