@@ -101,17 +101,9 @@ def test_nothing_grows_in_5000_steps(demo, corpus, tmp_path):
     command = [sys.executable, ROOT / "run_pretraining.py", "--model_name_or_path", demo / "model"]
     command += ["--train_file", corpus / "train.json", "--validation_file", corpus / "val.json"]
     command += ["--video_dir", corpus / "videos", "--output_dir", tmp_path / "out", "--k_test", 2]
-    command += [
-        "--dataloader_num_workers",
-        1,
-        "--max_steps",
-        NUM_STEPS,
-        "--per_device_train_batch_size",
-        4,
-        "--num_frames",
-        2,
-    ]
-    command += ["--learning_rate", 1e-4, "--save_steps", 250, "--eval_steps", 500, "--logging_steps", STEPS_PER_SAMPLE]
+    command += ["--dataloader_num_workers", 1, "--max_steps", NUM_STEPS, "--per_device_train_batch_size", 4]
+    command += ["--num_frames", 2, "--learning_rate", 1e-4]
+    command += ["--save_steps", 250, "--eval_steps", 500, "--logging_steps", STEPS_PER_SAMPLE]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     samples, log, reference = {}, tmp_path / "output.txt", tiny_model().train()
     with (tmp_path / "output.txt").open("w") as output:
