@@ -48,6 +48,8 @@ MAX_HELD_BYTES = 2**26
 MAX_HELD_BYTES_OF_INDEXED = 2**22
 # Of files that are decoded whole, which may hold another number of frames than of packets: 100 to 200 MB.
 MAX_HELD_PIXELS = 2**26
+# Tags may be no UTF-8. PyAV 19 lets that pass and has no such argument, PyAV 18 has to be told.
+ANY_TAGS = {"metadata_errors": "ignore"} if av.__version__.startswith("18.") else {}
 FORMATS_WITH_INDEX = ("mov", "matroska")
 # Where each packet is one frame, and decoding may start at every packet marked as a keyframe.
 SEEKABLE_CODECS = {"av1", "gif", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "prores", "vp8", "vp9"}
@@ -176,7 +178,7 @@ def _open_video(name: str, data: str | bytes, num_threads: int, max_frame_pixels
         nameless = SimpleNamespace(read=file.read, seek=partial(_seek, file), tell=file.tell)
         options = {"protocol_whitelist": "none", "max_pixels": str(max_frame_pixels)}
         try:
-            container = av.open(nameless, options=options, metadata_errors="ignore", buffer_size=2**17)
+            container = av.open(nameless, options=options, buffer_size=2**17, **ANY_TAGS)
         except (av.error.FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
                 raise VideoDecodeError(f"{name}: an MP4 or MOV without its index, it was cut off.") from error

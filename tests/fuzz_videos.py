@@ -9,14 +9,14 @@ from pathlib import Path
 import av
 import numpy as np
 
-from svitt.processing_svitt import VideoDecodeError, read_video, sample_frame_indices
+from svitt.processing_svitt import ANY_TAGS, VideoDecodeError, read_video, sample_frame_indices
 
 NUM_FRAMES = 5
 
 
 def decode_in_order(path: str) -> tuple[list[np.ndarray], str]:
     """All frames, by PyAV alone, from the first packet to the last; and a digest of what the decoder was given."""
-    with open(path, "rb") as file, av.open(file, metadata_errors="ignore") as container:
+    with open(path, "rb") as file, av.open(file, **ANY_TAGS) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         digest, frames = hashlib.sha256(stream.codec_context.extradata or b""), []

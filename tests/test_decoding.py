@@ -481,6 +481,13 @@ def test_extensions_are_not_believed(tmp_path, videos, decode_all):
         assert len(read_video(tmp_path / name)[0]) == 24
 
 
+def test_tags_need_not_be_utf8(tmp_path, write_video, decode_all):
+    path = write_video(tmp_path / "tag.mkv", "mpeg4")
+    reference = decode_all(path)
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"Lav\xe9"))
+    np.testing.assert_array_equal(read_video(path)[0], reference)
+
+
 def test_pipes_and_impossible_names_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoDecodeError, match=r"pipe.mp4: cannot be opened \(not a regular file\)"):
