@@ -15,12 +15,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from .configuration_svitt import *  # noqa: F403
 from .configuration_svitt import SViTTConfig
 from .modeling_svitt import *  # noqa: F403
-from .modeling_svitt import (
-    SViTTForPreTraining,
-    SViTTForVideoClassification,
-    SViTTForVideoQuestionAnswering,
-    SViTTModel,
-)
+from .modeling_svitt import SViTTForPreTraining, SViTTForVideoClassification, SViTTForVideoQuestionAnswering, SViTTModel
 from .processing_svitt import *  # noqa: F403
 from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
 

@@ -35,9 +35,12 @@ from datasets import Dataset
 from transformers import HfArgumentParser
 
 from svitt import SViTTForPreTraining, SViTTProcessor
-from svitt.training import card, checkpoints, data, evaluation, loaders, loop, models, presets, publish, retrieval
+from svitt.data import annotations, loaders, presets
+from svitt.distributed import check_launch, check_output, write_whole
+from svitt.errors import InputError, exit_on_bad_input
+from svitt.evaluation import clips, retrieval
+from svitt.training import card, checkpoints, loop, publish, start
 from svitt.training.arguments import ScriptArguments
-from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
 @dataclass
@@ -82,9 +85,9 @@ class Arguments(ScriptArguments):
 
     task: TaskArguments
     dataset: presets.DatasetArguments
-    start: models.StartArguments
+    start: start.StartArguments
     losses: LossArguments
-    dropping: models.DroppingArguments
+    dropping: start.DroppingArguments
     processing: loaders.ProcessingArguments
     optimization: loop.OptimizationArguments
     checkpointing: checkpoints.CheckpointArguments
@@ -118,7 +121,7 @@ def main():
         steps_before += run_stage(accelerator, stage, splits, folder, steps_before, hub_name)
         accelerator.free_memory()
         for later in stages[number:]:
-            later.start = models.StartArguments(model_name_or_path=str(folder))
+            later.start = start.StartArguments(model_name_or_path=str(folder))
     if hub_name is not None and accelerator.is_main_process:
         print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
     accelerator.end_training()
@@ -134,10 +137,10 @@ def run_stage(
 ) -> int:
     """Train in a folder, from its last checkpoint on, and evaluate the model that was kept; returns the updates."""
     set_seed(args.optimization.seed)
-    model, processor = models.start_training(
+    model, processor = start.start_training(
         SViTTForPreTraining, args.start, args.dropping, args.processing, **args.losses.as_fields()
     )
-    evaluation.check_length("max_text_length", args.processing.max_text_length, model.config.text_config)
+    clips.check_length("max_text_length", args.processing.max_text_length, model.config.text_config)
     args.evaluation.set_frames(processor.video_processor.num_frames)
     is_resumed = args.checkpointing.resume_from_checkpoint is not None
     bad_videos = loaders.BadVideoReport(folder / "bad_videos.jsonl", resume=is_resumed)
@@ -224,13 +227,13 @@ def make_loader(args: Arguments, splits: dict[str, presets.Split], processor: SV
             weights[name] = split.weight
         else:
             captions = split.load(missing_videos=args.processing.missing_videos(is_training=True))
-            corpora[split.medium].append(data.training_pairs(captions, args.task.match_by))
+            corpora[split.medium].append(annotations.training_pairs(captions, args.task.match_by))
             weights[split.medium] += split.weight
     if not parts and any(split.weight != 1 for split in splits.values()):
         raise InputError("`weight` is for mixes with streams: of annotated corpora, every row comes once in an epoch.")
     is_drawn = bool(parts)
     for medium, pairs in corpora.items():
-        pairs = data.join_pairs(pairs)
+        pairs = annotations.join_pairs(pairs)
         parts[medium] = loaders.pair_loader(pairs, processor, batch_size, processing[medium], seed)
     return (
         loaders.MixedLoader(parts, seed, weights if is_drawn else None)

@@ -25,9 +25,12 @@ from datasets import Dataset
 from safetensors.torch import save_file
 
 from svitt import SViTTForVideoTextRetrieval
-from svitt.training import card, checkpoints, data, loaders, loop, models, presets, publish, retrieval
+from svitt.data import annotations, loaders, presets
+from svitt.distributed import check_launch, check_output, write_whole
+from svitt.errors import InputError, exit_on_bad_input
+from svitt.evaluation import retrieval
+from svitt.training import card, checkpoints, loop, publish, start
 from svitt.training.arguments import ScriptArguments
-from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
 @dataclass
@@ -62,7 +65,7 @@ class Arguments(ScriptArguments):
 
     task: TaskArguments
     dataset: presets.DatasetArguments
-    dropping: models.DroppingArguments
+    dropping: start.DroppingArguments
     processing: loaders.ProcessingArguments
     optimization: loop.OptimizationArguments
     checkpointing: checkpoints.CheckpointArguments
@@ -84,7 +87,7 @@ def main():
     pairs, sets, stop_key = load_data(args, splits)
     hub_name = publish.name_to_publish(args.hub, output_dir)
     set_seed(args.optimization.seed)
-    model, processor = models.load_model_and_processor(
+    model, processor = start.load_model_and_processor(
         SViTTForVideoTextRetrieval, args.task.model_name_or_path, args.processing, args.dropping
     )
     args.evaluation.set_frames(processor.video_processor.num_frames)
@@ -145,7 +148,7 @@ def main():
 
 def load_data(
     args: Arguments, splits: dict[str, presets.Split]
-) -> tuple[Dataset | None, dict[str, data.RetrievalSet | data.ChoiceSet], str | None]:
+) -> tuple[Dataset | None, dict[str, annotations.RetrievalSet | annotations.ChoiceSet], str | None]:
     """Training pairs, if there is something to train; the set of each split to evaluate; the split to stop by."""
     task = args.task
     sets = retrieval.load_retrieval_sets(splits, args.processing, task.join_captions)
@@ -162,7 +165,7 @@ def load_data(
     captions = splits["train"].load(
         join_captions=task.join_captions, missing_videos=args.processing.missing_videos(is_training=True)
     )
-    return data.training_pairs(captions, task.match_by), sets, stop_key
+    return annotations.training_pairs(captions, task.match_by), sets, stop_key
 
 
 def write_scores(args: Arguments, split: str, scores, videos_and_texts, folder: Path):

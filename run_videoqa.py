@@ -27,9 +27,12 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTProcessor
-from svitt.training import answering, card, checkpoints, loaders, loop, models, presets, publish, retrieval
+from svitt.data import loaders, presets
+from svitt.distributed import check_launch, check_output, write_whole
+from svitt.errors import InputError, exit_on_bad_input
+from svitt.evaluation import answering, retrieval
+from svitt.training import card, checkpoints, loop, publish, start
 from svitt.training.arguments import ScriptArguments
-from svitt.training.processes import InputError, check_launch, check_output, exit_on_bad_input, write_whole
 
 
 @dataclass
@@ -52,8 +55,8 @@ class Arguments(ScriptArguments):
 
     task: TaskArguments
     dataset: presets.DatasetArguments
-    start: models.StartArguments
-    dropping: models.DroppingArguments
+    start: start.StartArguments
+    dropping: start.DroppingArguments
     processing: loaders.ProcessingArguments
     optimization: loop.OptimizationArguments
     checkpointing: checkpoints.CheckpointArguments
@@ -76,7 +79,7 @@ def main():
     splits = args.dataset.splits(preset, "questions")
     questions, sets, stop_key = load_data(args, splits)
     set_seed(args.optimization.seed)
-    model, processor = models.start_training(SViTTForVideoQuestionAnswering, args.start, args.dropping, processing)
+    model, processor = start.start_training(SViTTForVideoQuestionAnswering, args.start, args.dropping, processing)
     args.answering.set_frames(processor.video_processor.num_frames)
     args.answering.set_lengths(args.processing, processor, model.config)
     answers = answering.find_answer_list(

@@ -23,7 +23,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from svitt import SViTTForVideoTextRetrieval, sample_frame_indices
-from svitt.training import data, loaders, models
+from svitt.data import annotations, loaders
+from svitt.training import start
 from svitt.training.loop import TimedBatches
 
 
@@ -107,10 +108,10 @@ def main():
     args = parser.parse_args()
 
     processing = loaders.ProcessingArguments()
-    model, processor = models.load_model_and_processor(
-        SViTTForVideoTextRetrieval, args.model_name_or_path, processing, models.DroppingArguments()
+    model, processor = start.load_model_and_processor(
+        SViTTForVideoTextRetrieval, args.model_name_or_path, processing, start.DroppingArguments()
     )
-    pairs = data.training_pairs(data.load_captions(args.annotation_file, args.video_dir))
+    pairs = annotations.training_pairs(annotations.load_captions(args.annotation_file, args.video_dir))
     check_equal(pairs, processor)
 
     contestants, rows = {"before": loader_before, "after": loader_after}, {"before": [], "after": []}

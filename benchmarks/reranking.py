@@ -19,7 +19,7 @@ from measure import DTYPES, TOLERANCES, Call
 from training_step import make_texts, model_config
 
 from svitt import SViTTConfig, SViTTForVideoTextRetrieval
-from svitt.training.retrieval import VideoTokens, itm_scores
+from svitt.evaluation.retrieval import VideoTokens, itm_scores
 
 BASELINE = "naive"
 

@@ -24,16 +24,17 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
+from svitt.data.loaders import ProcessingArguments
+from svitt.data.presets import Preset
+from svitt.distributed import BAD_INPUT
+from svitt.errors import InputError, exit_on_bad_input, sentence_of
+from svitt.evaluation.answering import AnsweringArguments, find_answer_list
 from svitt.processing_svitt import read_video, sample_frame_indices
 from svitt.search import Hit, IndexReport, SViTTIndex
 from svitt.search.cli import clock, summary
 from svitt.search.clips import frames_shown, times_or_equal
-from svitt.token_maps import contact_sheet, overlay, token_maps
-from svitt.training.answering import AnsweringArguments, find_answer_list
-from svitt.training.loaders import ProcessingArguments
-from svitt.training.models import load_as_saved
-from svitt.training.presets import Preset
-from svitt.training.processes import BAD_INPUT, InputError, exit_on_bad_input, sentence_of
+from svitt.search.maps import contact_sheet, overlay, token_maps
+from svitt.training.start import load_as_saved
 
 DEMO = Path("demo")  # of `make demo` and `make demo-qa`
 DEMO_SENTENCES = [

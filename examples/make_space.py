@@ -16,7 +16,7 @@ import tempfile
 from importlib.metadata import distributions
 from pathlib import Path
 
-from svitt.training.processes import InputError, exit_on_bad_input
+from svitt.errors import InputError, exit_on_bad_input
 
 ROOT = Path(__file__).parent.parent
 # The Space brings Gradio, in the version that its README.md asks for.

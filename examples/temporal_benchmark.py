@@ -36,10 +36,10 @@ from transformers import BertTokenizer
 
 from svitt import SViTTConfig, SViTTForVideoTextRetrieval
 from svitt.conversion import expand_num_frames
+from svitt.data.loaders import reorder_frames
+from svitt.errors import InputError, exit_on_bad_input
 from svitt.processing_svitt import SViTTVideoProcessor
-from svitt.training.loaders import reorder_frames
 from svitt.training.optimization import parameter_groups
-from svitt.training.processes import InputError, exit_on_bad_input
 
 SPARSITIES = {
     "dense": {"sparse_random_attn": None, "token_keep_rate": 1.0},

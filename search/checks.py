@@ -8,8 +8,8 @@ from collections import Counter
 
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import InputError
 from ..processing_svitt import SViTTProcessor, clean_text
-from ..training.processes import InputError
 
 MAX_QUERY_LENGTH = 1000  # characters; models read some dozens of words
 # Of the tokens of a vocabulary that has learned a script. BERT's English one has single letters of a dozen others.

@@ -20,8 +20,9 @@ from dataclasses import asdict
 import torch
 from accelerate import PartialState
 
-from .. import token_maps
-from ..training.processes import InputError, check_launch, exit_on_bad_input
+from ..distributed import check_launch
+from ..errors import InputError, exit_on_bad_input
+from . import maps
 from .index import Hit, IndexReport, SViTTIndex, check_loading, remove_videos
 
 
@@ -130,8 +131,8 @@ def remove(args: argparse.Namespace):
 
 def add_explain_command(commands):
     parser = commands.add_parser("explain", help="show which patches of a video the model, or a sentence, keeps")
-    token_maps.add_arguments(parser)
-    parser.set_defaults(run=token_maps.run)
+    maps.add_arguments(parser)
+    parser.set_defaults(run=maps.run)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..data.check import files_below, is_video
+from ..data.streaming import read_member
+from ..errors import InputError
 from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
-from ..training.check_videos import files_below, is_video
-from ..training.processes import InputError
-from ..training.streaming import read_member
 
 # Clips of one video that are read at once: its index of frames is read once for all of them.
 CLIPS_AT_ONCE = 4

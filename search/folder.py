@@ -9,8 +9,9 @@ from pathlib import Path
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
-from ..training.check_videos import write_line
-from ..training.processes import InputError, fail_together, write_whole_file, writing
+from ..data.check import write_line
+from ..distributed import fail_together, write_whole_file
+from ..errors import InputError, writing
 from .table import ClipTable
 
 SETTINGS = ("model", "fingerprint", "embed_dim", "num_frames", "clip_seconds", "stride_seconds")

@@ -28,10 +28,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..data.loaders import ProcessingArguments, worker_settings
+from ..distributed import fail_together, progress_bar, share_of
+from ..errors import InputError, writing
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from ..training.loaders import ProcessingArguments, worker_settings
-from ..training.models import load_as_saved
-from ..training.processes import InputError, fail_together, progress_bar, share_of, writing
+from ..training.start import load_as_saved
 from .checks import MAX_QUERY_LENGTH, check_number, check_query
 from .clips import Clip, ClipFrames, ClipPlans, Video, absolute, find_videos, in_groups, is_below, read_clips
 from .folder import BadVideos, locked, make_folder, read_settings

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfFlat
 
-from ..training.processes import WRITER_ERRORS, InputError
+from ..errors import WRITER_ERRORS, InputError
 from .clips import Clip, Video
 
 P = ParamSpec("P")

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from svitt import SViTTConfig, SViTTForVideoQuestionAnswering
-from svitt.modeling_svitt import distinct_answers
-from svitt.processing_svitt import SViTTProcessor
-from svitt.training.answering import (
+from svitt.data.annotations import load_questions
+from svitt.data.loaders import ProcessingArguments
+from svitt.data.presets import Preset, Split
+from svitt.errors import InputError
+from svitt.evaluation.answering import (
     AnsweringArguments,
     EncodedAnswers,
     Prediction,
@@ -36,11 +38,9 @@ from svitt.training.answering import (
     warn_of_new_decoder,
     write_predictions,
 )
-from svitt.training.data import load_questions
-from svitt.training.loaders import ProcessingArguments
-from svitt.training.models import DroppingArguments, StartArguments, start_training
-from svitt.training.presets import Preset, Split
-from svitt.training.processes import InputError
+from svitt.modeling_svitt import distinct_answers
+from svitt.processing_svitt import SViTTProcessor
+from svitt.training.start import DroppingArguments, StartArguments, start_training
 
 # Of the demo's words, so that none is [UNK].
 ANSWERS = ["red", "a red circle", "blue", "left and then up", "up", "green square", "moves"]

@@ -17,12 +17,12 @@ import torch
 from huggingface_hub import SpaceCard
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTModel, SViTTProcessor
+from svitt.errors import InputError
+from svitt.evaluation.answering import save_answer_list
 from svitt.processing_svitt import read_video
 from svitt.search import SViTTIndex
 from svitt.search.cli import clock
 from svitt.search.clips import cut, read_clips, video_at
-from svitt.training.answering import save_answer_list
-from svitt.training.processes import InputError
 
 gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e .[app]")
 playwright = pytest.importorskip("playwright.sync_api", reason="the test of the page needs playwright")

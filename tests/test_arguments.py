@@ -3,12 +3,12 @@
 
 import pytest
 
-from svitt.training.answering import AnsweringArguments
+from svitt.data.loaders import ProcessingArguments
+from svitt.errors import InputError
+from svitt.evaluation.answering import AnsweringArguments
+from svitt.evaluation.retrieval import RetrievalArguments
 from svitt.training.checkpoints import CheckpointArguments
-from svitt.training.loaders import ProcessingArguments
 from svitt.training.loop import LoggingArguments, OptimizationArguments
-from svitt.training.processes import InputError
-from svitt.training.retrieval import RetrievalArguments
 
 GROUPS = [
     AnsweringArguments,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from minigrid.core.constants import COLOR_NAMES, COLORS
 
+from svitt.data.annotations import load_captions, load_questions
+from svitt.data.presets import load_preset
 from svitt.processing_svitt import read_video
-from svitt.training.data import load_captions, load_questions
-from svitt.training.presets import load_preset
 
 SCRIPT = str(Path(__file__).parent.parent / "examples/make_babyai_dataset.py")
 

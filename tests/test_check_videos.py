@@ -16,11 +16,11 @@ from pathlib import Path
 import av
 import pytest
 
-from svitt.training import check_videos
-from svitt.training.check_videos import CheckArguments, check_dataset, check_video
-from svitt.training.presets import PresetArguments
-from svitt.training.processes import InputError
-from svitt.training.workers import WorkerFailure, map_in_workers
+from svitt.data import check as check_videos
+from svitt.data.check import CheckArguments, check_dataset, check_video
+from svitt.data.presets import PresetArguments
+from svitt.data.workers import WorkerFailure, map_in_workers
+from svitt.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +342,7 @@ def test_ctrl_c_leaves_a_valid_report(tmp_path, write_video):
     for number in range(1, 10000):
         os.link(video, tmp_path / f"videos/{number:05d}.mp4")
     report = tmp_path / "bad.jsonl"
-    command = [sys.executable, "-c", "from svitt.training.check_videos import main; main()"]
+    command = [sys.executable, "-c", "from svitt.data.check import main; main()"]
     command += ["--video_dir", str(tmp_path / "videos"), "--report", str(report), "--num_workers", "2"]
 
     def listen():  # what a shell starts in the background is deaf to Ctrl-C, and so is all that this starts

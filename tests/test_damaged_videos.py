@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from svitt.data.workers import WorkerFailure, _Worker
 from svitt.processing_svitt import MAX_FRAME_PIXELS, VideoDecodeError, read_video, sample_frame_indices
-from svitt.training.workers import WorkerFailure, _Worker
 
 SENTENCES = re.compile(
     r"cannot be opened|the file is empty|without its index|not a video file|has no video stream|cut off|above the limit"

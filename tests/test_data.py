@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svitt.processing_svitt import read_video
-from svitt.training.data import (
+from svitt.data.annotations import (
     is_text,
     load_answer_list,
     load_captions,
@@ -23,7 +22,8 @@ from svitt.training.data import (
     retrieval_set,
     training_pairs,
 )
-from svitt.training.processes import InputError
+from svitt.errors import InputError
+from svitt.processing_svitt import read_video
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from svitt import SViTTForPreTraining
+from svitt.errors import InputError
 from svitt.training.checkpoints import CheckpointArguments, Checkpoints
 from svitt.training.loop import OptimizationArguments, Training
 from svitt.training.optimization import parameter_groups
-from svitt.training.processes import InputError
 from svitt.training.sharding import check_settings, full_state_dict, shard, whole
 
 from .conftest import assert_close

@@ -14,11 +14,11 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
+from svitt.data.annotations import choice_set, load_captions, load_choices, load_questions, retrieval_set
+from svitt.data.loaders import BadVideoReport, ProcessingArguments
+from svitt.evaluation.answering import AnsweringArguments, answer_metrics, answer_split, question_set
+from svitt.evaluation.retrieval import RetrievalArguments, metrics_of, score_split
 from svitt.processing_svitt import SViTTProcessor
-from svitt.training.answering import AnsweringArguments, answer_metrics, answer_split, question_set
-from svitt.training.data import choice_set, load_captions, load_choices, load_questions, retrieval_set
-from svitt.training.loaders import BadVideoReport, ProcessingArguments
-from svitt.training.retrieval import RetrievalArguments, metrics_of, score_split
 
 ROOT = Path(__file__).parent.parent
 SIZES = (1, 2, 7, 64)

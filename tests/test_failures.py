@@ -16,11 +16,12 @@ import psutil
 import pytest
 
 from svitt.conversion import main as convert_main
+from svitt.data.check import main as check_main
+from svitt.data.loaders import RowLoader
+from svitt.data.shards import main as pack_main
+from svitt.distributed import check_output
+from svitt.errors import InputError
 from svitt.search import SViTTIndex
-from svitt.training.check_videos import main as check_main
-from svitt.training.loaders import RowLoader
-from svitt.training.pack import main as pack_main
-from svitt.training.processes import InputError, check_output
 
 from . import test_run_pretraining as pretraining
 from . import test_run_retrieval as retrieval

@@ -20,13 +20,7 @@ import torch
 
 from svitt.checkpoint_reader import MAX_OTHER_KEYS, MAX_PICKLE_BYTES, Stub, read_checkpoint
 
-from .test_conversion import (
-    FORMATS,
-    original_config,
-    original_weights,
-    save_original,
-    tokenizer_folder,  # noqa: F401 (a fixture)
-)
+from .test_conversion import FORMATS, original_config, original_weights, save_original, tokenizer_folder  # noqa: F401 (a fixture)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Calls, as `pickle` writes them

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 
 from svitt import SViTTProcessor, SViTTVideoProcessor, VideoDecodeError
-from svitt.training.loaders import (
+from svitt.data.loaders import (
     BadVideoReport,
     ClipDataset,
     ClipStream,
@@ -37,8 +37,9 @@ from svitt.training.loaders import (
     to_model_inputs,
     video_loader,
 )
-from svitt.training.processes import InputError, share_of
-from svitt.training.streaming import ShuffledStream
+from svitt.data.streaming import ShuffledStream
+from svitt.distributed import share_of
+from svitt.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata's, with newer torch
 
@@ -557,8 +558,8 @@ import torch
 from accelerate import PartialState
 from datasets import load_from_disk
 from svitt import SViTTProcessor
-from svitt.training.loaders import BadVideoReport, MixedLoader, ProcessingArguments, pair_loader, pair_stream_loader
-from svitt.training.processes import next_of_all
+from svitt.data.loaders import BadVideoReport, MixedLoader, ProcessingArguments, pair_loader, pair_stream_loader
+from svitt.distributed import next_of_all
 
 folder = sys.argv[1]
 rank = PartialState(cpu=True).process_index

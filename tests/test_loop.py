@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from svitt.errors import InputError
 from svitt.training.checkpoints import CheckpointArguments, Checkpoints
 from svitt.training.loop import (
     MAX_SKIPPED_IN_A_ROW,
@@ -27,7 +28,6 @@ from svitt.training.loop import (
     count_steps,
     make_accelerator,
 )
-from svitt.training.processes import InputError
 
 
 class Scalar(nn.Module):

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def recall():
-    return evaluate.load(str(ROOT / "metrics/retrieval_recall"))
+    return evaluate.load(str(ROOT / "evaluation/metrics/retrieval_recall"))
 
 
 @pytest.fixture(scope="module")
 def accuracy():
-    return evaluate.load(str(ROOT / "metrics/qa_accuracy"))
+    return evaluate.load(str(ROOT / "evaluation/metrics/qa_accuracy"))
 
 
 @pytest.mark.parametrize("name", ["one_to_one", "multi_caption", "multi_video"])

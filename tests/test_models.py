@@ -22,15 +22,15 @@ from svitt import (
 )
 from svitt.conversion import expand_num_frames, init_from_towers, make_processor
 from svitt.conversion import main as convert
-from svitt.training.loaders import ProcessingArguments
-from svitt.training.models import (
+from svitt.data.loaders import ProcessingArguments
+from svitt.errors import InputError
+from svitt.training.start import (
     DroppingArguments,
     StartArguments,
     load_as_saved,
     load_model_and_processor,
     start_training,
 )
-from svitt.training.processes import InputError
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "plays", "the", "piano"]

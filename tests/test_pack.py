@@ -19,12 +19,12 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svitt.data import shards as packing
+from svitt.data.shards import PackArguments, encode_video, pack, plan_shards, unique_keys, verify
+from svitt.data.streaming import load_stream
+from svitt.data.workers import WorkerFailure
+from svitt.errors import InputError
 from svitt.processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from svitt.training import pack as packing
-from svitt.training.pack import PackArguments, encode_video, pack, plan_shards, unique_keys, verify
-from svitt.training.processes import InputError
-from svitt.training.streaming import load_stream
-from svitt.training.workers import WorkerFailure
 
 CAPTIONS = [
     {"video": "a.mp4", "caption": ["a cat", "ein Kätzchen"]},

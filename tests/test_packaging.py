@@ -145,8 +145,8 @@ def test_the_wheel_works_elsewhere(distributions, tmp_path):
     install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(install, check=True, capture_output=True)
     code = """
-import pathlib, evaluate, svitt, svitt.search, svitt.token_maps, svitt.training.loop
-from svitt.training import presets
+import pathlib, evaluate, svitt, svitt.search, svitt.search.maps, svitt.training.loop
+from svitt.data import presets
 folder = pathlib.Path(svitt.__file__).parent
 assert folder.parent == pathlib.Path(__import__("sys").argv[1]), folder
 assert len(list(folder.glob("training/presets/*/*.yaml"))) == 12

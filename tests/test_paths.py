@@ -9,12 +9,12 @@ import tarfile
 import pytest
 from transformers import HfArgumentParser
 
-from svitt.training.check_videos import CheckArguments, check_dataset
-from svitt.training.data import load_captions, load_choices, load_questions
-from svitt.training.pack import PackArguments, pack
-from svitt.training.presets import DatasetArguments, Preset, PresetArguments, load_preset, use_preset
-from svitt.training.processes import InputError
-from svitt.training.streaming import load_stream
+from svitt.data.annotations import load_captions, load_choices, load_questions
+from svitt.data.check import CheckArguments, check_dataset
+from svitt.data.presets import DatasetArguments, Preset, PresetArguments, load_preset, use_preset
+from svitt.data.shards import PackArguments, pack
+from svitt.data.streaming import load_stream
+from svitt.errors import InputError
 
 ROWS = {
     load_captions: {"caption": "x"},

@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import HfArgumentParser
 
+from svitt.data.annotations import load_answer_list, retrieval_set, training_pairs
+from svitt.data.presets import DatasetArguments, load_preset, preset_names, use_preset
+from svitt.errors import InputError
+from svitt.evaluation.retrieval import RetrievalArguments
 from svitt.processing_svitt import SViTTVideoProcessor
-from svitt.training.data import load_answer_list, retrieval_set, training_pairs
 from svitt.training.loop import OptimizationArguments
-from svitt.training.presets import DatasetArguments, load_preset, preset_names, use_preset
-from svitt.training.processes import InputError
-from svitt.training.retrieval import RetrievalArguments
 
 ROOT = Path(__file__).parent.parent
 
@@ -348,6 +348,6 @@ def test_packages_hold_the_presets():
     options = configparser.ConfigParser()
     options.read(ROOT / "setup.cfg")
     assert options["options.package_data"]["*"] == "*.yaml"
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "training/presets").rglob("*.yaml")}
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "data/presets").rglob("*.yaml")}
     packages = {f"svitt.{'.'.join(folder.parts)}" for folder in folders}
     assert packages and packages <= set(options["options"]["packages"].split())

@@ -18,8 +18,8 @@ from huggingface_hub import InferenceClient, ModelCard
 from transformers import BertTokenizer
 
 from svitt import SViTTForPreTraining, SViTTModel, SViTTProcessor, SViTTVideoProcessor
+from svitt.errors import InputError
 from svitt.training.card import write_card
-from svitt.training.processes import InputError
 from svitt.training.publish import check_hub_login, push_to_hub
 
 from .test_modeling import task_model

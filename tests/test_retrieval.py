@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svitt import SViTTForVideoTextRetrieval, fixed_block_pattern
-from svitt.training.data import ChoiceSet, RetrievalSet, choice_set, load_choices
-from svitt.training.retrieval import (
+from svitt.data.annotations import ChoiceSet, RetrievalSet, choice_set, load_choices
+from svitt.evaluation.retrieval import (
     MAX_PADDING,
     ChoiceScores,
     RetrievalArguments,
@@ -37,7 +37,7 @@ from svitt.training.retrieval import (
     stopping_score,
 )
 
-METRIC = str(Path(__file__).parent.parent / "metrics" / "retrieval_recall")
+METRIC = str(Path(__file__).parent.parent / "evaluation/metrics" / "retrieval_recall")
 CASES = [
     "case09_ret_concat",
     "case09b_ret_concat_prune",

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from svitt import SViTTForPreTraining, SViTTProcessor
-from svitt.training.presets import load_preset, preset_names
+from svitt.data.presets import load_preset, preset_names
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "run_pretraining.py")
@@ -63,7 +63,7 @@ def assert_same_weights(folder, expected):
 
 def packed(demo, folder):
     """Four shards of the training clips, described by a dataset file."""
-    command = [sys.executable, "-c", "from svitt.training.pack import main; main()", "--output_dir", str(folder)]
+    command = [sys.executable, "-c", "from svitt.data.shards import main; main()", "--output_dir", str(folder)]
     source = ["--annotation_file", str(demo / "data/train.json"), "--video_dir", str(demo / "data/videos")]
     subprocess.run([*command, *source, "--samples_per_shard", "4", "--num_workers", "1"], check=True)
     file = folder / "dataset.yaml"

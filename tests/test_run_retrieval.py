@@ -23,9 +23,9 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from safetensors.torch import load_file
 
 from svitt import SViTTForVideoTextRetrieval
+from svitt.data.presets import load_preset, preset_names
+from svitt.distributed import gather_shares, share_of, write_whole
 from svitt.processing_svitt import SViTTProcessor, sample_frame_indices
-from svitt.training.presets import load_preset, preset_names
-from svitt.training.processes import gather_shares, share_of, write_whole
 
 from .test_presets import FILES, SPLITS
 

@@ -18,8 +18,8 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
+from svitt.data.presets import load_preset, preset_names
 from svitt.processing_svitt import SViTTProcessor
-from svitt.training.presets import load_preset, preset_names
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "run_videoqa.py")

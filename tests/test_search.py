@@ -31,6 +31,7 @@ from svitt import (
     SViTTProcessor,
     SViTTVideoProcessor,
 )
+from svitt.errors import InputError
 from svitt.processing_svitt import VideoDecodeError, read_video
 from svitt.search import SViTTIndex, cli
 from svitt.search import clips as clips_module
@@ -39,7 +40,6 @@ from svitt.search.clips import Clip, ClipPlans, Video, cut, find_videos, video_a
 from svitt.search.folder import locked
 from svitt.search.index import fingerprint_of, load, remove_videos, without_overlaps
 from svitt.search.table import ClipTable
-from svitt.training.processes import InputError
 
 ROOT = Path(__file__).parent.parent
 SENTENCE = "a red circle hops and then a blue square hops"

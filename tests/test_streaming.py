@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from svitt.training.loaders import ClipStream, StreamLoader
-from svitt.training.presets import load_preset
-from svitt.training.processes import InputError
-from svitt.training.streaming import load_hub_stream, load_stream
+from svitt.data.loaders import ClipStream, StreamLoader
+from svitt.data.presets import load_preset
+from svitt.data.streaming import load_hub_stream, load_stream
+from svitt.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata's, with newer torch
 
@@ -139,7 +139,7 @@ def test_resuming_reads_only_what_it_gives(shards, monkeypatch):
     resumed = load_stream(f"{shards}/4/*.tar", buffer_size=100)
     resumed.load_state_dict(stream.state_dict())
     read = []
-    monkeypatch.setattr("svitt.training.streaming.read_member", lambda row: read.append(row) or row)
+    monkeypatch.setattr("svitt.data.streaming.read_member", lambda row: read.append(row) or row)
     assert len(list(resumed)) == len(read) == 26 - 20
 
 
@@ -215,8 +215,8 @@ SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
 from accelerate import PartialState
-from svitt.training.loaders import ClipStream, StreamLoader
-from svitt.training.streaming import load_stream
+from svitt.data.loaders import ClipStream, StreamLoader
+from svitt.data.streaming import load_stream
 
 phase, shards, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 rank = PartialState(cpu=True).process_index

@@ -18,7 +18,7 @@ from svitt import (
     SViTTVideoProcessor,
 )
 from svitt.modeling_svitt import token_order
-from svitt.token_maps import (
+from svitt.search.maps import (
     LABEL_WIDTH,
     MARGIN,
     NOTHING_IS_DROPPED,

@@ -3,26 +3,10 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
 
 import yaml
 from accelerate import Accelerator
 from transformers import HfArgumentParser
-
-from .processes import InputError
-
-
-@dataclass
-class ArgumentGroup:
-    """Base of a group of options; an `InputError` for a number below what `at_least` says, or NaN."""
-
-    at_least: ClassVar[dict[str, float]] = {}
-
-    def __post_init__(self):
-        for name, bound in self.at_least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= bound:
-                raise InputError(f"--{name} {value:g}: must be at least {bound:g}.")
 
 
 @dataclass

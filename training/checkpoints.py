@@ -17,8 +17,8 @@ from accelerate.utils import RNG_STATE_NAME, load
 from safetensors import safe_open
 
 from ..checkpoint_reader import printable
-from .arguments import ArgumentGroup
-from .processes import InputError, fail_together, flush, write_whole_file, writing
+from ..distributed import fail_together, flush, write_whole_file
+from ..errors import ArgumentGroup, InputError, writing
 
 STATE_FILE = "training_state.json"
 FILES_OF_TENSORS = (".safetensors", ".bin", ".pt", ".pkl")

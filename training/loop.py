@@ -18,11 +18,11 @@ from accelerate.utils import send_to_device, tqdm
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from .arguments import ArgumentGroup
+from ..data.loaders import BadVideoReport, TrainingLoader
+from ..distributed import next_of_all
+from ..errors import ArgumentGroup, InputError, writing
 from .checkpoints import Checkpoints, StopRequest, TrainingState
-from .loaders import BadVideoReport, TrainingLoader
 from .optimization import cosine_schedule, parameter_groups
-from .processes import InputError, next_of_all, writing
 from .sharding import full_state_dict, shard, whole
 
 # So many updates in a row whose loss is not finite are no accident.

@@ -16,7 +16,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from .processes import InputError, fail_together
+from ..distributed import fail_together
+from ..errors import InputError
 
 # What `save_pretrained` of a model and a processor and `write_card` leave in a folder.
 PUBLISHED = ["README.md", "*.py", "*.json", "*.txt", "model*.safetensors"]

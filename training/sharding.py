@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, StateDictTy
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .processes import InputError
+from ..errors import InputError
 
 
 def shard(accelerator: Accelerator, model: PreTrainedModel):

@@ -27,15 +27,16 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..configuration_svitt import SViTTConfig
+from ..data.annotations import load_answer_list
+from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, to_model_inputs, video_loader
+from ..data.presets import Preset, Split
+from ..distributed import fail_together, share_of
+from ..errors import InputError
 from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor
-from .data import load_answer_list
-from .evaluation import ClipArguments, check_length
-from .loaders import BadVideoReport, ProcessingArguments, model_batches, to_model_inputs, video_loader
-from .presets import Preset, Split
-from .processes import InputError, fail_together, share_of
+from .clips import ClipArguments, check_length
 
-METRICS = Path(__file__).parent.parent / "metrics"
+METRICS = Path(__file__).parent / "metrics"
 ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
 NO_ERRORS = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
 NUM_PREDICTED = 10  # answers of a question that are written down

@@ -30,9 +30,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from ..distributed import numbers_of_share, progress_bar, share_of
+from ..errors import ArgumentGroup, InputError
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .arguments import ArgumentGroup
-from .processes import InputError, numbers_of_share, progress_bar, share_of
 from .streaming import ShuffledStream, stable_id
 
 # So many videos in a row that cannot be read are no accident.

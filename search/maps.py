@@ -1,7 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures.
 
-python -m svitt.token_maps video.mp4 --model_name_or_path svitt-base --text "a cat plays" --output sheet.png maps.mp4
+python -m svitt.search.maps video.mp4 --model_name_or_path svitt-base --text "a cat plays" --output sheet.png maps.mp4
 """
 
 import argparse
@@ -18,12 +18,12 @@ from accelerate import PartialState
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
-from .modeling_svitt import split_clips, token_order
-from .processing_svitt import SViTTProcessor
-from .search.checks import check_number, check_query
-from .training.loaders import ProcessingArguments
-from .training.models import load_as_saved
-from .training.processes import InputError, exit_on_bad_input, writing
+from ..data.loaders import ProcessingArguments
+from ..errors import InputError, exit_on_bad_input, writing
+from ..modeling_svitt import split_clips, token_order
+from ..processing_svitt import SViTTProcessor
+from ..training.start import load_as_saved
+from .checks import check_number, check_query
 
 NOTHING_IS_DROPPED = "This model drops no tokens: every layer looks at all patches."
 
@@ -273,7 +273,7 @@ VIDEOS = {".mp4": write_mp4, ".gif": write_gif}
 
 
 def add_arguments(parser: argparse.ArgumentParser):
-    """Of `svitt-search explain` and of `python -m svitt.token_maps`."""
+    """Of `svitt-search explain` and of `python -m svitt.search.maps`."""
     parser.add_argument("video", help="video or image")
     parser.add_argument("--model_name_or_path", "--model", required=True, help="folder or Hub name of a SViTT")
     parser.add_argument("--text", help="sentence: shows which patches it keeps")
@@ -326,7 +326,7 @@ def run(args: argparse.Namespace):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m svitt.token_maps", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m svitt.search.maps", description=__doc__.partition("\n")[0])
     add_arguments(parser)
     with exit_on_bad_input():
         run(parser.parse_args())

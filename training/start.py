@@ -26,11 +26,11 @@ from ..conversion import (
     reason_of,
     special_token_ids,
 )
+from ..data.loaders import ProcessingArguments
+from ..errors import InputError
+from ..evaluation.clips import check_length
 from ..modeling_svitt import SViTTForVideoQuestionAnswering
 from ..processing_svitt import SViTTProcessor
-from .evaluation import check_length
-from .loaders import ProcessingArguments
-from .processes import InputError
 
 
 @dataclass

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedConfig
 
+from ..errors import ArgumentGroup, InputError
 from ..modeling_svitt import CLIP_ENSEMBLES
-from .arguments import ArgumentGroup
-from .processes import InputError
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Datasets by name: the files of each split and the settings published with it, in the YAML files beside this one.
+"""Datasets by name: the files of each split and the settings published with it, in the YAML files of `presets/`.
 
 One's own files look the same. A split has one of `annotation`, `hub` and `shards`, and paths are below --data_dir:
 
@@ -24,11 +24,11 @@ from datasets import Dataset
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ..data import load_captions, load_choices, load_questions, open_hub, parts_of
-from ..processes import InputError
-from ..streaming import ShuffledStream, load_hub_stream, load_stream
+from ..errors import InputError
+from .annotations import load_captions, load_choices, load_questions, open_hub, parts_of
+from .streaming import ShuffledStream, load_hub_stream, load_stream
 
-PRESETS = Path(__file__).parent
+PRESETS = Path(__file__).parent / "presets"
 ROWS_OF_TASK = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
 SPLIT_KEYS = {  # with the type of each in YAML, and the key that it goes with
     "annotation": (str, None),

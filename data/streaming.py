@@ -24,8 +24,8 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 
-from .data import field_name, open_hub, question_of, reason_of, strings_of
-from .processes import InputError
+from ..errors import InputError
+from .annotations import field_name, open_hub, question_of, reason_of, strings_of
 
 
 class ShuffledStream(torch.utils.data.IterableDataset):

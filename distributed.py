@@ -1,37 +1,23 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Running as one or several processes: shares of the work, errors that stop all of them, progress, whole files."""
+"""Work that processes share: errors that stop all of them, progress, whole files."""
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
 from datasets import Dataset
-from safetensors import SafetensorError
-from transformers.utils import logging
 
-from ..processing_svitt import VideoDecodeError
-
-
-class InputError(ValueError):
-    """Something that the user can mend; the message is one sentence that names the file and the field."""
-
-
-class OutputError(InputError):
-    """A disk that is full or cannot be written, perhaps in one process only."""
-
+from .errors import InputError, sentence_of, writing
+from .processing_svitt import VideoDecodeError
 
 BAD_INPUT = (InputError, VideoDecodeError)
-# In what torch.save and LanceDB raise, which are plain `RuntimeError`s.
-WRITER_ERRORS = ("inline_container", "PytorchStreamWriter", "No space left on device")
 
 
 def check_launch():
@@ -59,52 +45,6 @@ def check_output(output_dir: str):
         raise InputError(f"--output_dir {output_dir}: must be a folder, but {what}.")
     with writing(f"--output_dir {output_dir}"), tempfile.TemporaryFile(dir=place):
         pass
-
-
-@contextmanager
-def writing(place: str | Path) -> Iterator[None]:
-    """Raise an `OutputError` that names the file or folder for what writers raise on a full or read-only disk."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror or error}).") from error
-    except SafetensorError as error:
-        raise OutputError(f"{place}: cannot be written ({error}).") from error
-    except RuntimeError as error:
-        if not any(words in str(error) for words in WRITER_ERRORS):
-            raise
-        raise OutputError(f"{place}: cannot be written to its end; is the disk full?") from error
-
-
-@contextmanager
-def exit_on_bad_input() -> Iterator[None]:
-    """End a script with exit code 2 and one sentence on stderr for an error in its input, a full disk, a lost worker.
-
-    What all processes know is told by the main one.
-    """
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    except BAD_INPUT as error:
-        if PartialState().is_main_process or isinstance(error, OutputError):
-            print(f"{Path(sys.argv[0]).name}: {sentence_of(error)}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):  # is killed, or exited unexpectedly
-            raise
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch's handler raises again as the loader is taken down
-        print(
-            f"{Path(sys.argv[0]).name}: {str(error).strip().rstrip('.')}. It decodes videos; systems that run out of "
-            "memory kill such processes, then fewer --num_workers or a smaller batch helps.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-
-
-def sentence_of(error: Exception) -> str:
-    """The message, without the traceback that a DataLoader worker writes in front of it."""
-    return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
 def fail_together(function: Callable, *args, **kwargs) -> Any:

@@ -23,17 +23,18 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_set
+from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, text_batches, video_loader
+from ..data.presets import Split
+from ..distributed import fail_together, gather_shares, progress_bar, share_of
+from ..errors import InputError
 from ..modeling_svitt import pool_clips, split_clips
 from ..processing_svitt import SViTTProcessor
-from .data import ChoiceSet, RetrievalSet, choice_set, retrieval_set
-from .evaluation import ClipArguments
-from .loaders import BadVideoReport, ProcessingArguments, model_batches, text_batches, video_loader
-from .presets import Split
-from .processes import InputError, fail_together, gather_shares, progress_bar, share_of
+from .clips import ClipArguments
 
 TOP_K = (1, 5, 10)
 FEATURE_DTYPES = {"exact": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-METRICS = Path(__file__).parent.parent / "metrics"
+METRICS = Path(__file__).parent / "metrics"
 
 
 @dataclass

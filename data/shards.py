@@ -46,10 +46,11 @@ from filelock import FileLock, Timeout
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers import HfArgumentParser
 
+from ..distributed import progress_bar
+from ..errors import InputError, exit_on_bad_input
 from ..processing_svitt import MAX_FRAME_PIXELS, VideoDecodeError, _open_video, read_video
-from .check_videos import check_video, failure_sentence
-from .data import load_captions, load_choices, load_questions, read_annotations
-from .processes import InputError, exit_on_bad_input, progress_bar
+from .annotations import load_captions, load_choices, load_questions, read_annotations
+from .check import check_video, failure_sentence
 from .workers import map_in_workers
 
 ROW_GROUP_BYTES = 2**26  # of videos, in Parquet: what a reader holds at once

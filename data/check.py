@@ -36,11 +36,19 @@ from typing import TextIO
 
 from transformers import HfArgumentParser
 
+from ..distributed import progress_bar
+from ..errors import ArgumentGroup, InputError, exit_on_bad_input, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from .arguments import ArgumentGroup
-from .data import VideoColumn, answers_of, check_first_use, field_name, read_unchecked_rows, string_of, strings_of
+from .annotations import (
+    VideoColumn,
+    answers_of,
+    check_first_use,
+    field_name,
+    read_unchecked_rows,
+    string_of,
+    strings_of,
+)
 from .presets import ROWS_OF_TASK, PresetArguments, Split, load_preset, preset_names
-from .processes import InputError, exit_on_bad_input, progress_bar, writing
 from .workers import WorkerFailure, map_in_workers
 
 PROBLEMS = ("missing", "unreadable", "no_video_stream", "too_short", "above_limits", "mismatched_annotation")

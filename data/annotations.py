@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value, Video, concatenate_datasets, load_dataset
 from datasets.table import InMemoryTable
 
+from ..errors import InputError
 from ..processing_svitt import clean_text
-from .processes import InputError
 
 VIDEO, STRING, INTEGER = Video(decode=False), Value("string"), Value("int64")
 

@@ -1,0 +1,1 @@
+"""Annotations and shards become rows, rows become clips and batches."""

@@ -1,0 +1,1 @@
+"""Two-stage retrieval and ranked answers, with their metrics."""
