@@ -38,14 +38,14 @@ from svitt.conversion import (  # noqa: F401
     resize_position_embeddings,
     resize_relative_position_bias,
 )
+from svitt.evaluation.retrieval import RetrievalArguments, retrieval_metrics, score_retrieval
 from svitt.modeling_svitt import token_order  # noqa: F401
 from svitt.processing_svitt import clean_text, read_video, sample_frame_indices  # noqa: F401
 from svitt.search import SViTTIndex  # noqa: F401
 from svitt.training.optimization import cosine_schedule, parameter_groups
-from svitt.training.retrieval import RetrievalArguments, retrieval_metrics, score_retrieval
 
 ROOT = Path(__file__).parents[2]
-METRICS = ROOT / "metrics"
+METRICS = ROOT / "evaluation/metrics"
 
 # Option of the scripts → its name in this edition.
 OPTIONS = {
@@ -57,8 +57,8 @@ LATEST = "latest"  # value of --resume_from_checkpoint
 # Sub-command of `svitt` → its function in this edition, and the words before its arguments.
 COMMANDS = {
     "convert": ("svitt.conversion:main", []),
-    "check": ("svitt.training.check_videos:main", []),
-    "pack": ("svitt.training.pack:main", []),
+    "check": ("svitt.data.check:main", []),
+    "pack": ("svitt.data.shards:main", []),
     "index": ("svitt.search.cli:main", ["index"]),
     "search": ("svitt.search.cli:main", ["query"]),
     "explain": ("svitt.search.cli:main", ["explain"]),

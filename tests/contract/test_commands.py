@@ -107,7 +107,7 @@ def calls(marker):
         "os.system": Call(os.system, f"touch {marker}"),
         "eval": Call(eval, f"__import__('pathlib').Path({str(marker)!r}).touch()"),
         "open": Call(builtins.open, str(marker), "w"),
-        "popen": Call(subprocess.Popen, ["touch", str(marker)]),
+        "subprocess": Call(subprocess.call, ["touch", str(marker)]),
     }
 
 
