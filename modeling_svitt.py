@@ -13,13 +13,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -30,18 +28,15 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, Ima
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.beit.modeling_beit import BeitDropPath
 from transformers.models.bert.modeling_bert import (
-    BertAttention,
     BertEmbeddings,
     BertIntermediate,
     BertLMPredictionHead,
     BertOnlyMLMHead,
     BertOutput,
-    BertSelfAttention,
     BertSelfOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, is_triton_available
-from transformers.utils.deprecation import deprecate_kwarg
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import (
     OutputRecorder,
@@ -52,9 +47,8 @@ from transformers.utils.output_capturing import (
 
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 
-# What Transformers calls `cache` is `past_key_values` in 5.23, the oldest release that we support; `deprecate_kwarg` is
-# silent about what was deprecated by then.
-CACHE_RENAMED = "5.23.0"
+# Transformers 5.23 keeps a decoder's cache under another name than later releases do.
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithCrossAttentions.__dataclass_fields__ else "past_key_values"
 
 # ----------------------------------------------------------------------------------------------------
 # Outputs
@@ -394,7 +388,10 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(query key^T * scaling + mask) value: (B, h, Q, d), (B, h, J, d) -> (B, Q, h, d), (B, h, Q, J)."""
+    """Return softmax(query key^T * scaling + mask) value and the softmax.
+
+    (B, h, Q, d) queries and (B, h, J, d) keys and values give (B, Q, h, d) and (B, h, Q, J).
+    """
     scores = (query * scaling) @ key.transpose(2, 3)
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -403,13 +400,22 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), probs
 
 
-# Of gathered keys and values: what fits into the caches of a CPU, with room for the rest.
-CACHE_BYTES = 2**24
+def attend(
+    module: nn.Module, query, key, value, mask: torch.Tensor | None, needs_probs: bool = False, **kwargs
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Call the attention function that `module.config` names, or the one that returns probabilities where needed."""
+    attention_interface: Callable = eager_attention_forward
+    if not needs_probs:
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            module.config._attn_implementation, eager_attention_forward
+        )
+    dropout = module.config.attention_probs_dropout_prob if module.training else 0.0
+    return attention_interface(module, query, key, value, mask, scaling=module.scaling, dropout=dropout, **kwargs)
 
 
-def is_training_on_cpu(states: torch.Tensor) -> bool:
-    """Where memory is worth a little arithmetic. (`torch.compile` finds its own balance.)"""
-    return states.requires_grad and states.device.type == "cpu" and not torch.compiler.is_compiling()
+def split_heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """(B, n, h * d) -> (B, h, n, d)"""
+    return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
 class BlockLayout(NamedTuple):
@@ -446,83 +452,6 @@ def lay_out_blocks(
         padding_row = relative_positions.masked if mask_padding else relative_positions.patch_to_cls
         rows[..., 1:].masked_fill_(is_padding[:, None], padding_row)
     return BlockLayout(block_size, key_index, rows, relative_positions.masked)
-
-
-class SlotLayout(NamedTuple):
-    """`BlockLayout` for flex attention, whose tiles are powers of two: each block lies in a larger slot of S places.
-
-    A slot holds a copy of the CLS token, the G tokens of a block (padding where they run out), and free places.
-    """
-
-    block_size: int
-    token_index: torch.Tensor  # (M * S,) the token at each place; 1 + n is the zero token of unmasked padding
-    query_coordinates: torch.Tensor  # (P, M * S) packed, so that max(query - key, 0) is a row of `bias_table`
-    key_coordinates: torch.Tensor
-    cls_row: int
-    mask: BlockMask
-
-    def bias_table(self, table: torch.Tensor) -> torch.Tensor:
-        """A table of `with_masked_row`, with the row of CLS keys in front too, whatever its size: (h, 2 + rows)."""
-        return torch.cat([table[:, self.cls_row, None], table], dim=1)
-
-
-def lay_out_slots(
-    pattern: torch.Tensor,
-    coordinates: torch.Tensor,
-    relative_positions: RelativePositions,
-    block_size: int,
-    mask_padding: bool,
-) -> SlotLayout:
-    """`lay_out_blocks` for flex attention."""
-    num_blocks, num_tokens, device = pattern.shape[0], coordinates.shape[1], pattern.device
-    slot_size = max(32, 1 << block_size.bit_length())  # the power of two above G; kernels are made for 32 or more
-    place = torch.arange(slot_size, device=device)
-    token = torch.arange(num_blocks, device=device)[:, None] * block_size + place
-    is_cls, is_free, is_padding = place == 0, place > block_size, token > num_tokens
-    is_hidden = is_free | is_padding if mask_padding else is_free.expand_as(token)
-    is_zero = is_padding & ~is_hidden
-    token_index = token.masked_fill(is_cls | is_hidden, 0).masked_fill(is_zero, num_tokens + 1)
-
-    # Coordinates at CLS and hidden places only have to be possible; a huge one of a key leads to row 0.
-    query_coordinates = coordinates.index_select(1, (token - 1).clamp(0, num_tokens - 1).flatten())
-    key_coordinates = query_coordinates - relative_positions.num_offsets // 2 - 1
-    key_coordinates = key_coordinates.masked_fill((is_cls | is_zero).flatten(), 1 << 30)
-    return SlotLayout(
-        block_size,
-        token_index.flatten(),
-        query_coordinates,
-        key_coordinates,
-        relative_positions.patch_to_cls,
-        slot_mask(pattern, torch.where(is_cls, 2, 1).masked_fill(is_hidden, 3)),
-    )
-
-
-def slot_mask(pattern: torch.Tensor, levels: torch.Tensor) -> BlockMask:
-    """Mask of slots (M, S) that see others by a pattern (M, L + K): their places of level 1, and 2 in the first.
-
-    So each query meets one of the copies of the CLS token, the level-2 places, and no slot is spent on that key.
-    """
-    num_blocks, num_seen = pattern.shape
-    sees = torch.zeros(num_blocks, num_blocks, dtype=torch.int, device=pattern.device)
-    sees = sees.scatter(1, pattern, 1).scatter(1, pattern[:, :1], 2)
-    slot = torch.arange(num_blocks, device=pattern.device).repeat_interleave(levels.shape[1])
-    levels = levels.int().flatten()
-
-    def mask_mod(batch, head, query, key):  # the whole truth: the list below only spares kernels the other tiles
-        return sees[slot[query], slot[key]] >= levels[key]
-
-    return BlockMask.from_kv_blocks(
-        torch.full((1, 1, num_blocks), num_seen, dtype=torch.int, device=pattern.device),
-        F.pad(pattern, (0, num_blocks - num_seen))[None, None].int(),
-        BLOCK_SIZE=len(slot) // num_blocks,
-        mask_mod=mask_mod,
-    )
-
-
-@cache
-def compiled_flex_attention() -> Callable:
-    """Compiled once for all shapes; tuned, as the backward tile taken otherwise may be larger than a slot (H100)."""
-    return torch.compile(flex_attention, dynamic=True, options={"max_autotune": True})
 
 
 class SViTTVisionEmbeddings(nn.Module):
@@ -588,7 +517,7 @@ class SViTTVisionSelfAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        blocks: BlockLayout | SlotLayout | None,
+        blocks: BlockLayout | None,
         dense_rows: torch.Tensor | None,
         cls_rows: torch.Tensor,
         table_rows: torch.Tensor | None,
@@ -597,22 +526,18 @@ class SViTTVisionSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """The context (B, 1 + n, D), the probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
         query, key, value = (
-            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
+            split_heads(projection(hidden_states), self.head_dim) for projection in (self.query, self.key, self.value)
         )
         table = None
         if self.relative_position_bias is not None:
             table = with_masked_row(self.relative_position_bias(table_rows))
         if blocks is not None:
             cls_context, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
-            if isinstance(blocks, SlotLayout):
-                patch_context = self.slot_attention(query, key, value, table, blocks)
-            else:
-                patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
+            patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
             return torch.cat([cls_context, patch_context], dim=1).flatten(2), cls_probs, cls_probs
 
         bias = lookup_bias(table, dense_rows).to(query.dtype) if table is not None else None
-        context, probs = self.attend(query, key, value, bias, **kwargs)
+        context, probs = attend(self, query, key, value, bias, **kwargs)
         cls_probs = probs[:, :, :1] if probs is not None else None
         if cls_probs is None and needs_cls_probs:
             _, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
@@ -621,117 +546,37 @@ class SViTTVisionSelfAttention(nn.Module):
     def cls_attention(self, query, key, value, table, cls_rows) -> tuple[torch.Tensor, torch.Tensor]:
         """The CLS query sees all tokens: context (B, 1, h, d) and probabilities (B, h, 1, 1 + n)."""
         bias = lookup_bias(table, cls_rows).to(query.dtype) if table is not None else None
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        return eager_attention_forward(self, query[:, :, :1], key, value, bias, self.scaling, dropout)
+        return attend(self, query[:, :, :1], key, value, bias, needs_probs=True)
 
     def block_attention(self, query, key, value, table, blocks: BlockLayout, **kwargs) -> torch.Tensor:
-        """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d)."""
-        if query.shape[2] % blocks.block_size and not self.config.attn_mask_padding:
-            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))  # the zero token that stands for padding
-        implementation = self.config._attn_implementation
-        if implementation == "sdpa" and query.device.type == "cpu" and not query.requires_grad:
-            return self.block_attention_in_cache(query, key, value, table, blocks)
-        if not is_training_on_cpu(query):
-            return self.block_attention_at_once(query, key, value, table, blocks, implementation, **kwargs)
-        if implementation == "sdpa":
-            implementation = "eager"  # where the bias learns, the sdpa of a CPU takes a slower way
-        attention = partial(self.block_attention_at_once, blocks=blocks, implementation=implementation, **kwargs)
-        # Gathered keys, values and biases are many times what they are gathered from: backward gathers them again.
-        has_dropout = self.training and self.config.attention_probs_dropout_prob > 0
-        return checkpoint(attention, query, key, value, table, use_reentrant=False, preserve_rng_state=has_dropout)
+        """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d).
 
-    def block_attention_at_once(self, query, key, value, table, blocks: BlockLayout, implementation: str, **kwargs):
-        """Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions."""
+        Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions.
+        """
         num_heads, num_tokens = query.shape[1:3]
         num_blocks, num_keys = blocks.key_index.shape
         num_missing = num_blocks * blocks.block_size - num_tokens
-        query = F.pad(query, (0, 0, 0, num_missing)) if num_missing else query
+        if num_missing:
+            query = F.pad(query, (0, 0, 0, num_missing))
+            if not self.config.attn_mask_padding:  # the zero token that stands for padding
+                key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         query = query.reshape(-1, num_heads * num_blocks, blocks.block_size, self.head_dim)
         key, value = (
             tokens.index_select(2, blocks.key_index.flatten()).view(-1, num_heads * num_blocks, num_keys, self.head_dim)
             for tokens in (key, value)
         )
-        bias = self.block_bias(table, blocks.bias_rows, blocks.masked_row, query.dtype)
-        context, _ = self.attend(query, key, value, bias.flatten(1, 2), implementation, **kwargs)
+        bias = self.block_bias(table, blocks, query.dtype).flatten(1, 2)
+        context, _ = attend(self, query, key, value, bias, **kwargs)
         context = context.unflatten(2, (num_heads, num_blocks)).permute(0, 3, 1, 2, 4).flatten(1, 2)
         return context[:, :num_tokens]
 
-    def block_attention_in_cache(self, query, key, value, table, blocks: BlockLayout) -> torch.Tensor:
-        """The same without gradients, a few blocks of a clip at a time: their keys stay in the cache of a CPU."""
-        query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))  # (B, n, h, d), as projected
-        num_tokens, num_heads = query.shape[1:3]
-        num_keys, block_size = blocks.key_index.shape[1], blocks.block_size
-        at_once = max(CACHE_BYTES // (2 * num_keys * num_heads * self.head_dim * key.element_size()), 1)
-        num_whole = num_tokens // block_size
-        starts = [*range(0, num_whole, at_once), num_whole] if num_whole else [0]
-        spans = [(first, last, block_size) for first, last in zip(starts, starts[1:], strict=False)]
-        if num_tokens % block_size:
-            spans.append((num_whole, num_whole + 1, num_tokens % block_size))
-
-        context = torch.empty_like(query)
-        for clip in range(len(query)):
-            rows = blocks.bias_rows[clip if len(blocks.bias_rows) > 1 else 0]
-            for first, last, size in spans:
-                span = slice(first * block_size, first * block_size + (last - first) * size)
-                index = blocks.key_index[first:last].flatten()
-                span_key, span_value = (
-                    tokens[clip].index_select(0, index).view(last - first, num_keys, num_heads, -1).transpose(1, 2)
-                    for tokens in (key, value)
-                )
-                span_query = query[clip, span].view(last - first, size, num_heads, -1).transpose(1, 2)
-                bias = self.block_bias(table, rows[None, first:last, :size], blocks.masked_row, query.dtype)
-                attended = F.scaled_dot_product_attention(
-                    span_query, span_key, span_value, bias[0].transpose(0, 1), scale=self.scaling
-                )
-                context[clip, span] = attended.transpose(1, 2).flatten(0, 1)
-        return context
-
-    def block_bias(self, table, rows, masked_row: int, dtype: torch.dtype) -> torch.Tensor:
-        """Biases (P, h, M, G, J) at rows (P, M, G, J); without a table, 0 and -inf, the same for all heads."""
+    def block_bias(self, table, blocks: BlockLayout, dtype: torch.dtype) -> torch.Tensor:
+        """Biases (P, h, M, G, J) of the blocks; without a table, 0 and -inf, the same for all heads."""
         if table is not None:
-            return lookup_bias(table, rows).to(dtype)
-        is_masked = (rows == masked_row)[:, None].expand(-1, self.config.num_attention_heads, -1, -1, -1)
+            return lookup_bias(table, blocks.bias_rows).to(dtype)
+        is_masked = blocks.bias_rows == blocks.masked_row
+        is_masked = is_masked[:, None].expand(-1, self.config.num_attention_heads, -1, -1, -1)
         return torch.zeros_like(is_masked, dtype=dtype).masked_fill(is_masked, float("-inf"))
-
-    def slot_attention(self, query, key, value, table, slots: SlotLayout) -> torch.Tensor:
-        """`block_attention` through flex attention, of queries (B, h, 1 + n, d)."""
-        batch_size, num_tokens = query.shape[0], query.shape[2] - 1
-        if not self.config.attn_mask_padding:  # the zero token that stands for padding
-            query, key, value = (F.pad(tokens, (0, 0, 0, 1)) for tokens in (query, key, value))
-        query, key, value = (tokens.index_select(2, slots.token_index) for tokens in (query, key, value))
-
-        score_mod = None
-        if table is not None:
-            table = slots.bias_table(table)
-            # Whole batches of coordinates, as compiled code would be another for broadcast ones.
-            query_coordinates, key_coordinates = (
-                coordinates.expand(batch_size, -1).contiguous()
-                for coordinates in (slots.query_coordinates, slots.key_coordinates)
-            )
-
-            def score_mod(score, batch, head, query, key):  # type: ignore[misc]
-                row = query_coordinates[batch, query] - key_coordinates[batch, key]
-                return score + table[head, row.clamp(min=0)]
-
-        # On the CPU the plain function is the reference of the kernels; inside compiled code it is compiled with it.
-        is_plain = query.device.type == "cpu" or torch.compiler.is_compiling()
-        attention = flex_attention if is_plain else compiled_flex_attention()
-        slot_size = slots.mask.BLOCK_SIZE[0]
-        tile = min(slot_size, 64)
-        tiles = {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile, "FORCE_USE_FLEX_ATTENTION": True}
-        context = attention(query, key, value, score_mod, slots.mask, self.scaling, kernel_options=tiles)
-        context = context.unflatten(2, (-1, slot_size))[:, :, :, 1 : 1 + slots.block_size]
-        return context.flatten(2, 3)[:, :, :num_tokens].transpose(1, 2)
-
-    def attend(
-        self, query, key, value, bias, implementation: str | None = None, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        implementation = implementation or self.config._attn_implementation
-        if implementation == "flex_attention":  # dense layers: no tile could be left out
-            implementation = "sdpa"
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        return attention_interface(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
 
 
 class SViTTVisionOutput(nn.Module):
@@ -753,26 +598,6 @@ class SViTTVisionAttention(nn.Module):
         super().__init__()
         self.attention = SViTTVisionSelfAttention(config)
         self.output = SViTTVisionOutput(config, config.hidden_size)
-
-
-@contextmanager
-def compute_again(product: torch.Tensor, function: Callable, argument: torch.Tensor):
-    """In training on a CPU, backward of what is called inside computes `product = function(argument)` again, unkept."""
-    if not is_training_on_cpu(product):
-        yield
-        return
-    address, shape, dtype = product.data_ptr(), product.shape, product.dtype  # an address of 0 has no data
-
-    def pack(saved: torch.Tensor) -> torch.Tensor | None:
-        is_product = saved.data_ptr() == address != 0 and saved.shape == shape and saved.dtype == dtype
-        # Detached, as an operation that keeps its own output, such as softmax, would be kept by it in turn, for ever.
-        return None if is_product else saved.detach()
-
-    def unpack(packed: torch.Tensor | None) -> torch.Tensor:
-        return function(argument) if packed is None else packed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
 
 
 class SViTTVisionLayer(GradientCheckpointingLayer):
@@ -797,24 +622,15 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here."""
         normed = self.layernorm_before(hidden_states)
-        with compute_again(normed, self.layernorm_before, hidden_states):
-            context, _, cls_probs = self.attention.attention(normed, needs_cls_probs=self.drops_tokens, **kwargs)
+        context, _, cls_probs = self.attention.attention(normed, needs_cls_probs=self.drops_tokens, **kwargs)
         kept = None
         if self.drops_tokens:  # here, since the rest of the layer works token by token
             kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
             hidden_states, context = keep_tokens(hidden_states, kept), keep_tokens(context, kept)
         attended = self.attention.output(context)
         hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
-        transformed = self.mlp(hidden_states)
+        transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
         return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept
-
-    def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        normed, activate = self.layernorm_after(hidden_states), self.intermediate.intermediate_act_fn
-        with compute_again(normed, self.layernorm_after, hidden_states):
-            expanded = self.intermediate.dense(normed)
-        activated = activate(expanded)
-        with compute_again(activated, activate, expanded):
-            return self.output(activated)
 
     def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """How much each patch token deserves to stay: (B, n)."""
@@ -839,8 +655,6 @@ class SViTTVisionEncoder(nn.Module):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop."""
         config, batch_size = self.config, len(hidden_states)
-        if config._attn_implementation == "flex_attention" and config.sparse_random_attn is not None:
-            self.check_flex_attention(hidden_states)
         relative_positions = RelativePositions(num_frames, config.grid_size, config.grid_size)
         table_rows = relative_positions.rows_of_table_for(config.num_frames, hidden_states.device)
         coordinates, dense_rows, token_idx = relative_positions.coordinates(positions), None, ()
@@ -866,22 +680,16 @@ class SViTTVisionEncoder(nn.Module):
 
     def draw_blocks(
         self, layer: int, coordinates: torch.Tensor, relative_positions: RelativePositions
-    ) -> BlockLayout | SlotLayout | None:
+    ) -> BlockLayout | None:
         """The blocks of a layer, or `None` where attention is dense."""
         config, num_tokens, device = self.config, coordinates.shape[1], coordinates.device
         if config.sparse_random_attn is None:
             return None
         num_local, num_random = config.sparse_local_attn, config.sparse_random_attn
         num_blocks = math.ceil(num_tokens / config.attn_block_size)
-        uses_flex = config._attn_implementation == "flex_attention"
         padding_takes_part = num_tokens % config.attn_block_size and not config.attn_mask_padding
         if _fixed_block_patterns is not None:
             pattern = _next_fixed_pattern(num_blocks, device)
-            if uses_flex and (pattern.sort(dim=1).values.diff(dim=1) == 0).any():
-                raise ValueError(
-                    "`fixed_block_pattern` names a block twice for a query block, which "
-                    "`attn_implementation='flex_attention'` cannot attend to twice: use 'sdpa' instead."
-                )
         elif num_blocks > num_local + num_random:
             if self.training:
                 scores = torch.rand(num_blocks, num_blocks, device=device)
@@ -892,29 +700,44 @@ class SViTTVisionEncoder(nn.Module):
             pattern = torch.arange(num_blocks, device=device).expand(num_blocks, -1)
         else:
             return None  # every block would see every block
-        lay_out = lay_out_slots if uses_flex else lay_out_blocks
-        return lay_out(pattern, coordinates, relative_positions, config.attn_block_size, config.attn_mask_padding)
-
-    def check_flex_attention(self, hidden_states: torch.Tensor):
-        """A `ValueError` says why flex attention cannot run here."""
-        config, device = self.config, hidden_states.device.type
-        head_dim = config.hidden_size // config.num_attention_heads
-        if self.training and config.attention_probs_dropout_prob > 0:
-            problem = f"has no dropout (`attention_probs_dropout_prob` is {config.attention_probs_dropout_prob})"
-        elif device in ("cpu", "mps") and torch.is_grad_enabled() and hidden_states.requires_grad:
-            problem = f"has no backward pass on device {device!r} (`torch.no_grad()` runs it forward)"
-        elif device == "cuda" and not is_triton_available():
-            problem = "needs Triton, which is not installed"
-        elif device == "cuda" and head_dim < 16:
-            problem = f"needs heads of at least 16 dimensions on a GPU, not {head_dim}"
-        else:
-            return
-        raise ValueError(f"`attn_implementation='flex_attention'` {problem}: use 'sdpa' instead.")
+        block_size, mask_padding = config.attn_block_size, config.attn_mask_padding
+        return lay_out_blocks(pattern, coordinates, relative_positions, block_size, mask_padding)
 
 
 # ----------------------------------------------------------------------------------------------------
 # Text and fusion
 # ----------------------------------------------------------------------------------------------------
+
+
+class SViTTSelfAttention(nn.Module):
+    """Each word sees the others, or in a decoder itself and the words before it, whose keys and values are cached."""
+
+    def __init__(self, config: SViTTTextConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = config.is_decoder
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: EncoderDecoderCache | None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, L, D) -> the context (B, L, D), and the probabilities (B, h, L, words seen) if there are any."""
+        query, key, value = (
+            split_heads(projection(hidden_states), self.head_dim) for projection in (self.query, self.key, self.value)
+        )
+        if cache is not None:
+            key, value = cache.self_attention_cache.update(key, value, self.layer_idx)
+        context, probs = attend(self, query, key, value, attention_mask, **kwargs)
+        return context.flatten(2), probs
 
 
 class SViTTCrossAttention(nn.Module):
@@ -935,57 +758,44 @@ class SViTTCrossAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        token_index: torch.Tensor | None = None,
-        cache: EncoderDecoderCache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        video: torch.Tensor,
+        video_mask: torch.Tensor | None,
+        token_index: torch.Tensor | None,
+        cache: EncoderDecoderCache | None,
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: texts (B * c, text_length, D); text i looks at video i // c.
-            encoder_hidden_states: videos (B, n, encoder_width).
-            attention_mask: additive, (B or B * c, 1, 1, tokens seen).
+            video: (B, n, encoder_width).
+            video_mask: additive, (B or B * c, 1, 1, tokens seen).
             token_index: (B * c, k) the tokens of its video that each text still sees; all of them if `None`.
 
         Returns:
             The context (B * c, text_length, D) and the probabilities (B * c, h, text_length, tokens seen).
         """
         num_texts, text_length = hidden_states.shape[:2]
-        query = self.heads(self.query(hidden_states))
-        key, value = self.project(encoder_hidden_states, cache)
+        query = split_heads(self.query(hidden_states), self.head_dim)
+        key, value = self.project(video, cache)
         if token_index is not None:
             key, value = (self.tokens_of_each_text(tokens, token_index) for tokens in (key, value))
         # The texts of a video are laid end to end along the query axis.
         query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)
-
-        attention_interface: Callable = eager_attention_forward
-        if not self.needs_probs:
-            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        context, probs = attention_interface(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
-        )
+        context, probs = attend(self, query, key, value, video_mask, self.needs_probs, **kwargs)
         if probs is not None:
             probs = probs.unflatten(2, (-1, text_length)).transpose(1, 2).flatten(0, 1)
         return context.reshape(num_texts, text_length, -1), probs
 
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-    def project(
-        self, encoder_hidden_states: torch.Tensor, cache: EncoderDecoderCache | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, h, n, d), from the cache where it has them."""
-        if cache is None:
-            return self.heads(self.key(encoder_hidden_states)), self.heads(self.value(encoder_hidden_states))
-        if cache.is_updated.get(self.layer_idx):
+    def project(self, video: torch.Tensor, cache: EncoderDecoderCache | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (B, h, n, d), from the cache where it has them."""
+        if cache is not None and cache.is_updated.get(self.layer_idx):
             cached = cache.cross_attention_cache.layers[self.layer_idx]
             return cached.keys, cached.values
-        cache.is_updated[self.layer_idx] = True
-        return cache.cross_attention_cache.update(*self.project(encoder_hidden_states, None), self.layer_idx)
+        key, value = (split_heads(projection(video), self.head_dim) for projection in (self.key, self.value))
+        if cache is not None:
+            cache.is_updated[self.layer_idx] = True
+            cache.cross_attention_cache.update(key, value, self.layer_idx)
+        return key, value
 
     @staticmethod
     def tokens_of_each_text(tokens: torch.Tensor, token_index: torch.Tensor) -> torch.Tensor:
@@ -996,13 +806,13 @@ class SViTTCrossAttention(nn.Module):
         return tokens.gather(3, index.expand(-1, -1, tokens.shape[2], -1, tokens.shape[4])).flatten(0, 1)
 
 
-class SViTTCrossAttentionBlock(nn.Module):
-    """Cross-attention, dense, residual and norm, under the names of BERT checkpoints."""
+class SViTTTextAttention(nn.Module):
+    """Self- or cross-attention, dense, residual and norm, under the names of BERT checkpoints."""
 
-    def __init__(self, config: SViTTTextConfig, layer_idx: int):
+    def __init__(self, attention: SViTTSelfAttention | SViTTCrossAttention):
         super().__init__()
-        self.self = SViTTCrossAttention(config, layer_idx)
-        self.output = BertSelfOutput(config)
+        self.self = attention
+        self.output = BertSelfOutput(attention.config)
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         context, probs = self.self(hidden_states, *args, **kwargs)
@@ -1016,8 +826,10 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         super().__init__()
         self.config = config
         self.drops_tokens = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
-        self.attention = BertAttention(config, is_causal=config.is_decoder, layer_idx=layer_idx)
-        self.crossattention = SViTTCrossAttentionBlock(config, layer_idx) if layer_idx >= config.fusion_layer else None
+        self.attention = SViTTTextAttention(SViTTSelfAttention(config, layer_idx))
+        self.crossattention = None
+        if layer_idx >= config.fusion_layer:
+            self.crossattention = SViTTTextAttention(SViTTCrossAttention(config, layer_idx))
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config)
 
@@ -1037,8 +849,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
 
         With `cls_only`, those are the states of [CLS] alone, and nothing is dropped.
         """
-        # By position, as releases of Transformers differ in the cache's name.
-        hidden_states, _ = self.attention(hidden_states, attention_mask, None, None, cache, **kwargs)
+        hidden_states, _ = self.attention(hidden_states, attention_mask, cache, **kwargs)
         if cls_only:
             hidden_states = hidden_states[:, :1]
         kept = None
@@ -1125,15 +936,8 @@ class SViTTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["SViTTVisionEmbeddings", "SViTTVisionLayer", "BertEmbeddings", "SViTTTextLayer"]
     _supports_sdpa = True
-    _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"relative_position_index", r"position_ids"]
-
-    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        # Texts are short and their attention may drop out, which flex attention cannot: it is for the sparse clips.
-        if requested_attention == "flex_attention" and isinstance(self.config, SViTTTextConfig):
-            requested_attention = "sdpa"
-        return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -1265,7 +1069,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
     _input_embed_layer = "word_embeddings"
     _can_record_outputs = {
         "hidden_states": OutputRecorder(SViTTTextLayer, index=0),
-        "attentions": OutputRecorder(BertSelfAttention, index=1),
+        "attentions": OutputRecorder(SViTTSelfAttention, index=1),
         "cross_attentions": OutputRecorder(SViTTCrossAttention, index=1),
     }
 
@@ -1275,16 +1079,9 @@ class SViTTTextModel(SViTTPreTrainedModel):
         self.encoder = SViTTTextEncoder(config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value):
-        self.embeddings.word_embeddings = value
-
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
-    @deprecate_kwarg("past_key_values", version=CACHE_RENAMED, new_name="cache")
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -1314,7 +1111,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
             `"text"`, `"fusion"` or `"multimodal"`. By default told from the inputs: fusion with `text_embeds`,
             multimodal with `encoder_hidden_states` and words, text with words alone.
         cache (`Cache`, *optional*):
-            What a decoder returned for the words before `input_ids`. `past_key_values` is another name for it.
+            What a decoder returned for the words before `input_ids`.
         output_token_idx (`bool`, *optional*, defaults to `True`):
             Whether to return which video tokens were kept at each drop.
         cls_only (`bool`, *optional*, defaults to `False`):
@@ -1322,18 +1119,10 @@ class SViTTTextModel(SViTTPreTrainedModel):
             `last_hidden_state` is then `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
         layers = self.layers_of_mode(mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states)
-        if use_cache and self.config.is_decoder:
-            if not isinstance(cache, EncoderDecoderCache):
-                # `generate` hands over a bare `DynamicCache`, as our decoder alone is no encoder-decoder.
-                own_cache = DynamicCache(config=self.config) if cache is None else cache
-                cache = EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
-        else:
-            cache = None
-
+        cache = self.decoder_cache(cache) if use_cache and self.config.is_decoder else None
         hidden_states = text_embeds
         if hidden_states is None:
-            num_past = cache.get_seq_length() if cache is not None else 0
-            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, num_past)
+            hidden_states = self.embed(input_ids, token_type_ids, position_ids, inputs_embeds, cache)
         hidden_states, token_idx = self.encoder(
             hidden_states,
             layers,
@@ -1352,18 +1141,33 @@ class SViTTTextModel(SViTTPreTrainedModel):
             token_idx=token_idx if output_token_idx and token_idx else None,
         )
 
+    def decoder_cache(self, cache: Cache | None) -> EncoderDecoderCache:
+        """Return the cache as one that has room for the keys and values of cross-attention."""
+        if isinstance(cache, EncoderDecoderCache):
+            return cache
+        # `generate` hands over a bare `DynamicCache`, as our decoder alone is no encoder-decoder.
+        own_cache = DynamicCache(config=self.config) if cache is None else cache
+        return EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
+
+    def embed(self, input_ids, token_type_ids, position_ids, inputs_embeds, cache: Cache | None) -> torch.Tensor:
+        """Return the states (B, L, D) of words that come after those of the cache."""
+        if position_ids is None and cache is not None:
+            words = input_ids if inputs_embeds is None else inputs_embeds
+            position_ids = cache.get_seq_length() + torch.arange(words.shape[1], device=words.device)[None]
+        return self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+
     def layers_of_mode(self, mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states) -> range:
-        """The layers that a mode runs; a `ValueError` says which inputs do not fit it."""
+        """Return the layers that a mode runs, or raise `ValueError` for inputs that do not fit it."""
         if mode is None:
             mode = "text" if encoder_hidden_states is None else "multimodal" if text_embeds is None else "fusion"
         split, depth = self.config.fusion_layer, self.config.num_hidden_layers
         layers = {"text": range(split), "fusion": range(split, depth), "multimodal": range(depth)}
         if mode not in layers:
             raise ValueError(f"`mode` must be one of {', '.join(layers)}, got {mode!r}.")
-        first_input = "`text_embeds`" if mode == "fusion" else "exactly one of `input_ids` and `inputs_embeds`"
-        given = [text_embeds is not None] if mode == "fusion" else [input_ids is not None, inputs_embeds is not None]
-        if sum(given) != 1:
-            raise ValueError(f"`mode={mode!r}` takes {first_input}.")
+        if mode == "fusion" and text_embeds is None:
+            raise ValueError("`mode='fusion'` takes `text_embeds`.")
+        if mode != "fusion" and (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(f"`mode={mode!r}` takes exactly one of `input_ids` and `inputs_embeds`.")
         if mode != "text" and encoder_hidden_states is None:
             raise ValueError(f"`mode={mode!r}` takes `encoder_hidden_states`, the tokens to look at.")
         return layers[mode]
@@ -1914,12 +1718,6 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.bert.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.bert.set_input_embeddings(value)
-
     def get_output_embeddings(self):
         return self.cls.predictions.decoder
 
@@ -1929,7 +1727,6 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
 
     @can_return_tuple
     @auto_docstring
-    @deprecate_kwarg("past_key_values", version=CACHE_RENAMED, new_name="cache")
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -1939,13 +1736,16 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | CausalLMOutputWithCrossAttentions:
         r"""
         cache (`Cache`, *optional*):
-            What was returned for the words before `input_ids`. `past_key_values` is another name for it.
+            What was returned for the words before `input_ids`.
+        past_key_values (`Cache`, *optional*):
+            Another name for `cache`.
         """
         outputs = self.bert(
             input_ids,
@@ -1955,17 +1755,16 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             mode="multimodal",
-            cache=cache,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             **kwargs,
         )
         return CausalLMOutputWithCrossAttentions(
-            None,  # by position, as in the layers
-            self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
-            outputs.cache,
+            logits=self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
+            **{CACHE_NAME: outputs.cache},
         )
 
 
