@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -50,9 +51,33 @@ from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderC
 # Transformers 5.23 keeps a decoder's cache under another name than later releases do.
 CACHE_NAME = "cache" if "cache" in CausalLMOutputWithCrossAttentions.__dataclass_fields__ else "past_key_values"
 
-# ----------------------------------------------------------------------------------------------------
-# Outputs
-# ----------------------------------------------------------------------------------------------------
+# What several `forward` methods say of their arguments.
+CLIPS_DOC = r"""
+    pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+        Clips, of any number of frames up to `max_num_frames` of the configuration. 4-dimensional input is a batch of
+        images, that is, of clips of one frame.
+"""
+RETRIEVAL_DOC = (
+    CLIPS_DOC
+    + r"""
+    video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        Clips with the same id are positives of each other's texts. By default every clip is its own.
+    negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        For each text, the clip of the batch to tell it from; drawn by default.
+    negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        For each clip, the text of the batch to tell it from; drawn by default.
+    return_loss (`bool`, *optional*):
+        Whether to compute the losses. Defaults to doing so in training mode.
+"""
+)
+MLM_DOC = r"""
+    mlm_input_ids (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+        Texts with words masked; `input_ids` masked at random by default.
+    mlm_labels (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+        Words to predict, -100 elsewhere; given along with `mlm_input_ids`.
+"""
+
+# ---- Outputs
 
 
 @auto_docstring(custom_intro="Output of the video encoder, and of `get_video_features`.")
@@ -148,9 +173,7 @@ class SViTTOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-# ----------------------------------------------------------------------------------------------------
-# Order of the tokens
-# ----------------------------------------------------------------------------------------------------
+# ---- Order of the tokens
 
 
 def token_order(order: str, grid: tuple[int, ...], device: torch.device | None = None) -> torch.Tensor:
@@ -197,9 +220,7 @@ def _hilbert_distance(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
     return _interleave_bits([axis ^ flips for axis in reversed(axes)], num_bits)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Relative positions
-# ----------------------------------------------------------------------------------------------------
+# ---- Relative positions
 
 
 class RelativePositions:
@@ -266,9 +287,7 @@ def lookup_bias(padded_table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return padded_table.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Edge sparsity: which blocks a block of queries attends to
-# ----------------------------------------------------------------------------------------------------
+# ---- Edge sparsity: which blocks a block of queries attends to
 
 _fixed_block_patterns: Iterator[torch.Tensor] | None = None
 
@@ -298,15 +317,11 @@ def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
     pattern = next(_fixed_block_patterns, None)
     if pattern is None:
         raise ValueError("`fixed_block_pattern` ran out of patterns: each sparse attention layer takes one.")
-    if pattern.dim() != 2 or pattern.shape[0] != num_blocks:
+    if pattern.dim() != 2 or len(pattern) != num_blocks or pattern.min() < 0 or pattern.max() >= num_blocks:
         raise ValueError(
-            f"`fixed_block_pattern` was given a pattern of shape {tuple(pattern.shape)} for a layer with {num_blocks} "
-            f"blocks; it must be ({num_blocks}, blocks attended to)."
-        )
-    if pattern.min() < 0 or pattern.max() >= num_blocks:
-        raise ValueError(
-            f"`fixed_block_pattern` was given a pattern that holds block {pattern.max()} for a layer whose blocks are "
-            f"0 to {num_blocks - 1}."
+            f"`fixed_block_pattern` was given a pattern of shape {tuple(pattern.shape)} with blocks up to "
+            f"{pattern.max()}; a layer with {num_blocks} blocks takes ({num_blocks}, blocks attended to), below "
+            f"{num_blocks}."
         )
     return pattern.to(device)
 
@@ -351,9 +366,7 @@ def evaluation_block_scores(seed: int, layer: int, num_blocks: int, device: torc
     return fixed_scores(seed, layer, num_blocks, block[:, None], block, device=device)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Node sparsity: which tokens stay
-# ----------------------------------------------------------------------------------------------------
+# ---- Node sparsity: which tokens stay
 
 
 def select_tokens(scores: torch.Tensor, keep_rate: float) -> torch.Tensor:
@@ -373,9 +386,7 @@ def with_cls(kept: torch.Tensor) -> torch.Tensor:
     return F.pad(kept + 1, (1, 0))
 
 
-# ----------------------------------------------------------------------------------------------------
-# Vision
-# ----------------------------------------------------------------------------------------------------
+# ---- Attention
 
 
 def eager_attention_forward(
@@ -400,22 +411,37 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), probs
 
 
-def attend(
-    module: nn.Module, query, key, value, mask: torch.Tensor | None, needs_probs: bool = False, **kwargs
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Call the attention function that `module.config` names, or the one that returns probabilities where needed."""
-    attention_interface: Callable = eager_attention_forward
-    if not needs_probs:
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            module.config._attn_implementation, eager_attention_forward
-        )
-    dropout = module.config.attention_probs_dropout_prob if module.training else 0.0
-    return attention_interface(module, query, key, value, mask, scaling=module.scaling, dropout=dropout, **kwargs)
+class SViTTAttention(nn.Module):
+    """Projections under the names of BEiT and BERT checkpoints, and the attention function that `config` names."""
+
+    def __init__(self, config: PreTrainedConfig, key_width: int, key_bias: bool = True, is_causal: bool = False):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = is_causal
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(key_width, config.hidden_size, bias=key_bias)
+        self.value = nn.Linear(key_width, config.hidden_size)
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, n, h * d) -> (B, h, n, d)"""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def attend(
+        self, query, key, value, mask: torch.Tensor | None, needs_probs: bool = False, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context (B, Q, h, d) of queries (B, h, Q, d), and the probabilities (B, h, Q, J) if needed."""
+        attention_interface: Callable = eager_attention_forward
+        if not needs_probs:
+            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        return attention_interface(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
 
 
-def split_heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """(B, n, h * d) -> (B, h, n, d)"""
-    return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+# ---- Vision
 
 
 class BlockLayout(NamedTuple):
@@ -500,18 +526,11 @@ class SViTTRelativePositionBias(nn.Module):
         return table if table_rows is None else table.index_select(0, table_rows)
 
 
-class SViTTVisionSelfAttention(nn.Module):
+class SViTTVisionSelfAttention(SViTTAttention):
     """Attention of each patch token to the CLS token and its blocks (or to all tokens), and of the CLS token to all."""
 
     def __init__(self, config: SViTTVisionConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        super().__init__(config, config.hidden_size, key_bias=False)
         self.relative_position_bias = SViTTRelativePositionBias(config) if config.use_relative_position_bias else None
 
     def forward(
@@ -525,9 +544,7 @@ class SViTTVisionSelfAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """The context (B, 1 + n, D), the probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
-        query, key, value = (
-            split_heads(projection(hidden_states), self.head_dim) for projection in (self.query, self.key, self.value)
-        )
+        query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
         table = None
         if self.relative_position_bias is not None:
             table = with_masked_row(self.relative_position_bias(table_rows))
@@ -537,7 +554,7 @@ class SViTTVisionSelfAttention(nn.Module):
             return torch.cat([cls_context, patch_context], dim=1).flatten(2), cls_probs, cls_probs
 
         bias = lookup_bias(table, dense_rows).to(query.dtype) if table is not None else None
-        context, probs = attend(self, query, key, value, bias, **kwargs)
+        context, probs = self.attend(query, key, value, bias, **kwargs)
         cls_probs = probs[:, :, :1] if probs is not None else None
         if cls_probs is None and needs_cls_probs:
             _, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
@@ -546,7 +563,7 @@ class SViTTVisionSelfAttention(nn.Module):
     def cls_attention(self, query, key, value, table, cls_rows) -> tuple[torch.Tensor, torch.Tensor]:
         """The CLS query sees all tokens: context (B, 1, h, d) and probabilities (B, h, 1, 1 + n)."""
         bias = lookup_bias(table, cls_rows).to(query.dtype) if table is not None else None
-        return attend(self, query[:, :, :1], key, value, bias, needs_probs=True)
+        return self.attend(query[:, :, :1], key, value, bias, needs_probs=True)
 
     def block_attention(self, query, key, value, table, blocks: BlockLayout, **kwargs) -> torch.Tensor:
         """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d).
@@ -566,7 +583,7 @@ class SViTTVisionSelfAttention(nn.Module):
             for tokens in (key, value)
         )
         bias = self.block_bias(table, blocks, query.dtype).flatten(1, 2)
-        context, _ = attend(self, query, key, value, bias, **kwargs)
+        context, _ = self.attend(query, key, value, bias, **kwargs)
         context = context.unflatten(2, (num_heads, num_blocks)).permute(0, 3, 1, 2, 4).flatten(1, 2)
         return context[:, :num_tokens]
 
@@ -704,24 +721,15 @@ class SViTTVisionEncoder(nn.Module):
         return lay_out_blocks(pattern, coordinates, relative_positions, block_size, mask_padding)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Text and fusion
-# ----------------------------------------------------------------------------------------------------
+# ---- Text and fusion
 
 
-class SViTTSelfAttention(nn.Module):
+class SViTTSelfAttention(SViTTAttention):
     """Each word sees the others, or in a decoder itself and the words before it, whose keys and values are cached."""
 
     def __init__(self, config: SViTTTextConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
+        super().__init__(config, config.hidden_size, is_causal=config.is_decoder)
         self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = config.is_decoder
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -731,29 +739,20 @@ class SViTTSelfAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) -> the context (B, L, D), and the probabilities (B, h, L, words seen) if there are any."""
-        query, key, value = (
-            split_heads(projection(hidden_states), self.head_dim) for projection in (self.query, self.key, self.value)
-        )
+        query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
         if cache is not None:
             key, value = cache.self_attention_cache.update(key, value, self.layer_idx)
-        context, probs = attend(self, query, key, value, attention_mask, **kwargs)
+        context, probs = self.attend(query, key, value, attention_mask, **kwargs)
         return context.flatten(2), probs
 
 
-class SViTTCrossAttention(nn.Module):
+class SViTTCrossAttention(SViTTAttention):
     """Text queries, video keys and values. Texts may share a video, which is then projected once for all of them."""
 
     def __init__(self, config: SViTTTextConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
+        super().__init__(config, config.encoder_width)
         self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
         self.needs_probs = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.encoder_width, config.hidden_size)
-        self.value = nn.Linear(config.encoder_width, config.hidden_size)
 
     def forward(
         self,
@@ -775,13 +774,13 @@ class SViTTCrossAttention(nn.Module):
             The context (B * c, text_length, D) and the probabilities (B * c, h, text_length, tokens seen).
         """
         num_texts, text_length = hidden_states.shape[:2]
-        query = split_heads(self.query(hidden_states), self.head_dim)
+        query = self.heads(self.query(hidden_states))
         key, value = self.project(video, cache)
         if token_index is not None:
             key, value = (self.tokens_of_each_text(tokens, token_index) for tokens in (key, value))
         # The texts of a video are laid end to end along the query axis.
         query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)
-        context, probs = attend(self, query, key, value, video_mask, self.needs_probs, **kwargs)
+        context, probs = self.attend(query, key, value, video_mask, self.needs_probs, **kwargs)
         if probs is not None:
             probs = probs.unflatten(2, (-1, text_length)).transpose(1, 2).flatten(0, 1)
         return context.reshape(num_texts, text_length, -1), probs
@@ -791,7 +790,7 @@ class SViTTCrossAttention(nn.Module):
         if cache is not None and cache.is_updated.get(self.layer_idx):
             cached = cache.cross_attention_cache.layers[self.layer_idx]
             return cached.keys, cached.values
-        key, value = (split_heads(projection(video), self.head_dim) for projection in (self.key, self.value))
+        key, value = self.heads(self.key(video)), self.heads(self.value(video))
         if cache is not None:
             cache.is_updated[self.layer_idx] = True
             cache.cross_attention_cache.update(key, value, self.layer_idx)
@@ -836,18 +835,18 @@ class SViTTTextLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        token_index: torch.Tensor | None = None,
-        text_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
+        video: torch.Tensor | None,
+        video_mask: torch.Tensor | None,
+        token_index: torch.Tensor | None,
+        text_mask: torch.Tensor | None,
+        cls_only: bool,
         cache: Cache | None = None,
-        cls_only: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here.
+        """Return the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here.
 
-        With `cls_only`, those are the states of [CLS] alone, and nothing is dropped.
+        With `cls_only`, return the states of [CLS] alone, and drop nothing.
         """
         hidden_states, _ = self.attention(hidden_states, attention_mask, cache, **kwargs)
         if cls_only:
@@ -855,7 +854,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         kept = None
         if self.crossattention is not None:
             hidden_states, cross_probs = self.crossattention(
-                hidden_states, encoder_hidden_states, encoder_attention_mask, token_index, cache, **kwargs
+                hidden_states, video, video_mask, token_index, cache, **kwargs
             )
             if self.drops_tokens and not cls_only:
                 kept = select_tokens(self.token_scores(cross_probs, text_mask), self.config.token_keep_rate)
@@ -887,30 +886,26 @@ class SViTTTextEncoder(nn.Module):
         hidden_states: torch.Tensor,
         layers: range,
         attention_mask: torch.Tensor | None,
-        encoder_hidden_states: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
+        video: torch.Tensor | None,
+        video_mask: torch.Tensor | None,
+        text_mask: torch.Tensor | None,
         cls_only: bool,
         **kwargs,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run some of the layers: text states (of [CLS] alone with `cls_only`), and what each drop kept."""
+        """Run some of the layers: return text states (of [CLS] alone with `cls_only`), and what each drop kept."""
         token_index, token_idx = None, ()
         for i in layers:
+            is_last = i == layers[-1]
             hidden_states, kept = self.layer[i](
-                hidden_states,
-                attention_mask,
-                encoder_hidden_states,
-                encoder_attention_mask,
-                token_index,
-                cls_only=cls_only and i == layers[-1],
-                **kwargs,
+                hidden_states, attention_mask, video, video_mask, token_index, text_mask, cls_only and is_last, **kwargs
             )
             if kept is None:
                 continue
             token_idx += (kept,)
-            if encoder_attention_mask is not None:
-                encoder_attention_mask = self.mask_of_kept_tokens(encoder_attention_mask, kept)
-            if len(kept) == len(encoder_hidden_states):
-                encoder_hidden_states = keep_tokens(encoder_hidden_states, kept)
+            if video_mask is not None:
+                video_mask = self.mask_of_kept_tokens(video_mask, kept)
+            if len(kept) == len(video):
+                video = keep_tokens(video, kept)
             else:  # texts that share a video keep different tokens of it: the video stays whole, to be projected once
                 token_index = with_cls(kept) if token_index is None else token_index.gather(1, with_cls(kept))
         return hidden_states, token_idx
@@ -922,9 +917,7 @@ class SViTTTextEncoder(nn.Module):
         return mask.gather(3, with_cls(kept)[:, None, None])
 
 
-# ----------------------------------------------------------------------------------------------------
-# Encoders as models
-# ----------------------------------------------------------------------------------------------------
+# ---- Encoders as models
 
 
 @auto_docstring
@@ -938,6 +931,17 @@ class SViTTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"relative_position_index", r"position_ids"]
+
+    @property
+    def input_tower(self) -> "SViTTPreTrainedModel | None":
+        """The encoder inside a task model that words, or else clips, go into."""
+        return getattr(self, "text_model", None) or getattr(self, "vision_model", None)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return (self.input_tower or super()).get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        (self.input_tower or super()).set_input_embeddings(value)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -1001,20 +1005,16 @@ class SViTTVisionModel(SViTTPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    @auto_docstring
+    @auto_docstring(
+        custom_args=CLIPS_DOC
+        + r"""
+    output_token_idx (`bool`, *optional*, defaults to `True`):
+        Whether to return the original positions of the patch tokens that survive each drop.
+"""
+    )
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        output_token_idx: bool = True,
-        **kwargs: Unpack[TransformersKwargs],
+        self, pixel_values: torch.Tensor, output_token_idx: bool = True, **kwargs: Unpack[TransformersKwargs]
     ) -> SViTTVisionModelOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips, of any number of frames up to `config.max_num_frames`. 4-dimensional input is a batch of images, that
-            is, of clips of one frame.
-        output_token_idx (`bool`, *optional*, defaults to `True`):
-            Whether to return the original positions of the patch tokens that survive each drop.
-        """
         pixel_values = self.check_clips(pixel_values)
         num_frames, grid = pixel_values.shape[1], self.config.grid_size
         hidden_states = self.embeddings(pixel_values)
@@ -1033,24 +1033,15 @@ class SViTTVisionModel(SViTTPreTrainedModel):
         )
 
     def check_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Clips (B, T, C, height, width) that this model can take; images (B, C, height, width) become clips.
-
-        Raises:
-            ValueError: if the shape does not fit the configuration.
-        """
-        config = self.config
+        """Return clips (B, T, C, height, width), also of images, or raise `ValueError` if the shape does not fit."""
         if pixel_values.dim() == 4:
             pixel_values = pixel_values[:, None]
-        frame = (config.num_channels, config.image_size, config.image_size)
-        if pixel_values.dim() != 5 or pixel_values.shape[2:] != frame:
+        frame, longest = (self.config.num_channels, *2 * [self.config.image_size]), self.config.max_num_frames
+        if pixel_values.dim() != 5 or pixel_values.shape[2:] != frame or not 1 <= pixel_values.shape[1] <= longest:
             raise ValueError(
                 f"`pixel_values` has shape {tuple(pixel_values.shape)}; the model takes clips of shape (batch_size, "
-                f"num_frames, {', '.join(map(str, frame))}) or images without the second dimension."
-            )
-        if not 1 <= pixel_values.shape[1] <= config.max_num_frames:
-            raise ValueError(
-                f"`pixel_values` holds clips of {pixel_values.shape[1]} frames; `max_num_frames` of the configuration "
-                f"allows 1 to {config.max_num_frames}."
+                f"num_frames, {', '.join(map(str, frame))}), of 1 to {longest} frames (`max_num_frames`), or images "
+                "without the second dimension."
             )
         return pixel_values
 
@@ -1129,8 +1120,8 @@ class SViTTTextModel(SViTTPreTrainedModel):
             self.self_attention_mask(hidden_states, attention_mask, cache),
             encoder_hidden_states,
             self.cross_attention_mask(hidden_states, encoder_hidden_states, encoder_attention_mask),
+            attention_mask,
             cls_only,
-            text_mask=attention_mask,
             cache=cache,
             **kwargs,
         )
@@ -1194,9 +1185,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         return mask.masked_fill(blocked, torch.finfo(hidden_states.dtype).min)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Losses
-# ----------------------------------------------------------------------------------------------------
+# ---- Losses
 
 
 # Logits that `contrastive_loss` holds at once: 16 MB of them in float32.
@@ -1208,8 +1197,7 @@ def contrastive_loss(
 ) -> torch.Tensor:
     """ITC: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
 
-    In large batches the (B, B) logits are computed a few rows at a time, and anew in the backward pass, so that memory
-    grows with B alone.
+    The (B, B) logits are computed a few rows at a time, and anew in the backward pass: memory grows with B alone.
 
     Args:
         similarity: gives the logits (videos, texts) of some embeddings.
@@ -1218,7 +1206,6 @@ def contrastive_loss(
         video_ids: (B,); pairs of the same id are positives.
     """
     rows_at_once = max(ITC_LOGITS_AT_ONCE // len(video_embeds), 1)
-    parts = list(zip(video_embeds.split(rows_at_once), video_ids.split(rows_at_once), strict=True))
 
     def log_partitions(rows: torch.Tensor, row_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logits = similarity(rows, text_embeds)
@@ -1227,17 +1214,11 @@ def contrastive_loss(
         per_positive = torch.where(is_same, logits, 0).sum(dim=1) / is_same.sum(dim=1)
         return logits.logsumexp(dim=1), logits.logsumexp(dim=0), per_positive
 
-    if len(parts) == 1:
-        per_video, per_text, positive = log_partitions(*parts[0])
-    else:
-        results = [checkpoint(log_partitions, *part, use_reentrant=False) for part in parts]
-        per_video, per_text, positive = (list(result) for result in zip(*results, strict=True))
-        per_video, per_text, positive = (
-            torch.cat(per_video),
-            torch.stack(per_text).logsumexp(dim=0),
-            torch.cat(positive),
-        )
-    return ((per_video + per_text) / 2 - positive).mean()
+    parts = zip(video_embeds.split(rows_at_once), video_ids.split(rows_at_once), strict=True)
+    results = [checkpoint(log_partitions, *part, use_reentrant=False) for part in parts]
+    per_video, per_text, positive = zip(*results, strict=True)
+    per_text = torch.stack(per_text).logsumexp(dim=0)
+    return ((torch.cat(per_video) + per_text) / 2 - torch.cat(positive)).mean()
 
 
 def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -1285,6 +1266,15 @@ def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: floa
     return torch.where(becomes_random, random_ids, masked_ids), input_ids.masked_fill(~is_chosen, -100)
 
 
+class AnswerStart(NamedTuple):
+    """What all answers to B questions about C clips each begin with: `[CLS]`, decoded."""
+
+    question: torch.Tensor  # (B * C, question_length, D) states after looking at a clip
+    question_mask: torch.Tensor | None  # (B * C, question_length)
+    logits: torch.Tensor  # (B, C, vocab_size) of the first word
+    cache: EncoderDecoderCache
+
+
 def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of whole answers (A,): logits (A, L, V) predict the next of ids (A, L) where unmasked."""
     targets = answer_ids.masked_fill(answer_mask == 0, -100)[:, 1:]
@@ -1311,11 +1301,10 @@ def distinct_answers(
     return answer_ids, answer_mask, own, places.scatter(1, order, places)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Clips of a longer video
-# ----------------------------------------------------------------------------------------------------
+# ---- Clips of a longer video
 
 CLIP_ENSEMBLES = ("mean", "max", "lse", "concat")
+ANSWER_SCORINGS = ("published", "likelihood")
 
 
 def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = False) -> torch.Tensor:
@@ -1345,9 +1334,7 @@ def pool_clips(scores: torch.Tensor, ensemble: str) -> torch.Tensor:
     raise ValueError(f"The clips of a video can be combined by mean, max or lse, not by {ensemble!r}.")
 
 
-# ----------------------------------------------------------------------------------------------------
-# Tasks
-# ----------------------------------------------------------------------------------------------------
+# ---- Tasks
 
 
 @auto_docstring(custom_intro="Video and text encoders, their common space, and the matching score of pairs.")
@@ -1369,21 +1356,12 @@ class SViTTModel(SViTTPreTrainedModel):
             self.cls = BertOnlyMLMHead(text)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.text_model.set_input_embeddings(value)
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=CLIPS_DOC)
     def get_video_features(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | SViTTVisionModelOutput:
         r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-
         Returns:
             [`SViTTVisionModelOutput`]: `last_hidden_state` are the tokens that fusion looks at, `pooler_output` of
             shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
@@ -1472,7 +1450,7 @@ class SViTTModel(SViTTPreTrainedModel):
             return video_embeds.float() @ text_embeds.float().t() / self.temp.float().clamp(*self.temp_range)
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=CLIPS_DOC)
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -1480,10 +1458,6 @@ class SViTTModel(SViTTPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        """
         video = self.get_video_features(pixel_values, return_dict=True, **kwargs)
         text = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds = F.normalize(video.pooler_output, dim=-1)
@@ -1513,7 +1487,7 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 @auto_docstring(custom_intro="SViTT for text-video retrieval: contrastive and matching loss (ITC + ITM).")
 class SViTTForVideoTextRetrieval(SViTTModel):
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=RETRIEVAL_DOC)
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -1525,18 +1499,6 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Clips with the same id are positives of each other's texts. By default every clip is its own.
-        negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each text, the clip of the batch to tell it from; drawn by default.
-        negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each clip, the text of the batch to tell it from; drawn by default.
-        return_loss (`bool`, *optional*):
-            Whether to compute the losses. Defaults to doing so in training mode.
-        """
         if self.training:
             with torch.no_grad():
                 self.temp.clamp_(*self.temp_range)
@@ -1632,7 +1594,7 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         self.cls.predictions.bias = new_embeddings.bias
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=RETRIEVAL_DOC + MLM_DOC)
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -1646,22 +1608,6 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Clips with the same id are positives of each other's texts. By default every clip is its own.
-        negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each text, the clip of the batch to tell it from; drawn by default.
-        negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each clip, the text of the batch to tell it from; drawn by default.
-        mlm_input_ids (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
-            Texts with words masked; `input_ids` masked at random by default.
-        mlm_labels (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
-            Words to predict, -100 elsewhere; given along with `mlm_input_ids`.
-        return_loss (`bool`, *optional*):
-            Whether to compute the losses. Defaults to doing so in training mode.
-        """
         return_loss = self.training if return_loss is None else return_loss
         outputs = super().forward(
             pixel_values,
@@ -1803,33 +1749,23 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         self.text_decoder = SViTTTextDecoder._from_config(config.decoder_config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.text_model.set_input_embeddings(value)
-
-    def encode_video(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, video_length, D) of clips (B, T, channels, height, width), for questions to look at."""
-        return self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
-
-    def encode_question(
-        self,
-        pixel_values: torch.Tensor | None,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        video_hidden_states: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """States (B, question_length, D) of questions after looking at their clips (B, T, channels, height, width), or
-        at what `encode_video` made of them."""
-        if video_hidden_states is None:
-            video_hidden_states = self.encode_video(pixel_values)
-        return self.text_model(
-            input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
-        ).last_hidden_state
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(
+        custom_args=CLIPS_DOC
+        + r"""
+    labels (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
+        Answers, `[CLS] answer [SEP]`, to compute the loss of; padding and -100 are ignored.
+    decoder_input_ids (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
+        What the decoder reads. Defaults to the labels, or to `[CLS]` alone.
+    decoder_attention_mask (`torch.Tensor` of shape `(num_answers, answer_length)`, *optional*):
+        1 for words of the answers, 0 for padding. Defaults to telling padding by its id.
+    answer_weights (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
+        Weight of each answer, such as the share of annotators who gave it. Defaults to 1.
+    answers_per_question (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        How many of the answers, which stand in the order of the questions, belong to each question. Defaults to the
+        same number for all.
+"""
+    )
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -1842,26 +1778,11 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         answers_per_question: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTQuestionAnsweringOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        labels (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
-            Answers, `[CLS] answer [SEP]`, to compute the loss of; padding and -100 are ignored.
-        decoder_input_ids (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
-            What the decoder reads. Defaults to the labels, or to `[CLS]` alone.
-        decoder_attention_mask (`torch.Tensor` of shape `(num_answers, answer_length)`, *optional*):
-            1 for words of the answers, 0 for padding. Defaults to telling padding by its id.
-        answer_weights (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
-            Weight of each answer, such as the share of annotators who gave it. Defaults to 1.
-        answers_per_question (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            How many of the answers, which stand in the order of the questions, belong to each question. Defaults to the
-            same number for all.
-        """
         pad_token_id = self.config.decoder_config.pad_token_id
-        if decoder_input_ids is None and labels is not None:
-            decoder_input_ids = labels.masked_fill(labels == -100, pad_token_id)
-        elif decoder_input_ids is None:
+        if decoder_input_ids is None and labels is None:
             decoder_input_ids = self.start_of_answers(len(input_ids))
+        elif decoder_input_ids is None:
+            decoder_input_ids = labels.masked_fill(labels == -100, pad_token_id)
         if decoder_attention_mask is None:
             decoder_attention_mask = (decoder_input_ids != pad_token_id).long()
 
@@ -1896,8 +1817,44 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         )
 
     def start_of_answers(self, num_answers: int) -> torch.Tensor:
-        """`[CLS]` alone, (num_answers, 1)."""
+        """Return `[CLS]` alone, (num_answers, 1)."""
         return torch.full((num_answers, 1), self.config.decoder_config.bos_token_id, device=self.device)
+
+    def encode_video(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, video_length, D) of clips (B, T, channels, height, width) for questions to look at."""
+        return self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
+
+    def encode_question(
+        self,
+        pixel_values: torch.Tensor | None,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the states (B, question_length, D) of questions that have looked at their clips, or at what
+        `encode_video` made of them."""
+        if video_hidden_states is None:
+            video_hidden_states = self.encode_video(pixel_values)
+        return self.text_model(
+            input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
+        ).last_hidden_state
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **generate_kwargs,
+    ) -> torch.Tensor:
+        """Return free-form answers: ids (B, length) from `[CLS]` on. Takes what `GenerationMixin.generate` takes."""
+        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        return self.text_decoder.generate(
+            self.start_of_answers(len(input_ids)),
+            encoder_hidden_states=question,
+            encoder_attention_mask=attention_mask,
+            **generate_kwargs,
+        )
 
     @torch.no_grad()
     def rank_answers(
@@ -1947,8 +1904,8 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         """
         if ensemble not in CLIP_ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
-        if answer_scoring not in ("published", "likelihood"):
-            raise ValueError(f"`answer_scoring` must be 'published' or 'likelihood', got {answer_scoring!r}.")
+        if answer_scoring not in ANSWER_SCORINGS:
+            raise ValueError(f"`answer_scoring` must be one of {', '.join(ANSWER_SCORINGS)}, got {answer_scoring!r}.")
         if k < 1 or chunk_size < 1:
             raise ValueError(f"`k` and `chunk_size` must be at least 1, got {k} and {chunk_size}.")
         if answer_mask is None:
@@ -1956,94 +1913,95 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         if candidates is None:
             candidates = torch.arange(len(answer_ids), device=input_ids.device).expand(len(input_ids), -1)
         if video_hidden_states is None:
-            clips = pixel_values
             if ensemble != "concat":
-                clips = split_clips(pixel_values, num_frames or self.config.vision_config.num_frames, strided_clips)
-            video_hidden_states = self.encode_video(clips).unflatten(0, (len(input_ids), -1))
-        num_clips = video_hidden_states.shape[1]
-        mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
-        question = self.encode_question(
-            None, input_ids.repeat_interleave(num_clips, dim=0), mask, video_hidden_states.flatten(0, 1)
-        )
-        first_logits, cache = self.text_decoder(
-            answer_ids[:1, :1].expand(len(question), -1),
-            encoder_hidden_states=question,
-            encoder_attention_mask=mask,
-            use_cache=True,
-            return_dict=False,
-        )[:2]
-
-        first_scores = first_logits[:, 0].float().unflatten(0, (-1, num_clips))
-        if ensemble == "concat":
-            first_scores = first_scores[:, 0]
-        else:
-            first_scores = pool_clips(first_scores.softmax(dim=-1), ensemble)
-        first_scores = first_scores.log_softmax(dim=-1).gather(1, answer_ids[:, 1][candidates])
-        first_scores = first_scores.masked_fill(candidates < 0, float("-inf"))
-        first_scores, order = first_scores.sort(dim=1, descending=True, stable=True)
-        first_scores, shortlist = first_scores[:, :k], candidates.gather(1, order[:, :k])
-
-        nll = self.shortlist_nll(first_logits, cache, question, mask, shortlist, answer_ids, answer_mask, chunk_size)
+                num_frames = num_frames or self.config.vision_config.num_frames
+                pixel_values = split_clips(pixel_values, num_frames, strided_clips)
+            video_hidden_states = self.encode_video(pixel_values).unflatten(0, (len(input_ids), -1))
+        start = self.start_answering(video_hidden_states, input_ids, attention_mask)
+        first_scores, shortlist = self.shortlist_by_first_word(start, candidates, answer_ids, ensemble, k)
+        nll = self.shortlist_nll(start, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
         scores = scores[:, 0] if ensemble == "concat" else pool_clips(scores, ensemble)
         probs = scores.masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
         probs, order = probs.sort(dim=1, descending=True, stable=True)
         return shortlist.gather(1, order), probs
 
-    def shortlist_nll(
-        self, first_logits, cache, question, question_mask, shortlist, answer_ids, answer_mask, chunk_size
-    ) -> torch.Tensor:
-        """Negative log-likelihoods (B, C, k) of shortlists (B, k) by question states (B * C, question_length, D).
+    def start_answering(
+        self, video_hidden_states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> AnswerStart:
+        """Ask questions (B, question_length) about each of C clips (B, C, video_length, D), and decode [CLS]."""
+        num_clips = video_hidden_states.shape[1]
+        mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
+        ids = input_ids.repeat_interleave(num_clips, dim=0)
+        question = self.encode_question(None, ids, mask, video_hidden_states.flatten(0, 1))
+        outputs = self.text_decoder.bert(
+            self.start_of_answers(len(question)),
+            encoder_hidden_states=question,
+            encoder_attention_mask=mask,
+            use_cache=True,
+        )
+        logits = self.text_decoder.cls(outputs.last_hidden_state[:, 0]).float()
+        return AnswerStart(question, mask, logits.unflatten(0, (-1, num_clips)), outputs.cache)
 
-        `first_logits` and `cache` are what the decoder returned for [CLS]: all answers go on from there. So each costs
-        the decoder one step for each word that is followed by another, and the vocabulary is looked at for no others.
-        (`shortlist` has -1 for none, whose score does not count.)
-        """
-        num_clips = len(question) // len(shortlist)
+    def shortlist_by_first_word(
+        self, start: AnswerStart, candidates: torch.Tensor, answer_ids: torch.Tensor, ensemble: str, k: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log p(first word) of the k best of candidates (B, n), and these, -1 for none: both (B, min(k, n))."""
+        scores = start.logits[:, 0] if ensemble == "concat" else pool_clips(start.logits.softmax(dim=-1), ensemble)
+        scores = scores.log_softmax(dim=-1).gather(1, answer_ids[:, 1][candidates])
+        scores, order = scores.masked_fill(candidates < 0, float("-inf")).sort(dim=1, descending=True, stable=True)
+        return scores[:, :k], candidates.gather(1, order[:, :k])
+
+    def shortlist_nll(
+        self,
+        start: AnswerStart,
+        shortlist: torch.Tensor,
+        answer_ids: torch.Tensor,
+        answer_mask: torch.Tensor,
+        chunk_size: int,
+    ) -> torch.Tensor:
+        """Return negative log-likelihoods (B, C, k) of shortlists (B, k), which mean nothing where these hold -1."""
+        num_clips = start.logits.shape[1]
         answer_ids, answer_mask, rows, places = distinct_answers(shortlist, answer_ids, answer_mask)
-        num_steps = answer_mask[:, 2:].sum(dim=1)
         rows, places = (indices.repeat_interleave(num_clips, dim=0) for indices in (rows, places))
-        nll = -first_logits[:, 0].float().log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
-        nll_of_later_words = []
-        for chunk in rows.split(max(1, chunk_size // len(question)), dim=1):
-            answers, length = chunk.flatten(), int(num_steps[chunk].max())
-            is_followed = answer_mask[answers, 2 : 2 + length].bool()
-            word_nll = nll.new_zeros(is_followed.shape)
-            if length:
-                own_cache = copy.deepcopy(cache.self_attention_cache)
-                own_cache.batch_repeat_interleave(chunk.shape[1])
-                states = self.text_decoder.bert(
-                    answer_ids[answers, 1 : 1 + length],
-                    answer_mask[answers, : 1 + length],
-                    encoder_hidden_states=question,
-                    encoder_attention_mask=question_mask,
-                    mode="multimodal",
-                    cache=EncoderDecoderCache(own_cache, cache.cross_attention_cache),
-                    use_cache=True,
-                ).last_hidden_state
-                logits = self.text_decoder.cls(states[is_followed]).float()
-                targets = answer_ids[answers, 2 : 2 + length][is_followed]
-                word_nll[is_followed] = F.cross_entropy(logits, targets, reduction="none")
-            nll_of_later_words.append(word_nll.sum(dim=1).view(chunk.shape))
-        nll = nll + torch.cat(nll_of_later_words, dim=1)
+        nll = -start.logits.flatten(0, 1).log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
+        later_words = [
+            self.later_words_nll(start, chunk, answer_ids, answer_mask)
+            for chunk in rows.split(max(1, chunk_size // len(rows)), dim=1)
+        ]
+        nll = nll + torch.cat(later_words, dim=1)
         return nll.gather(1, places).unflatten(0, (-1, num_clips))
 
-    @torch.no_grad()
-    def generate(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **generate_kwargs,
+    def later_words_nll(
+        self, start: AnswerStart, chunk: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Free-form answers: ids (B, length) that start with `[CLS]`. Takes what `GenerationMixin.generate` takes."""
-        question = self.encode_question(pixel_values, input_ids, attention_mask)
-        return self.text_decoder.generate(
-            self.start_of_answers(len(input_ids)),
-            encoder_hidden_states=question,
-            encoder_attention_mask=attention_mask,
-            **generate_kwargs,
-        )
+        """Return the nll (B * C, n) of what follows the first words of answers `chunk` (B * C, n).
+
+        All answers go on from [CLS]: each costs the decoder one step for each word that is followed by another, and
+        the vocabulary is looked at for no others.
+        """
+        answers = chunk.flatten()
+        is_followed = answer_mask[answers, 2:].bool()
+        length = int(is_followed.sum(dim=1).max())
+        is_followed = is_followed[:, :length]
+        nll = start.logits.new_zeros(is_followed.shape)
+        if length:
+            own_cache = copy.deepcopy(start.cache.self_attention_cache)
+            own_cache.batch_repeat_interleave(chunk.shape[1])
+            states = self.text_decoder.bert(
+                answer_ids[answers, 1 : 1 + length],
+                answer_mask[answers, : 1 + length],
+                encoder_hidden_states=start.question,
+                encoder_attention_mask=start.question_mask,
+                mode="multimodal",
+                cache=EncoderDecoderCache(own_cache, start.cache.cross_attention_cache),
+                use_cache=True,
+            ).last_hidden_state
+            logits = self.text_decoder.cls(states[is_followed]).float()
+            nll[is_followed] = F.cross_entropy(
+                logits, answer_ids[answers, 2 : 2 + length][is_followed], reduction="none"
+            )
+        return nll.sum(dim=1).view(chunk.shape)
 
 
 @auto_docstring(custom_intro="SViTT for video classification: a linear layer on the pooled clip.")
@@ -2056,23 +2014,17 @@ class SViTTForVideoClassification(SViTTPreTrainedModel):
         self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.vision_model.get_input_embeddings()
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(
+        custom_args=CLIPS_DOC
+        + r"""
+    labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        Class of each clip, from 0.
+"""
+    )
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | ImageClassifierOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Class of each clip, from 0.
-        """
         outputs = self.vision_model(pixel_values, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = self.loss_function(labels, logits, self.config) if labels is not None else None
