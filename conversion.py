@@ -1,36 +1,38 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Where weights come from: original SViTT checkpoints, pretrained BEiT and BERT towers, models of shorter clips.
+"""Where weights come from: saved models, original checkpoints, BEiT and BERT towers, models of shorter clips.
 
 Nothing is dropped silently: what a source holds and the port does not keep is listed, what a model needs and the source
-lacks is an error, and new modules are named. Checkpoints are read without running anything they contain.
+lacks is an error, and new modules are named. Whatever is wrong with a source is an `InputError` that names it.
 """
 
-import argparse
 import copy
+import itertools
 import json
 import logging
 import math
 import os
+import pickle
+import pickletools
 import re
-import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from scipy.interpolate import RectBivariateSpline
 from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, BertTokenizer, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from . import modeling_svitt
-from .checkpoint_reader import in_words, plain, printable, read_checkpoint
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
+from .distributed import write_whole
+from .errors import InputError, check_number
 from .modeling_svitt import RelativePositions, SViTTForPreTraining
 from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
@@ -38,11 +40,199 @@ logger = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
 BIAS_TABLE = "relative_position_bias.relative_position_bias_table"
-# Transformers raises any of these for a folder that is damaged, hostile, or of another model.
-BAD_MODEL = (
-    *(OSError, ValueError, StrictDataclassError, LookupError, TypeError, AttributeError, ArithmeticError),
-    *(RuntimeError, ImportError, MemoryError),
-)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Saved models
+# ----------------------------------------------------------------------------------------------------
+
+
+def load_model_and_processor(
+    path: str | os.PathLike,
+    model_class: type[PreTrainedModel] | None = None,
+    *,
+    num_frames: int | None = None,
+    max_text_length: int | None = None,
+    token_keep_rate: float | None = None,
+    fusion_token_keep_rate: float | None = None,
+    architectures: Iterable[str] | None = None,
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """Load a saved SViTT in float32, and its processor. No code of the folder runs, no weight is random.
+
+    Args:
+        path: Folder or Hub name.
+        model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
+        num_frames: Frames of the processor's clips; those of other lengths than the model's take its biases
+            interpolated.
+        max_text_length: Tokens of the processor's texts.
+        token_keep_rate: Share of video tokens kept at each drop, instead of the model's own.
+        fusion_token_keep_rate: The same, of the video tokens that texts look at.
+        architectures: Names of the classes of which the model must be one.
+
+    Raises:
+        InputError: if there is no such model, or it is damaged, incomplete or of another kind.
+    """
+    with loading(path):
+        rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
+        fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
+        config = with_fields(SViTTConfig.from_pretrained(path), fields)
+        check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
+        source_class = class_of(path, config)
+        if architectures is not None and source_class.__name__ not in architectures:
+            raise InputError(f"{path}: is a {source_class.__name__}, but one of {', '.join(architectures)} is needed.")
+        return load_model(path, config, model_class or source_class), load_processor(path, num_frames, max_text_length)
+
+
+@contextmanager
+def loading(name: str | os.PathLike) -> Iterator[None]:
+    """Raise an `InputError` for all that a folder which is missing, damaged or hostile makes libraries raise."""
+    folder = Path(name)
+    if not folder.is_dir() and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
+        raise InputError(f"{name}: there is no such folder.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{name}: is no folder of a model, it has no config.json.")
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more special
+        raise InputError(f"{name}: cannot be loaded ({reason_of(error)}).") from error
+
+
+def class_of(path: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedModel]:
+    """Return the class that a model was saved from."""
+    [architecture, *_] = config.architectures or ["SViTTModel"]
+    if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
+        raise InputError(f"{path}: holds a {printable(architecture)}, which is no SViTT.")
+    return getattr(modeling_svitt, architecture)
+
+
+def load_model(path: str | os.PathLike, config: SViTTConfig, model_class: type[PreTrainedModel]) -> PreTrainedModel:
+    """Load weights in float32; an `InputError` where those of the class that was saved are missing or do not fit."""
+    source_class = class_of(path, config)
+    with torch.device("meta"):
+        needed = source_class(copy.deepcopy(config)).state_dict().keys()
+    model, report = model_class.from_pretrained(
+        path,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report
+        use_safetensors=True,
+    )
+    for name, shape, expected in sorted(report["mismatched_keys"]):
+        raise InputError(f"{path}: {name} is of {by(shape)} values, its configuration needs {by(expected)}.")
+    if missing := needed & report["missing_keys"]:
+        raise InputError(f"{path}: lacks weights of its {source_class.__name__}: {listed(missing)}.")
+    return model
+
+
+def load_processor(
+    path: str | os.PathLike, num_frames: int | None = None, max_text_length: int | None = None
+) -> SViTTProcessor:
+    """Load the processor of a model, with other frames or another text length."""
+    settings = {"num_frames": num_frames, "max_length": max_text_length}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return SViTTProcessor.from_pretrained(path, trust_remote_code=False, **settings)
+
+
+def load_tokenizer(name: str | os.PathLike) -> BertTokenizer:
+    """Load the BERT tokenizer in a folder or of a Hub name."""
+    try:
+        tokenizer = BertTokenizer.from_pretrained(name)
+    except Exception:  # tokenizers raises nothing more special
+        tokenizer = None
+    # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
+    return tokenizer
+
+
+def special_token_ids(tokenizer: BertTokenizer) -> dict:
+    """Return the fields of [`SViTTTextConfig`] that follow from a BERT tokenizer."""
+    names = {"pad": "pad", "bos": "cls", "eos": "sep", "mask": "mask"}
+    return {f"{ours}_token_id": getattr(tokenizer, f"{bert}_token_id") for ours, bert in names.items()}
+
+
+def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> SViTTProcessor:
+    """Make the processor that feeds a model of this configuration; `kwargs` are further ones of its video processor."""
+    vocab_size = config.text_config.vocab_size
+    if len(tokenizer) > vocab_size:
+        raise InputError(f"The tokenizer has {len(tokenizer)} words, the model only {vocab_size}; they do not match.")
+    vision = config.vision_config
+    size = {"height": vision.image_size, "width": vision.image_size}
+    return SViTTProcessor(SViTTVideoProcessor(size=size, num_frames=vision.num_frames, **kwargs), tokenizer)
+
+
+def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: str | os.PathLike):
+    """Write model and processor to a new folder, which is complete or not there."""
+    check_unused(output_dir)
+    write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
+    logger.info("%s written to %s.", type(model).__name__, output_dir)
+
+
+def check_unused(output_dir: str | os.PathLike):
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise InputError(f"{output_dir}: is in use; name a folder that does not exist yet, or an empty one.")
+
+
+def with_fields(config: SViTTConfig, fields: Mapping) -> SViTTConfig:
+    """Return a configuration with other fields, those of its parts as dicts; an `InputError` for unknown ones."""
+    values = config.to_dict()
+    for name, value in fields.items():
+        if name not in values:
+            raise InputError(f"SViTTConfig has no field {name!r}.")
+        if isinstance(value, dict):
+            check_fields(type(getattr(config, name)), value)
+            value = values[name] | value
+        values[name] = value
+    return SViTTConfig.from_dict(values)
+
+
+def check_fields(config_class: type, given: Mapping | None):
+    if unknown := set(given or ()) - set(config_class.__annotations__):
+        raise InputError(f"{config_class.__name__} has no field {', '.join(sorted(unknown))}.")
+
+
+def parse_fields(texts: Iterable[str]) -> dict:
+    """Parse FIELD=VALUE, values in JSON or texts."""
+    fields = {}
+    for text in texts:
+        field, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(f"{text!r} must look like FIELD=VALUE.")
+        try:
+            fields[field] = json.loads(value)
+        except json.JSONDecodeError:
+            fields[field] = value
+    return fields
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, as a part of a sentence."""
+    error = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    message = str(error).rpartition("WeightsUnpickler error: ")[2].strip()  # torch then advises to load all the same
+    text = printable(message.partition("\n")[0]).rstrip(" .")
+    return text if text and not isinstance(error, (LookupError, TypeError)) else f"{type(error).__name__}: {text}"
+
+
+def printable(text: str) -> str:
+    """Return what a file says of itself, fit for a terminal: no escape sequences, not endless."""
+    text = str(text) if len(str(text)) <= 500 else f"{str(text)[:500]} …"
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names in a sentence, those that differ in the number of the layer as one, of many the first."""
+    names = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})
+    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
+    return printable(", ".join(names[:20] + more))
+
+
+def by(size: Iterable[int]) -> str:
+    """(2, 3) -> `2 x 3`"""
+    return " x ".join(map(str, size)) or "1"
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -63,13 +253,7 @@ PREFIXES = {
     "temp": "temp",
 }
 TOWER_PREFIXES = ("embeddings.", "encoder.", "pooler.", "layernorm.")  # of one encoder on its own, named as ours
-FLOATS = ("F16", "BF16", "F32", "F64")
-SETTINGS_FILES = (
-    *("config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
-)
 INDEX_BUFFERS = ("relative_position_index", "position_ids")  # functions of the configuration, which the port computes
-
 # Second names of tensors -> first names.
 TIED_WEIGHTS = {
     "cls.predictions.decoder.weight": "text_model.embeddings.word_embeddings.weight",
@@ -80,37 +264,38 @@ TIED_WEIGHTS = {
 
 
 def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
-    """Renames the weights of the original code to those of this port.
+    """Rename the weights of the original code to those of this port.
 
     Args:
         original: State dict of an original pre-training, retrieval or question answering model, or of its video or
             text encoder alone.
 
     Returns:
-        The same tensors under our names, one for each, save the index buffers (`relative_position_index`,
-        `position_ids`), which the port computes from its configuration.
+        The same tensors under our names, save the index buffers (`relative_position_index`, `position_ids`).
 
     Raises:
-        ValueError: if there are names of no original model, or two names for one of ours.
+        InputError: if there are names of no original model, or two names for one of ours.
     """
-    if original and all(name.startswith(TOWER_PREFIXES) for name in original):
-        renamed = {name: name for name in original}
-    else:
-        renamed = {name: _rename(name) for name in original}
+    is_tower = bool(original) and all(name.startswith(TOWER_PREFIXES) for name in original)
+    renamed = {name: name if is_tower else _rename(name) for name in original}
     unknown = [name for name, new_name in renamed.items() if new_name is None]
     if unknown or not renamed:
-        raise ValueError(
-            f"These are not names of weights of an original SViTT model: {_list(unknown) or 'none at all'}. They start "
-            f"with {', '.join(PREFIXES)}, or in an encoder alone with {', '.join(TOWER_PREFIXES)}."
+        raise InputError(
+            f"These are not names of weights of an original SViTT model: {listed(unknown) or 'none at all'}. They "
+            f"start with {', '.join(PREFIXES)}, or in an encoder alone with {', '.join(TOWER_PREFIXES)}."
         )
-    weights = {new_name: original[name] for name, new_name in renamed.items() if not name.endswith(INDEX_BUFFERS)}
     kept = [name for name in original if not name.endswith(INDEX_BUFFERS)]
+    weights = {renamed[name]: original[name] for name in kept}
     if len(weights) < len(kept):
         twice = [name for name in kept if sum(renamed[other] == renamed[name] for other in kept) > 1]
-        raise ValueError(f"The checkpoint holds the same weights under two names: {_list(twice)}.")
+        raise InputError(f"The checkpoint holds the same weights under two names: {listed(twice)}.")
     if len(kept) < len(original):
-        logger.info("Not kept, as it follows from the configuration: %s.", _list(set(original) - set(kept)))
-    return _tie(weights)
+        logger.info("Not kept, as it follows from the configuration: %s.", listed(set(original) - set(kept)))
+    for second, first in TIED_WEIGHTS.items():
+        if second in weights and first in weights and not torch.equal(weights[first], weights[second]):
+            logger.warning("`%s` and `%s` are one tensor but differ; the former is kept for both.", first, second)
+            weights[second] = weights[first]
+    return weights
 
 
 def _rename(name: str) -> str | None:
@@ -120,23 +305,8 @@ def _rename(name: str) -> str | None:
     return None
 
 
-def _tie(weights: Weights) -> Weights:
-    for second, first in TIED_WEIGHTS.items():
-        if second in weights and first in weights and not torch.equal(weights[first], weights[second]):
-            logger.warning("`%s` and `%s` are one tensor but differ; the former is kept for both.", first, second)
-            weights[second] = weights[first]
-    return weights
-
-
-def _list(names: Iterable[str]) -> str:
-    """Names in a sentence, those that differ in the number of the layer as one, of many the first."""
-    names = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})
-    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
-    return printable(", ".join(names[:20] + more))
-
-
 def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
-    """Weights that the answer decoder of question answering starts from: the fusion layers of a pre-trained model.
+    """Return the weights that the answer decoder of question answering starts from: the fusion layers of a model.
 
     Args:
         state_dict: State dict of [`SViTTForPreTraining`], or of another model with a `text_model`, whose decoder then
@@ -166,7 +336,7 @@ def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_la
 def resize_relative_position_bias(
     table: torch.Tensor, source_grid: tuple[int, int, int], target_grid: tuple[int, int, int]
 ) -> torch.Tensor:
-    """Resizes a relative position bias table: in space by BEiT's spline, then in time by nearest neighbour.
+    """Resize a relative position bias table: in space by BEiT's spline, then in time by nearest neighbour.
 
     Args:
         table: (rows, heads), rows as in [`RelativePositions`]; the last 3, of the CLS token, are kept.
@@ -174,13 +344,12 @@ def resize_relative_position_bias(
         target_grid: The same, wanted.
 
     Raises:
-        ValueError: if the table does not have the rows of `source_grid`.
+        InputError: if the table does not have the rows of `source_grid`.
     """
     source, target = RelativePositions(*source_grid), RelativePositions(*target_grid)
     if len(table) != source.num_rows:
-        raise ValueError(
-            f"A bias table for {_grid(source_grid)} has {source.num_rows} rows, this one has {len(table)}."
-        )
+        grid = "{} frames of {} x {} patches".format(*source_grid)
+        raise InputError(f"A bias table for {grid} has {source.num_rows} rows, this one has {len(table)}.")
     if source_grid[1:] != target_grid[1:]:
         offsets = table[:-3].unflatten(0, (-1, source.spatial_rows))
         offsets = torch.stack([_resize_offsets(frame, source_grid[1:], target_grid[1:]) for frame in offsets])
@@ -190,7 +359,9 @@ def resize_relative_position_bias(
 
 
 def _resize_offsets(biases: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
-    """Biases of the spatial offsets of a grid of H x W patches, ((2H-1) * (2W-1), heads), for those of another."""
+    """Turn biases of the offsets in a grid of H x W patches, ((2H-1) * (2W-1), heads), into those of another grid."""
+    from scipy.interpolate import RectBivariateSpline  # BEiT's own; torch has none
+
     sides = [(2 * old - 1, 2 * new - 1) for old, new in zip(source, target, strict=True)]
     points = [_geometric_points(old, new) for old, new in sides]
     targets = [np.arange(-(new // 2), new // 2 + 1.0) for _, new in sides]
@@ -201,7 +372,7 @@ def _resize_offsets(biases: torch.Tensor, source: tuple[int, int], target: tuple
 
 
 def _geometric_points(source: int, target: int) -> np.ndarray:
-    """Where BEiT puts `source` offsets among `target` ones: at steps that grow geometrically, dense near 0."""
+    """Return where BEiT puts `source` offsets among `target` ones: at steps that grow geometrically, dense near 0."""
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         ratio = (low + high) / 2
@@ -214,10 +385,10 @@ def _geometric_points(source: int, target: int) -> np.ndarray:
 
 
 def resize_position_embeddings(embeddings: torch.Tensor, grid_size: int) -> torch.Tensor:
-    """Resizes absolute position embeddings (1, 1 + H * H, D) to (1, 1 + grid_size ** 2, D), bicubically; CLS first."""
+    """Resize absolute position embeddings (1, 1 + H * H, D) to (1, 1 + grid_size ** 2, D), bicubically; CLS first."""
     source = math.isqrt(embeddings.shape[1] - 1)
     if source**2 != embeddings.shape[1] - 1:
-        raise ValueError(f"{embeddings.shape[1]} position embeddings are not those of a square grid and a CLS token.")
+        raise InputError(f"{embeddings.shape[1]} position embeddings are not those of a square grid and a CLS token.")
     if source == grid_size:
         return embeddings
     patches = embeddings[:, 1:].transpose(1, 2).unflatten(2, (source, source))
@@ -240,7 +411,7 @@ def _resize_positions(
 def expand_num_frames(
     state_dict: Mapping[str, torch.Tensor], config: SViTTConfig, num_frames: int
 ) -> tuple[Weights, SViTTConfig]:
-    """The paper's temporal sparse expansion: a model for clips of `num_frames` frames that starts from one for others.
+    """Make a model for clips of `num_frames` frames start from one for others: the paper's temporal sparse expansion.
 
     Lower `vision_config.token_keep_rate` of the new configuration to keep the cost of longer clips down.
 
@@ -260,8 +431,171 @@ def expand_num_frames(
     return weights, config
 
 
-def _grid(grid: tuple[int, int, int]) -> str:
-    return f"{grid[0]} frames of {grid[1]} x {grid[2]} patches"
+def expanded(model: PreTrainedModel, num_frames: int, fields: Mapping | None = None) -> PreTrainedModel:
+    """Return the model for clips of `num_frames` frames, with some fields of its configuration changed."""
+    weights, config = expand_num_frames(model.state_dict(), model.config, num_frames)
+    longer = type(model)(with_fields(config, fields or {}))
+    longer.load_state_dict(weights)
+    return longer
+
+
+def convert_to_longer_clips(
+    path: str | os.PathLike, output_dir: str | os.PathLike, num_frames: int, token_keep_rate: float | None = None
+):
+    """Write a SViTT for clips of `num_frames` frames, perhaps with more tokens dropped, made from a saved one."""
+    check_unused(output_dir)
+    check_number("num_frames", num_frames, 1)
+    model, processor = load_model_and_processor(path, num_frames=num_frames, token_keep_rate=token_keep_rate)
+    save_folder(expanded(model, num_frames), processor, output_dir)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Checkpoints of strangers
+# ----------------------------------------------------------------------------------------------------
+
+# Ten times what weights and an optimizer of a large model take. An opcode makes an object of 200 bytes at most, and
+# tuples nested deeper than this would overflow Python's stack when they are hashed.
+MAX_OPCODES, MAX_TUPLES, MAX_CONFIG_VALUES = 10**6, 50_000, 10**5
+# How often all that is stored may occur, under several names.
+TIMES_SHARED = 4
+# Objects of these packages are pickled as calls, which stubs answer. No other call is let pass.
+ANSWERED = ("collections", "copyreg", "datetime", "numpy", "omegaconf", "pathlib")
+BUILTINS_RENAMED = ("builtins.int", "builtins.str", "builtins.range")  # which protocol 2 calls long, unicode, xrange
+
+
+class Stub:
+    """In place of an object that is neither tensor nor plain container: keeps its attributes, runs nothing."""
+
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+
+class DictStub:
+    """In place of a subclass of dict: torch fills an `OrderedDict` with items and attributes, and no other class."""
+
+    def __new__(cls, *args):
+        return OrderedDict()
+
+
+class Uncalled(type):
+    """Class of classes that may be made without a call, as pickle does, but not called: that may be any function."""
+
+    def __call__(cls, *args):
+        raise pickle.UnpicklingError(f"it calls `{cls.__name__}`, which weights have no need of")
+
+
+def stub_for(name: str) -> type:
+    if name == "collections.defaultdict":
+        return DictStub
+    return Stub if name.startswith(tuple(f"{package}." for package in ANSWERED)) else Uncalled(name, (DictStub,), {})
+
+
+def names_in_pickles(path: str | os.PathLike) -> set[str]:
+    """Return the names of all classes and functions that a checkpoint asks for, without running it.
+
+    Raises:
+        ValueError: for what torch would take without end: compressed, too long, nested too deeply.
+    """
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+        if not is_zip:
+            file.seek(0)
+            return set().union(*(_names_in_pickle(file) for _ in range(5)))  # head, checkpoint, list of storages
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+            pickles = [record for record in records if record.filename.lower().endswith("data.pkl")]
+            if len(pickles) != 1 or any(record.compress_type for record in records):
+                raise ValueError("it is a zip file, but not one of `torch.save`")
+            return _names_in_pickle(archive.open(pickles[0]))
+
+
+def _names_in_pickle(file) -> set[str]:
+    names, num_tuples = set(BUILTINS_RENAMED), 0
+    for number, (opcode, value, _) in enumerate(pickletools.genops(file)):
+        num_tuples += opcode.name.startswith("TUPLE")
+        if number > MAX_OPCODES or num_tuples > MAX_TUPLES:
+            raise ValueError("it holds more objects than weights and their optimizer take")
+        if opcode.name == "GLOBAL":
+            module, name = value.split(" ")
+            names.add(f"{ {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module) }.{name}")
+    if "builtins.bytearray" in names:  # torch calls it, with any size
+        raise pickle.UnpicklingError("it makes byte arrays")
+    return names
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict:
+    """Read what `torch.save` wrote, in its zip or its legacy format, without running anything that it contains.
+
+    Tensors of zip files stay on the disk until they are used.
+
+    Returns:
+        The saved dict; [`Stub`]s and `OrderedDict`s stand for objects that are neither tensors nor plain containers.
+
+    Raises:
+        InputError: if there is no such file, or it is damaged, hostile, or no dict.
+    """
+    try:
+        stubs = [(stub_for(name), name) for name in names_in_pickles(path)]
+        with torch.serialization.safe_globals(stubs):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file.") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: is refused, as it is more than weights ({reason_of(error)}).") from error
+    except Exception as error:  # a damaged or hostile file makes torch raise anything
+        raise InputError(f"{path}: is no readable checkpoint of `torch.save` ({reason_of(error)}).") from error
+    if not isinstance(checkpoint, dict) or not all(isinstance(name, str) for name in checkpoint):
+        raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not a dict with the weights under 'model'.")
+    return checkpoint
+
+
+def weights_of(path: str | os.PathLike, checkpoint: dict) -> Weights:
+    """Return the tensors under 'model', or of a checkpoint that is a state dict itself."""
+    weights = checkpoint.get("model", checkpoint)
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not value.is_meta
+        for name, value in weights.items()
+    ):
+        raise InputError(f"{path}: has no dict of weights under 'model'; its entries are {listed(checkpoint)}.")
+    if sum(value.nbytes for value in weights.values()) > TIMES_SHARED * os.path.getsize(path):
+        raise InputError(f"{path}: is refused, its weights are larger than what it stores.")
+    return weights
+
+
+def is_weight(item: tuple) -> bool:
+    name, value = item
+    is_dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+    return isinstance(name, str) and is_dense and not value.is_quantized
+
+
+def plain(value, counter: Iterator[int] | None = None):
+    """Return a configuration as dicts, lists and values, whether OmegaConf, a namespace or a subclass of dict holds it.
+
+    Raises:
+        ValueError: if it has more values than any configuration.
+    """
+    counter = itertools.count() if counter is None else counter
+    if next(counter) > MAX_CONFIG_VALUES:
+        raise ValueError("it has too many values")
+    if isinstance(value, (Stub, OrderedDict)):
+        held = vars(value)
+        for node in ("_val", "_content"):  # of OmegaConf: a value; a dict or list of nodes
+            if node in held:
+                return plain(held[node], counter)
+        value = held if isinstance(value, Stub) or not value else value
+    if isinstance(value, dict):
+        return {key: plain(item, counter) for key, item in value.items()}
+    return [plain(item, counter) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -288,7 +622,7 @@ def convert_checkpoint(
     vision_config: dict | None = None,
     text_config: dict | None = None,
 ):
-    """Converts a checkpoint of the original code to a folder for `from_pretrained`.
+    """Convert a checkpoint of the original code to a folder for `from_pretrained`.
 
     The configuration comes from the shapes of the weights and from the training configuration in the checkpoint. It
     reproduces the original code, faults included (`attn_mask_padding=False`, no dropping in fusion unless the original
@@ -302,35 +636,28 @@ def convert_checkpoint(
         text_config: The same for [`SViTTTextConfig`].
 
     Raises:
-        OSError: if the checkpoint or the tokenizer is not found.
-        ValueError: if the checkpoint is damaged, hostile or of another model, or the output folder is in use.
+        InputError: if the checkpoint or the tokenizer is not found, the checkpoint is damaged, hostile or of another
+            model, or the output folder is in use.
     """
-    _check_output(output_dir)
+    check_unused(output_dir)
     checkpoint = read_checkpoint(path)
-    original = checkpoint.get("model", checkpoint)
-    if not isinstance(original, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in original.items()
-    ):
-        raise ValueError(f"{path} has no dict of weights under 'model'; its entries are {_list(checkpoint)}.")
+    original = weights_of(path, checkpoint)
     weights = convert_state_dict(original)
-    logger.info("Not converted: %s.", _list(checkpoint.keys() - {"model", "config"}) or "nothing")
-
+    logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
     tokenizer = load_tokenizer(tokenizer)
+    text_config = {**special_token_ids(tokenizer), **(text_config or {})}
     try:
-        config = infer_config(
-            original,
-            plain(checkpoint.get("config")),
-            vision_config=vision_config,
-            text_config={**special_token_ids(tokenizer), **(text_config or {})},
-        )
+        config = infer_config(original, plain(checkpoint.get("config")), vision_config, text_config)
         model_class = _model_class(weights)
         with torch.device("meta"):  # takes no memory, whatever sizes were inferred
-            _check_fit(model_class(config), weights)
-        model = model_class(config)
-    # Fields that are not of the type or the size they should be.
-    except (ArithmeticError, AttributeError, TypeError, LookupError, RuntimeError) as error:
-        raise ValueError(f"{path}: its configuration is none of an original model ({reason_of(error)}).") from error
-    _load(model, weights)
+            check_fit(model_class(config), weights)
+    except InputError:
+        raise
+    except Exception as error:  # fields that are not of the type or the size they should be
+        reason = reason_of(error)
+        raise InputError(f"{path}: its configuration is none of an original model ({reason}).") from error
+    model = model_class(config)
+    model.load_state_dict(weights, strict=False)
     save_folder(model, make_processor(config, tokenizer), output_dir)
 
 
@@ -341,7 +668,7 @@ def _model_class(weights: Weights) -> type[PreTrainedModel]:
         return modeling_svitt.SViTTForPreTraining
     if "itm_head.weight" in weights:
         return modeling_svitt.SViTTForVideoTextRetrieval
-    raise ValueError("The checkpoint is of no pre-training, retrieval or question answering model: it has no head.")
+    raise InputError("The checkpoint is of no pre-training, retrieval or question answering model: it has no head.")
 
 
 def infer_config(
@@ -350,7 +677,7 @@ def infer_config(
     vision_config: dict | None = None,
     text_config: dict | None = None,
 ) -> SViTTConfig:
-    """The configuration of an original model.
+    """Return the configuration of an original model.
 
     Args:
         original: Its state dict, under the original's names.
@@ -360,10 +687,11 @@ def infer_config(
         text_config: Fields of [`SViTTTextConfig`] that take precedence.
 
     Raises:
-        ValueError: if the weights do not tell a size (heads of another width than 64, or several grids that fit the
+        InputError: if the weights do not tell a size (heads of another width than 64, or several grids that fit the
             bias tables) and nothing else does.
     """
-    _check_fields(vision_config, text_config)
+    check_fields(SViTTVisionConfig, vision_config)
+    check_fields(SViTTTextConfig, text_config)
     weights = convert_state_dict({name: original[name] for name in original if not name.endswith(INDEX_BUFFERS)})
     trained = original_config if isinstance(original_config, Mapping) else {}
     if not trained:
@@ -419,7 +747,7 @@ def _vision_settings(original: Mapping, weights: Weights, trained: Mapping, give
 
 
 def _clip_size(num_rows: int, settings: dict, num_patches: int | None) -> tuple[int, int]:
-    """Frames and image size from the rows of a bias table, (2T-1)(2H-1)(2H-1) + 3, and what else is known."""
+    """Return frames and image size, from the rows of a bias table, (2T-1)(2H-1)(2H-1) + 3, and what else is known."""
     patch_size = settings["patch_size"]
     fitting = []
     for grid_size in range(1, math.isqrt(num_rows) + 1):
@@ -435,7 +763,7 @@ def _clip_size(num_rows: int, settings: dict, num_patches: int | None) -> tuple[
             fitting.append((num_frames, image_size))
     if len(fitting) != 1:
         known = {field: settings[field] for field in ("num_frames", "image_size") if field in settings}
-        raise ValueError(
+        raise InputError(
             f"Bias tables of {num_rows} rows and patches of {patch_size} pixels fit "
             + (f"several (num_frames, image_size): {fitting}; say which." if fitting else f"no clips with {known}.")
         )
@@ -451,7 +779,7 @@ def _text_settings(weights: Weights, prefix: str, trained: Mapping, given: dict)
     settings |= {**sizes, **ORIGINAL_BEHAVIOUR, **given}
     if "num_attention_heads" not in settings:
         if sizes["hidden_size"] % 64:
-            raise ValueError(
+            raise InputError(
                 "The weights of BERT do not tell its number of heads, and at a width of "
                 f"{sizes['hidden_size']} they are not 64 wide; say `num_attention_heads` in `text_config`."
             )
@@ -479,7 +807,7 @@ def _text_sizes(weights: Weights, prefix: str) -> dict:
 
 
 def _fields(config_class: type, trained: Mapping, *sections: str) -> dict:
-    """What sections of the original's configuration say of the fields of ours."""
+    """Return what sections of the original's configuration say of the fields of ours."""
     found = {}
     for section in sections:
         values = trained.get(section)
@@ -488,26 +816,19 @@ def _fields(config_class: type, trained: Mapping, *sections: str) -> dict:
     return found
 
 
-def _check_fields(vision_config: dict | None, text_config: dict | None):
-    for config_class, given in ((SViTTVisionConfig, vision_config), (SViTTTextConfig, text_config)):
-        unknown = set(given or ()) - set(config_class.__annotations__)
-        if unknown:
-            raise ValueError(f"{config_class.__name__} has no field {', '.join(sorted(unknown))}.")
-
-
 def _num_layers(weights: Weights, prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
     last = max((int(match[1]) for match in map(pattern.match, weights) if match), default=-1)
     if last >= len(weights):
-        raise ValueError(f"The checkpoint has weights of layer {last}, but not of all before it.")
+        raise InputError(f"The checkpoint has weights of layer {last}, but not of all before it.")
     return 1 + last
 
 
 def _shape(weights: Weights, name: str, num_dims: int) -> torch.Size:
     if name not in weights:
-        raise ValueError(f"The checkpoint has no `{name}`.")
+        raise InputError(f"The checkpoint has no `{name}`.")
     if weights[name].dim() != num_dims:
-        raise ValueError(f"`{name}` has {weights[name].dim()} dimensions instead of {num_dims}.")
+        raise InputError(f"`{name}` has {weights[name].dim()} dimensions instead of {num_dims}.")
     return weights[name].shape
 
 
@@ -515,154 +836,24 @@ def _bias_table_name(prefix: str, layer: int) -> str:
     return f"{prefix}encoder.layer.{layer}.attention.attention.{BIAS_TABLE}"
 
 
-def _check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = None) -> list[str]:
-    """The names of what the model has besides `weights`; a `ValueError` for what does not match `may_lack`, for a
-    weight that it has no place for, and for one of another shape."""
+def check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = None) -> list[str]:
+    """Return the names of what a model has besides `weights`.
+
+    Raises:
+        InputError: for a weight that it has no place for or of another shape, and a missing one not like `may_lack`.
+    """
     own = model.state_dict()
     for name, tensor in weights.items():
         if name in own and own[name].shape != tensor.shape:
-            sizes = f"{name}, of {in_words(tensor.shape)} values instead of {in_words(own[name].shape)}"
-            raise ValueError(f"The weights do not fit the configuration: size mismatch for {sizes}.")
+            sizes = f"{name}, of {by(tensor.shape)} values instead of {by(own[name].shape)}"
+            raise InputError(f"The weights do not fit the configuration: size mismatch for {sizes}.")
     if unexpected := weights.keys() - own.keys():
-        raise ValueError(f"{type(model).__name__} has no place for {_list(unexpected)}.")
+        raise InputError(f"{type(model).__name__} has no place for {listed(unexpected)}.")
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     new = [name for name in own if name not in weights and name not in tied]
-    lacking = [name for name in new if may_lack is None or not re.match(may_lack, name)]
-    if lacking:
-        raise ValueError(f"{type(model).__name__} needs weights that are missing: {_list(lacking)}.")
+    if lacking := [name for name in new if may_lack is None or not re.match(may_lack, name)]:
+        raise InputError(f"{type(model).__name__} needs weights that are missing: {listed(lacking)}.")
     return new
-
-
-def load_complete(model_class: type[PreTrainedModel], name: str | os.PathLike, config: SViTTConfig) -> PreTrainedModel:
-    """As `model_class.from_pretrained` in float32, of a folder or Hub name of any SViTT; but weights that should be
-    there are never random.
-
-    Args:
-        config: Of the model in the folder, perhaps with other settings.
-
-    Raises:
-        ValueError: if the weights are damaged, of other shapes, or not those of the class that the model is of. What
-            only `model_class` has keeps its initial values.
-    """
-    if getattr(config, "transformers_weights", None) is not None:
-        raise ValueError(f"{name}: `transformers_weights` of its config.json is not supported; leave it out.")
-    stored = stored_shapes(name)
-    for part in ("vision_config", "text_config", "decoder_config"):
-        if stored and (num_layers := getattr(config, part).num_hidden_layers) > len(stored):
-            raise ValueError(f"{name}: `num_hidden_layers` of its {part} is {num_layers}, more than it has weights.")
-    source_class = model_of(name, config) if config.architectures else model_class
-    with torch.device("meta"):
-        own = source_class(copy.deepcopy(config)).state_dict()
-    _check_shapes(name, ((weight, shape, own[weight].shape) for weight, shape in stored.items() if weight in own))
-    try:
-        model, report = model_class.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            use_safetensors=True,
-        )
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{name}: its weights are damaged ({reason_of(error)}).") from error
-    _check_shapes(name, report["mismatched_keys"])
-    if missing := own.keys() & report["missing_keys"]:
-        raise ValueError(f"{name}: lacks weights of its {source_class.__name__}: {_list(missing)}.")
-    unexpected = set(report["unexpected_keys"]) - own.keys()
-    if unexpected := [weight for weight in unexpected if not weight.endswith(INDEX_BUFFERS)]:
-        raise ValueError(f"{name}: has weights that no {source_class.__name__} has: {_list(unexpected)}.")
-    return model
-
-
-def _check_shapes(name: str | os.PathLike, shapes: Iterable[tuple]):
-    """A `ValueError` for the first of some (weight, shape, shape needed) that differs."""
-    for weight, size, needed in sorted(shapes):
-        if tuple(size) != tuple(needed):
-            raise ValueError(
-                f"{name}: {weight} is of {in_words(size)} values, its configuration needs {in_words(needed)}."
-            )
-
-
-def stored_shapes(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights in a folder by name, from the heads of its files; none of what is on the Hub.
-
-    Raises:
-        ValueError: that names a file that is damaged, holds something else than floating point numbers, or is a pickle.
-    """
-    shapes = {}
-    for file in _weight_files(Path(folder)):
-        try:
-            with safe_open(file, "pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 (it is no dict)
-                    weight = weights.get_slice(name)
-                    if weight.get_dtype() not in FLOATS and not name.endswith(INDEX_BUFFERS):
-                        raise ValueError(f"{file}: {name} is of type {weight.get_dtype()}, not {', '.join(FLOATS)}.")
-                    shapes[name] = tuple(weight.get_shape())
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file}: damaged or cut off ({reason_of(error)}).") from error
-    return shapes
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Those that `from_pretrained` reads; a `ValueError` for a pickle and for a list that leads elsewhere."""
-    if (folder / SAFE_WEIGHTS_NAME).exists():
-        return [folder / SAFE_WEIGHTS_NAME]
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
-    if not index.exists():
-        if pickles := sorted(folder.glob("pytorch_model*.bin")):
-            raise ValueError(f"{pickles[0]}: is a pickle, which may run code; only .safetensors files are read.")
-        return []
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-        raise ValueError(f"{index}: its `weight_map` must be an object of file names.")
-    for place in set(places.values()):
-        if Path(place).name != place or not (folder / place).is_file():
-            raise ValueError(f"{index}: its `weight_map` names {printable(place)!r}, which is no file of the folder.")
-    return [folder / place for place in sorted(set(places.values()))]
-
-
-def read_json(file: Path) -> dict:
-    """A JSON object; a `ValueError` that names the file if it holds none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: damaged, or no JSON ({reason_of(error)}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: must hold a JSON object, not a {type(content).__name__}.")
-    return content
-
-
-def check_settings(folder: str | os.PathLike):
-    """A `ValueError` that names a damaged file of settings in a folder, which `from_pretrained` does not."""
-    for name in SETTINGS_FILES:
-        if (file := Path(folder, name)).exists():
-            read_json(file)
-
-
-def reason_of(error: BaseException) -> str:
-    """What an error says, as a part of a sentence."""
-    speaks = isinstance(error, (OSError, ValueError, SafetensorError, StrictDataclassError))
-    error = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-    text = printable(str(error)).rstrip(".")
-    return text if speaks else f"{type(error).__name__}: {text}"
-
-
-def model_of(name: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedModel]:
-    """The class that a model was saved from; a `ValueError` if it is none of ours."""
-    names = config.architectures or ["SViTTModel"]
-    architecture = names[0] if isinstance(names, list) else names
-    if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
-        raise ValueError(f"{name}: holds a {printable(str(architecture))}, which is no SViTT.")
-    return getattr(modeling_svitt, architecture)
-
-
-def _load(model: PreTrainedModel, weights: Weights, may_lack: str | None = None):
-    """Loads all of `weights`. What the model has besides must match `may_lack`, and keeps its initial value."""
-    new = _check_fit(model, weights, may_lack)
-    model.load_state_dict(weights, strict=False)
-    if new:
-        modules = (name.removesuffix(".weight").removesuffix(".bias") for name in new)
-        logger.info("New, with their initial values: %s.", _list(modules))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -684,7 +875,7 @@ def init_from_towers(
     text_config: dict | None = None,
     **kwargs,
 ) -> SViTTForPreTraining:
-    """A fresh SViTT from a pretrained BEiT and a pretrained BERT; saved, it loads into every SViTT class.
+    """Make a fresh SViTT from a pretrained BEiT and a pretrained BERT; saved, it loads into every SViTT class.
 
     Args:
         vision: Folder or Hub name of a BEiT, with relative (per layer or shared) or absolute positions or both.
@@ -698,12 +889,14 @@ def init_from_towers(
         kwargs: Fields of [`SViTTConfig`].
 
     Raises:
-        OSError: if a tower is not found.
-        ValueError: if a tower is of another kind or incomplete, or a field does not fit.
+        InputError: if a tower is not found, of another kind or incomplete, or a field does not fit.
     """
-    _check_fields(vision_config, text_config)
-    vision_fields, vision_weights = _beit_tower(vision, num_frames, image_size)
-    text_fields, text_weights = _bert_tower(text)
+    check_fields(SViTTVisionConfig, vision_config)
+    check_fields(SViTTTextConfig, text_config)
+    with loading(vision):
+        vision_fields, vision_weights = _beit_tower(vision, num_frames, image_size)
+    with loading(text):
+        text_fields, text_weights = _bert_tower(text)
     if fusion_layer is None:
         fusion_layer = text_fields["num_hidden_layers"] * 3 // 4
     text_fields |= {"fusion_layer": fusion_layer, "encoder_width": vision_fields["hidden_size"]}
@@ -713,16 +906,20 @@ def init_from_towers(
         **kwargs,
     )
     model = SViTTForPreTraining(config)
-    _load(model, {**vision_weights, **text_weights}, may_lack=NEW_MODULES)
+    weights = vision_weights | text_weights
+    new = check_fit(model, weights, may_lack=NEW_MODULES)
+    model.load_state_dict(weights, strict=False)
+    modules = (name.removesuffix(".weight").removesuffix(".bias") for name in new)
+    logger.info("New, with their initial values: %s.", listed(modules))
     return model
 
 
 def _beit_tower(name: str | os.PathLike, num_frames: int, image_size: int | None) -> tuple[dict, Weights]:
-    """Fields of [`SViTTVisionConfig`] and weights, under our names, from a BEiT."""
+    """Return fields of [`SViTTVisionConfig`] and weights, under our names, from a BEiT."""
     config, weights = _pretrained(BeitModel, name, may_lack=r"pooler\.")
     for field in ("image_size", "patch_size"):
         if not isinstance(getattr(config, field), int):
-            raise ValueError(f"`{field}` of {name} must be one number, got {getattr(config, field)}.")
+            raise InputError(f"`{field}` of {name} must be one number, got {getattr(config, field)}.")
     fields = {field: getattr(config, field) for field in SViTTVisionConfig.__annotations__ if hasattr(config, field)}
     layers = range(config.num_hidden_layers)
 
@@ -749,7 +946,7 @@ def _beit_tower(name: str | os.PathLike, num_frames: int, image_size: int | None
 
 
 def _bert_tower(name: str | os.PathLike) -> tuple[dict, Weights]:
-    """Fields of [`SViTTTextConfig`] and weights, under our names, from a BERT, with its word prediction head if any."""
+    """Return fields of [`SViTTTextConfig`] and weights from a BERT, with its word prediction head if it has one."""
     architectures = AutoConfig.from_pretrained(name, trust_remote_code=False).architectures or []
     has_head = any(architecture.endswith(("ForMaskedLM", "ForPreTraining")) for architecture in architectures)
     if has_head:
@@ -767,217 +964,47 @@ def _bert_tower(name: str | os.PathLike) -> tuple[dict, Weights]:
 def _pretrained(
     model_class: type[PreTrainedModel], name: str | os.PathLike, may_lack: str | None = None, **kwargs
 ) -> tuple[AutoConfig, Weights]:
-    """Configuration and float32 weights of a pretrained model, under the names of checkpoints."""
+    """Return configuration and float32 weights of a pretrained model, under the names of checkpoints."""
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
-        raise ValueError(f"{name} is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
+        raise InputError(f"{name} is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
     model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
     missing = [key for key in report["missing_keys"] if may_lack is None or not re.match(may_lack, key)]
     if missing:
-        raise ValueError(f"{name} lacks weights of a {model_class.__name__}: {_list(missing)}.")
+        raise InputError(f"{name} lacks weights of a {model_class.__name__}: {listed(missing)}.")
     if report["unexpected_keys"]:
-        logger.warning("Not used from %s: %s.", name, _list(report["unexpected_keys"]))
+        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="1000GB")
         return model.config, load_file(Path(folder, "model.safetensors"))
 
 
-# ----------------------------------------------------------------------------------------------------
-# Folders
-# ----------------------------------------------------------------------------------------------------
-
-
-def load_tokenizer(name: str | os.PathLike) -> BertTokenizer:
-    """The BERT tokenizer in a folder or of a Hub name; an `OSError` of one sentence where there is none."""
-    try:
-        tokenizer = BertTokenizer.from_pretrained(name)
-    except Exception:  # tokenizers raises nothing more special
-        tokenizer = None
-    # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
-    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise OSError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
-    return tokenizer
-
-
-def load_processor(name: str | os.PathLike, **settings) -> SViTTProcessor:
-    """`SViTTProcessor.from_pretrained`, which never asks whether to run code; a `ValueError` if it is damaged."""
-    try:
-        return SViTTProcessor.from_pretrained(name, trust_remote_code=False, **settings)
-    except Exception as error:  # tokenizers raises nothing more special
-        raise ValueError(f"{name}: its processor or tokenizer cannot be loaded ({reason_of(error)}).") from error
-
-
-def special_token_ids(tokenizer: BertTokenizer) -> dict:
-    """Fields of [`SViTTTextConfig`] that follow from a BERT tokenizer."""
-    return {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "mask_token_id": tokenizer.mask_token_id,
-    }
+def convert_towers(
+    vision: str | os.PathLike,
+    text: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    tokenizer: str | os.PathLike | None = None,
+    image_mean: list[float] | None = None,
+    image_std: list[float] | None = None,
+    text_config: dict | None = None,
+    **settings,
+):
+    """Write a fresh SViTT from a BEiT and a BERT; `settings` are arguments of [`init_from_towers`]."""
+    check_unused(output_dir)
+    tokenizer = load_tokenizer(tokenizer or text)
+    text_config = special_token_ids(tokenizer) | (text_config or {})
+    model = init_from_towers(vision, text, text_config=text_config, **settings)
+    given = {"image_mean": image_mean, "image_std": image_std}
+    statistics = image_statistics(vision) | {name: value for name, value in given.items() if value}
+    save_folder(model, make_processor(model.config, tokenizer, **statistics), output_dir)
 
 
 def image_statistics(vision: str | os.PathLike) -> dict:
-    """`image_mean` and `image_std` that a vision tower was trained with, where its folder says so."""
+    """Return `image_mean` and `image_std` that a vision tower was trained with, where its folder says so."""
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
     except OSError:
         logger.info("%s has no preprocessor_config.json: images get BEiT's mean and deviation, 0.5.", vision)
         return {}
     return {field: settings[field] for field in ("image_mean", "image_std") if field in settings}
-
-
-def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> SViTTProcessor:
-    """The processor that feeds a model of this configuration; `kwargs` are further ones of its video processor."""
-    vocab_size = config.text_config.vocab_size
-    if len(tokenizer) > vocab_size:
-        raise ValueError(f"The tokenizer has {len(tokenizer)} words, the model only {vocab_size}; they do not match.")
-    vision = config.vision_config
-    size = {"height": vision.image_size, "width": vision.image_size}
-    return SViTTProcessor(SViTTVideoProcessor(size=size, num_frames=vision.num_frames, **kwargs), tokenizer)
-
-
-def _check_output(output_dir: str | os.PathLike):
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} is in use; name a folder that does not exist yet, or an empty one.")
-
-
-def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: str | os.PathLike):
-    """Writes model and processor to a folder that appears when it is complete, or not at all."""
-    _check_output(output_dir)
-    output_dir = Path(output_dir).absolute()
-    try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".svitt-convert-") as scratch:
-            folder = Path(scratch, "model")
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-            os.replace(folder, output_dir)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or reason_of(error)
-        raise OSError(f"{output_dir}: cannot be written ({reason}).") from error
-    logger.info("%s written to %s.", type(model).__name__, output_dir)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Command line
-# ----------------------------------------------------------------------------------------------------
-
-
-def parse_field(text: str) -> tuple[str, object]:
-    field, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} must look like FIELD=VALUE")
-    try:
-        return field, json.loads(value)
-    except json.JSONDecodeError:
-        return field, value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="svitt-convert", description="Make SViTT models for transformers.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    fields = argparse.ArgumentParser(add_help=False)
-    for tower in ("vision", "text"):
-        fields.add_argument(
-            f"--{tower}_config",
-            nargs="+",
-            type=parse_field,
-            default=[],
-            metavar="FIELD=VALUE",
-            help=f"fields of SViTT{tower.capitalize()}Config, values in JSON, such as token_keep_rate=0.6",
-        )
-
-    command = commands.add_parser("checkpoint", parents=[fields], help="convert a .pth of the original SViTT code")
-    command.add_argument("checkpoint", help="the .pth: pre-training, retrieval or question answering")
-    command.add_argument("output_dir", help="folder to write, for from_pretrained")
-    command.add_argument("--tokenizer", default="bert-base-uncased", help="folder or Hub name (default: %(default)s)")
-    command.set_defaults(run=_run_checkpoint)
-
-    command = commands.add_parser("towers", parents=[fields], help="join a BEiT and a BERT to a fresh SViTT")
-    command.add_argument("vision", help="folder or Hub name of a BEiT")
-    command.add_argument("text", help="folder or Hub name of a BERT")
-    command.add_argument("output_dir", help="folder to write, for from_pretrained")
-    command.add_argument("--num_frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
-    command.add_argument("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
-    command.add_argument("--fusion_layer", type=int, help="first with cross-attention (default: after 3/4 of all)")
-    command.add_argument("--tokenizer", help="folder or Hub name (default: that of the BERT)")
-    for statistic in ("mean", "std"):
-        command.add_argument(
-            f"--image_{statistic}",
-            nargs=3,
-            type=float,
-            metavar=("RED", "GREEN", "BLUE"),
-            help="to normalise images with (default: what the folder of the BEiT says, else 0.5)",
-        )
-    command.set_defaults(run=_run_towers)
-
-    command = commands.add_parser("expand", help="make a SViTT for longer clips from one for shorter clips")
-    command.add_argument("model", help="folder or Hub name of a SViTT")
-    command.add_argument("output_dir", help="folder to write, for from_pretrained")
-    command.add_argument("--num_frames", type=int, required=True, help="frames of a clip")
-    command.add_argument("--token_keep_rate", type=float, help="share of patch tokens kept at each drop, now lower")
-    command.set_defaults(run=_run_expand)
-    return parser
-
-
-def _run_checkpoint(args: argparse.Namespace):
-    convert_checkpoint(
-        args.checkpoint, args.output_dir, args.tokenizer, dict(args.vision_config), dict(args.text_config)
-    )
-
-
-def _run_towers(args: argparse.Namespace):
-    _check_output(args.output_dir)
-    tokenizer = load_tokenizer(args.tokenizer or args.text)
-    model = init_from_towers(
-        args.vision,
-        args.text,
-        num_frames=args.num_frames,
-        image_size=args.image_size,
-        fusion_layer=args.fusion_layer,
-        vision_config=dict(args.vision_config),
-        text_config={**special_token_ids(tokenizer), **dict(args.text_config)},
-    )
-    statistics = {name: value for name in ("image_mean", "image_std") if (value := getattr(args, name))}
-    if len(statistics) < 2:
-        statistics = image_statistics(args.vision) | statistics
-    save_folder(model, make_processor(model.config, tokenizer, **statistics), args.output_dir)
-
-
-def _run_expand(args: argparse.Namespace):
-    _check_output(args.output_dir)
-    check_settings(args.model)
-    config = SViTTConfig.from_pretrained(args.model)
-    model_class = model_of(args.model, config)
-    model = load_complete(model_class, args.model, config)
-    weights, config = expand_num_frames(model.state_dict(), config, args.num_frames)
-    if args.token_keep_rate is not None:
-        config.vision_config.token_keep_rate = args.token_keep_rate
-    model = model_class(config)
-    _load(model, weights)
-    settings, _ = SViTTProcessor.get_processor_dict(args.model)
-    settings = {field: settings[field] for field in ("clean_text", "add_sep", "max_answer_length") if field in settings}
-    video_processor = SViTTVideoProcessor.from_pretrained(args.model, num_frames=args.num_frames)
-    save_folder(model, SViTTProcessor(video_processor, load_tokenizer(args.model), **settings), args.output_dir)
-
-
-def main(arguments: list[str] | None = None):
-    """Entry point of `svitt-convert`. Bad input ends it with one sentence and exit code 2."""
-    args = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logger.setLevel(logging.INFO)
-    try:
-        args.run(args)
-    except BAD_MODEL as error:
-        is_of_file = isinstance(error, OSError) and error.filename
-        reason = printable(f"{error.filename}: {error.strerror}.") if is_of_file else f"{reason_of(error)}."
-        print(f"svitt-convert: {reason}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

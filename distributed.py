@@ -7,14 +7,14 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
-from datasets import Dataset
 
-from .errors import InputError, sentence_of, writing
+from .errors import ArgumentError, InputError, sentence_of, writing
 from .processing_svitt import VideoDecodeError
 
 BAD_INPUT = (InputError, VideoDecodeError)
@@ -41,9 +41,8 @@ def check_output(output_dir: str):
     while not place.exists():
         place = place.parent
     if place.is_file():
-        what = "is a file" if place == Path(output_dir).absolute() else f"{place} is a file"
-        raise InputError(f"--output_dir {output_dir}: must be a folder, but {what}.")
-    with writing(f"--output_dir {output_dir}"), tempfile.TemporaryFile(dir=place):
+        raise ArgumentError("output_dir", f"{output_dir} must be a folder, but {place} is a file")
+    with writing(output_dir), tempfile.TemporaryFile(dir=place):
         pass
 
 
@@ -62,82 +61,66 @@ def fail_together(function: Callable, *args, **kwargs) -> Any:
     return result
 
 
-def next_of_all(batches: Iterator) -> Any:
-    """The next batch of every process; None for all when one has no more, and for all the error of one."""
-    batch, outcome = None, "end"
-    try:
-        batch = next(batches)
-        outcome = "batch"
-    except StopIteration:
-        pass
-    except BAD_INPUT as error:
-        outcome = InputError(sentence_of(error))
-    outcomes = gather_object([outcome])
-    for outcome in outcomes:
-        if isinstance(outcome, InputError):
-            raise outcome
-    return None if "end" in outcomes else batch
-
-
-def share_of(items: list | Dataset) -> list | Dataset:
-    """This process's items: every `num_processes`-th, from its index on."""
-    share = slice(PartialState().process_index, None, PartialState().num_processes)
-    return items.select(range(len(items))[share]) if isinstance(items, Dataset) else items[share]
+def share_of(items):
+    """Return this process's items of a list or Dataset: every `num_processes`-th, from its index on."""
+    state = PartialState()
+    share = slice(state.process_index, None, state.num_processes)
+    return items[share] if isinstance(items, list) else items.select(range(len(items))[share])
 
 
 def numbers_of_share(length: int) -> range:
-    """Of the items of a share of this length, their places among all."""
+    """Return the places among all items of those of a share of this length."""
     state = PartialState()
     return range(state.process_index, state.process_index + length * state.num_processes, state.num_processes)
 
 
 def gather_shares(share: list) -> list:
-    """The items of all processes in the order they had before `share_of`, on every process; no padding, no repeats."""
+    """Return the items of all processes in the order they had before `share_of`; no padding, no repeats."""
     shares = gather_object([share])
     return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
 
 
 def progress_bar(iterable: Iterable, description: str, total: int | None = None) -> Iterable:
-    """`tqdm` on the main process, and only where somebody looks at a terminal."""
+    """Return `tqdm` on the main process, and only where somebody looks at a terminal."""
     return tqdm(iterable, desc=description, total=total, leave=False, disable=not sys.stderr.isatty())
 
 
-def write_whole(folder: str | Path, *writers: Callable[[Path], Any]):
-    """Let the main process write files into a folder, and the others wait for it.
+@contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder, whose files are moved into `folder` when all are written: a kill leaves no half file.
 
-    Each writer gets a temporary folder, whose files are moved when all are done: an interrupt leaves no half file.
+    Raises:
+        OutputError: where the disk is full or cannot be written; nothing is left then.
     """
-    state = PartialState()
-    if state.is_main_process:
-        folder = Path(folder)
-        incomplete = folder / ".incomplete"
+    folder = Path(folder)
+    incomplete, is_new = folder / ".incomplete", not folder.exists()
+    shutil.rmtree(incomplete, ignore_errors=True)
+    try:
+        with writing(folder):
+            incomplete.mkdir(parents=True)
+            yield incomplete
+            for path in sorted(incomplete.iterdir()):
+                flush(path)
+                os.replace(path, folder / path.name)
+    finally:
         shutil.rmtree(incomplete, ignore_errors=True)
-        try:
-            with writing(folder):
-                incomplete.mkdir(parents=True)
-                for write in writers:
-                    write(incomplete)
-                for path in incomplete.iterdir():
-                    os.replace(path, folder / path.name)
-        finally:
-            shutil.rmtree(incomplete, ignore_errors=True)
-    state.wait_for_everyone()
+        with suppress(OSError):  # of a folder that has files
+            if is_new:
+                folder.rmdir()
 
 
-def write_whole_file(path: Path, text: str):
-    """In one step: a process that is killed, or a machine that crashes, leaves the file as it was."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8")
-    flush(new)
-    new.replace(path)
+def write_whole(folder: str | Path, *writers: Callable[[Path], Any]):
+    """Let the main process write files as in [`whole_files`], each writer some of them, and the others wait for it."""
+    if PartialState().is_main_process:
+        with whole_files(folder) as new:
+            for write in writers:
+                write(new)
+    PartialState().wait_for_everyone()
 
 
 def flush(path: Path):
     """Let a file, or the names in a folder, reach the disk, lest a crash of the machine leave it empty."""
-    if path.is_dir() and os.name == "nt":  # where folders cannot be opened
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    if path.is_file() or os.name != "nt":  # where folders cannot be opened
+        descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
-    finally:
         os.close(descriptor)

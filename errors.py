@@ -2,6 +2,7 @@
 """The errors that a user can mend, and how a command ends on one: `InputError` is the exception to catch."""
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-# In what torch.save and LanceDB raise, which are plain `RuntimeError`s.
+# Words of torch.save and LanceDB where a disk is full; both raise a plain `RuntimeError`.
 WRITER_ERRORS = ("inline_container", "PytorchStreamWriter", "No space left on device")
+
+LOST_WORKER = "It decodes videos; out of memory, systems kill such processes: use fewer workers or a smaller batch."
 
 
 class InputError(ValueError):
@@ -49,16 +52,14 @@ class ArgumentGroup:
 
 
 @contextmanager
-def writing(place: str | Path) -> Iterator[None]:
+def writing(place: str | os.PathLike) -> Iterator[None]:
     """Raise an `OutputError` that names the file or folder where a disk is full or read-only."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror or error}).") from error
-    except SafetensorError as error:
-        raise OutputError(f"{place}: cannot be written ({error}).") from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{place}: cannot be written ({getattr(error, 'strerror', None) or error}).") from error
     except RuntimeError as error:
         if not any(words in str(error) for words in WRITER_ERRORS):
             raise
@@ -71,26 +72,29 @@ def sentence_of(error: Exception) -> str:
 
 
 @contextmanager
-def exit_on_bad_input() -> Iterator[None]:
-    """End a command with exit code 2 and one sentence on stderr for bad input, a full disk, or a lost worker."""
-    from .processing_svitt import VideoDecodeError
+def exit_on_bad_input(command: str | None = None) -> Iterator[None]:
+    """End a command, by default the running script, with one sentence on stderr instead of a traceback.
 
+    The exit code is 2 for bad input, a full disk or a lost worker, and 130 for Ctrl-C. Of several processes only the
+    main one speaks, but each does about its own disk.
+    """
+    code, is_of_all = 2, os.environ.get("RANK", "0") == "0"
     try:
         yield
-    except (InputError, VideoDecodeError) as error:
-        from accelerate import PartialState
-
-        option = f"--{error.argument} {error.problem}." if isinstance(error, ArgumentError) else sentence_of(error)
-        if PartialState().is_main_process or isinstance(error, OutputError):
-            print(f"{Path(sys.argv[0]).name}: {option}", file=sys.stderr)
-        sys.exit(2)
+        return
+    except KeyboardInterrupt:
+        code, sentence = 130, "interrupted."
+    except ArgumentError as error:
+        sentence = f"--{error.argument} {error.problem}."
+    except ValueError as error:  # VideoDecodeError is one, of a module that travels with the weights
+        if not isinstance(error, InputError) and type(error).__name__ != "VideoDecodeError":
+            raise
+        sentence, is_of_all = sentence_of(error), is_of_all or isinstance(error, OutputError)
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):  # is killed, or exited unexpectedly
             raise
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch's handler raises again as the loader is taken down
-        print(
-            f"{Path(sys.argv[0]).name}: {str(error).strip().rstrip('.')}. It decodes videos; systems that run out of "
-            "memory kill such processes, then fewer workers or a smaller batch helps.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        sentence, is_of_all = f"{str(error).strip().rstrip('.')}. {LOST_WORKER}", True
+    if is_of_all:
+        print(f"{command or Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -25,6 +25,7 @@ from datasets import Dataset
 from safetensors.torch import save_file
 
 from svitt import SViTTForVideoTextRetrieval
+from svitt.conversion import load_model_and_processor
 from svitt.data import annotations, loaders, presets
 from svitt.distributed import check_launch, check_output, write_whole
 from svitt.errors import InputError, exit_on_bad_input
@@ -87,8 +88,13 @@ def main():
     pairs, sets, stop_key = load_data(args, splits)
     hub_name = publish.name_to_publish(args.hub, output_dir)
     set_seed(args.optimization.seed)
-    model, processor = start.load_model_and_processor(
-        SViTTForVideoTextRetrieval, args.task.model_name_or_path, args.processing, args.dropping
+    model, processor = load_model_and_processor(
+        args.task.model_name_or_path,
+        SViTTForVideoTextRetrieval,
+        num_frames=args.processing.num_frames,
+        max_text_length=args.processing.max_text_length,
+        token_keep_rate=args.dropping.token_keep_rate,
+        fusion_token_keep_rate=args.dropping.fusion_token_keep_rate,
     )
     args.evaluation.set_frames(processor.video_processor.num_frames)
     is_resumed = args.checkpointing.resume_from_checkpoint is not None

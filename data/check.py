@@ -23,7 +23,6 @@ goes on where it stopped when the same command is run again.
 
 import json
 import os
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -34,10 +33,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
-from transformers import HfArgumentParser
-
 from ..distributed import progress_bar
-from ..errors import ArgumentGroup, InputError, exit_on_bad_input, writing
+from ..errors import ArgumentGroup, InputError, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import (
     VideoColumn,
@@ -78,17 +75,11 @@ class CheckArguments(ArgumentGroup):
     )
 
 
-def main():
-    """Entry point of `svitt-check-videos`."""
-    parser = HfArgumentParser(
-        (CheckArguments, PresetArguments), prog="svitt-check-videos", description=__doc__.partition("\n")[0]
-    )
-    with exit_on_bad_input():
-        try:
-            sys.exit(check_dataset(*parser.parse_args_into_dataclasses()))
-        except KeyboardInterrupt:
-            print("Interrupted: the same command goes on with the videos that are left.", file=sys.stderr)
-            sys.exit(130)
+def check_videos(num_workers: int | None = None, **options) -> int:
+    """Return the exit code of [`check_dataset`], its options by name."""
+    names = ("dataset", "dataset_file", "data_dir", "allow_outside")
+    dataset = PresetArguments(**{name: options.pop(name) for name in names if name in options})
+    return check_dataset(CheckArguments(num_workers=num_workers or os.cpu_count(), **options), dataset)
 
 
 def check_dataset(args: CheckArguments, dataset: PresetArguments) -> int:

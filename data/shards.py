@@ -21,7 +21,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tarfile
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -44,10 +43,9 @@ from datasets import Features, List, Value, Video, concatenate_datasets
 from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock, Timeout
 from huggingface_hub.utils.sha import sha_fileobj
-from transformers import HfArgumentParser
 
 from ..distributed import progress_bar
-from ..errors import InputError, exit_on_bad_input
+from ..errors import InputError
 from ..processing_svitt import MAX_FRAME_PIXELS, VideoDecodeError, _open_video, read_video
 from .annotations import load_captions, load_choices, load_questions, read_annotations
 from .check import check_video, failure_sentence
@@ -110,27 +108,16 @@ class PackArguments:
         return {"short_side": self.short_side, "keyframe_seconds": self.keyframe_seconds or 1.0, "crf": self.crf}
 
 
-def main():
-    """Entry point of `svitt-pack`."""
-    parser = HfArgumentParser(PackArguments, prog="svitt-pack", description=__doc__.partition("\n")[0])
-    [args] = parser.parse_args_into_dataclasses()
-    with exit_on_bad_input():
-        try:
-            if args.verify:
-                sys.exit(verify(args.verify))
-            pack(args)
-        except KeyboardInterrupt:
-            print("Interrupted: the same command goes on with the shards that are left.", file=sys.stderr)
-            sys.exit(130)
-
-
-def pack(args: PackArguments):
+def pack(args: PackArguments | None = None, **options):
     """Write those shards of a split that are not finished yet.
 
     Raises:
         InputError: if an argument or an annotation is wrong, or the folder has shards that were packed otherwise.
         VideoDecodeError: for a bad video, if these are not to be skipped.
     """
+    if args is None:
+        options["num_workers"] = options.get("num_workers") or os.cpu_count()
+        args = PackArguments(**options)
     check_arguments(args)
     may_skip = args.bad_videos == "skip"
     missing_videos = "allow" if may_skip else "error"
@@ -569,11 +556,8 @@ def sha256_of(path: Path) -> str:
         return sha_fileobj(file).hex()
 
 
-def verify(folder: str) -> int:
-    """Check all shards of a folder against its manifest, and print a sentence for each that is damaged or missing.
-
-    Returns:
-        the exit code: 1 if there are such, else 0.
+def verify(folder: str) -> list[str]:
+    """Return a sentence for each shard of a folder that is damaged or missing, by its manifest.
 
     Raises:
         InputError: if there is no manifest.
@@ -594,8 +578,7 @@ def verify(folder: str) -> int:
             faults.append(f"{path}: damaged, it has {path.stat().st_size} bytes instead of {line['size']}.")
         elif sha256_of(path) != line["sha256"]:
             faults.append(f"{path}: damaged, its SHA-256 is not that of the manifest.")
-    print(*faults or [totals(manifest.folder, manifest.shards.values())], sep="\n")
-    return min(1, len(faults))
+    return faults
 
 
 def totals(folder: str | Path, shards: Collection[dict]) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from svitt.data.loaders import ProcessingArguments
+from svitt.conversion import load_model_and_processor
 from svitt.data.presets import Preset
 from svitt.distributed import BAD_INPUT
 from svitt.errors import InputError, exit_on_bad_input, sentence_of
@@ -34,7 +34,6 @@ from svitt.search import Hit, IndexReport, SViTTIndex
 from svitt.search.cli import clock, summary
 from svitt.search.clips import frames_shown, times_or_equal
 from svitt.search.maps import contact_sheet, overlay, token_maps
-from svitt.training.start import load_as_saved
 
 DEMO = Path("demo")  # of `make demo` and `make demo-qa`
 DEMO_SENTENCES = [
@@ -182,7 +181,7 @@ class Answerer:
     """A model that answers questions, with its list of answers, if it has one."""
 
     def __init__(self, name: str):
-        self.model, self.processor = load_as_saved(name, ProcessingArguments(), ("SViTTForVideoQuestionAnswering",))
+        self.model, self.processor = load_model_and_processor(name, architectures=["SViTTForVideoQuestionAnswering"])
         self.model.eval().to(PartialState().device)
         self.answers = find_answer_list(AnsweringArguments(), Preset(name), None, None, name)
 

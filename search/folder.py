@@ -10,7 +10,7 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from ..data.check import write_line
-from ..distributed import fail_together, write_whole_file
+from ..distributed import fail_together, whole_files
 from ..errors import InputError, writing
 from .table import ClipTable
 
@@ -26,7 +26,8 @@ def make_folder(folder: Path, settings: dict):
         with FileLock(folder / "create.lock"):
             if not (folder / "index.json").is_file():
                 ClipTable.create(folder, settings["embed_dim"])
-                write_whole_file(folder / "index.json", json.dumps(settings, indent=2))
+                with whole_files(folder) as new:
+                    (new / "index.json").write_text(json.dumps(settings, indent=2))
 
 
 def read_settings(folder: Path) -> dict:
@@ -89,5 +90,5 @@ class BadVideos:
     def write(self, errors: dict[str, str]):
         """In place of all that was there."""
         lines = (json.dumps({"video": video, "error": errors[video]}, ensure_ascii=False) for video in sorted(errors))
-        with writing(self.path):
-            write_whole_file(self.path, "".join(f"{line}\n" for line in lines))
+        with whole_files(self.path.parent) as new:
+            (new / self.path.name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

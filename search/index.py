@@ -28,11 +28,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..data.loaders import ProcessingArguments, worker_settings
+from ..conversion import load_model_and_processor
+from ..data.loaders import worker_settings
 from ..distributed import fail_together, progress_bar, share_of
 from ..errors import InputError, writing
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from ..training.start import load_as_saved
 from .checks import MAX_QUERY_LENGTH, check_number, check_query
 from .clips import Clip, ClipFrames, ClipPlans, Video, absolute, find_videos, in_groups, is_below, read_clips
 from .folder import BadVideos, locked, make_folder, read_settings
@@ -480,7 +480,7 @@ def without_overlaps(rows: list[dict]) -> list[dict]:
 
 def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProcessor]:
     """A model that compares videos with texts, ready for use, and its processor."""
-    model, processor = load_as_saved(name, ProcessingArguments(num_frames=num_frames), SEARCHABLE)
+    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=SEARCHABLE)
     return model.eval().to(PartialState().device), processor
 
 
@@ -506,3 +506,24 @@ def fingerprint_of(model: PreTrainedModel, processor: SViTTProcessor) -> str:
 def fields_of(config: PreTrainedConfig) -> list[str]:
     """Those of a tower that its embeddings depend on, and not what Transformers adds to them."""
     return [name for name in get_annotations(type(config)) if name not in WITHOUT_EFFECT]
+
+
+def summary(report: IndexReport, num_clips: int) -> str:
+    parts = [f"{len(getattr(report, name))} {name}" for name in ("added", "updated", "removed", "unchanged", "bad")]
+    return f"videos: {', '.join(parts)}; {report.num_clips} clips encoded, {num_clips} in the index"
+
+
+def hits_table(hits: list[Hit]) -> str:
+    rows = [("", "score", "similarity", "from", "to", "video")]
+    for rank, hit in enumerate(hits, start=1):
+        score = "" if hit.score is None else f"{hit.score:.2f}"
+        name = hit.video + (f"  ({hit.note})" if hit.note else "")
+        rows.append((str(rank), score, f"{hit.similarity:.3f}", clock(hit.start), clock(hit.end), name))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)) for row in rows)
+    return "\n".join(f"{line}  {row[-1]}" for line, row in zip(lines, rows, strict=True))
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds, 1), 60)
+    return f"{int(minutes) // 60}:{int(minutes) % 60:02}:{seconds:04.1f}"

@@ -18,11 +18,10 @@ from accelerate import PartialState
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
-from ..data.loaders import ProcessingArguments
+from ..conversion import load_model_and_processor
 from ..errors import InputError, exit_on_bad_input, writing
 from ..modeling_svitt import split_clips, token_order
 from ..processing_svitt import SViTTProcessor
-from ..training.start import load_as_saved
 from .checks import check_number, check_query
 
 NOTHING_IS_DROPPED = "This model drops no tokens: every layer looks at all patches."
@@ -301,7 +300,7 @@ def run(args: argparse.Namespace):
             raise InputError(f"--output {path}: is a folder; name a file.")
     check_number("num_clips", args.num_clips, 1)
     check_number("fps", args.fps, 0.1, 50)
-    model, processor = load_as_saved(args.model_name_or_path, ProcessingArguments(num_frames=args.num_frames))
+    model, processor = load_model_and_processor(args.model_name_or_path, num_frames=args.num_frames)
     if args.text is not None:
         check_query(processor, args.text)
     model.to(PartialState().device)

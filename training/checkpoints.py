@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import RNG_STATE_NAME, load
 from safetensors import safe_open
 
-from ..checkpoint_reader import printable
-from ..distributed import fail_together, flush, write_whole_file
+from ..conversion import printable
+from ..distributed import fail_together, flush, whole_files
 from ..errors import ArgumentGroup, InputError, writing
 
 STATE_FILE = "training_state.json"
@@ -247,7 +247,8 @@ def check_loaded(accelerator: Accelerator, random_states: dict):
 
 def write_state(folder: Path, state: TrainingState):
     """Replace the state of a checkpoint as a whole."""
-    write_whole_file(folder / STATE_FILE, json.dumps(asdict(state), indent=2))
+    with whole_files(folder) as new:
+        (new / STATE_FILE).write_text(json.dumps(asdict(state), indent=2))
 
 
 class StopRequest:

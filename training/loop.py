@@ -10,17 +10,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import send_to_device, tqdm
+from accelerate.utils import gather_object, send_to_device, tqdm
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..data.loaders import BadVideoReport, TrainingLoader
-from ..distributed import next_of_all
-from ..errors import ArgumentGroup, InputError, writing
+from ..distributed import BAD_INPUT
+from ..errors import ArgumentGroup, InputError, sentence_of, writing
 from .checkpoints import Checkpoints, StopRequest, TrainingState
 from .optimization import cosine_schedule, parameter_groups
 from .sharding import full_state_dict, shard, whole
@@ -463,3 +464,20 @@ class TimedBatches:
     def all_clips(own: int) -> int:
         """Of all processes, whose batches have the same size."""
         return own * PartialState().num_processes
+
+
+def next_of_all(batches: Iterator) -> Any:
+    """The next batch of every process; None for all when one has no more, and for all the error of one."""
+    batch, outcome = None, "end"
+    try:
+        batch = next(batches)
+        outcome = "batch"
+    except StopIteration:
+        pass
+    except BAD_INPUT as error:
+        outcome = InputError(sentence_of(error))
+    outcomes = gather_object([outcome])
+    for outcome in outcomes:
+        if isinstance(outcome, InputError):
+            raise outcome
+    return None if "end" in outcomes else batch

@@ -1,0 +1,247 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Convert models, check and pack videos, and search one's own.
+
+    svitt convert towers microsoft/beit-base-patch16-224 bert-base-uncased svitt-base
+    svitt check --video_dir videos --annotation_file train.json
+    svitt index videos --model svitt-base --index my_index
+    svitt search my_index "a dog catches a frisbee"
+    svitt explain video.mp4 --model svitt-base --text "a dog catches a frisbee" --output maps.png
+
+`svitt COMMAND --help` tells more. With several devices: accelerate launch -m svitt.cli index videos ...
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .errors import InputError, exit_on_bad_input
+
+# What is slow to import is imported by the function that runs a command, after its options have been read.
+
+
+def main(arguments: list[str] | None = None):
+    """Run `svitt`; the exit code is 2 where the command line or a file is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="svitt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add_command in (add_convert, add_check, add_pack, add_index, add_search, add_remove, add_explain):
+        add_command(commands)
+    args = vars(parser.parse_args(arguments))
+    run, prog = args.pop("run"), args.pop("prog")
+    with exit_on_bad_input(prog):
+        sys.exit(run(**args))
+
+
+def add_command(commands, name: str, run, help: str, **kwargs) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", **kwargs)
+    parser.set_defaults(run=run, prog=parser.prog)
+    return parser
+
+
+# ---- Convert
+
+
+def add_convert(commands):
+    help = "make models for transformers"
+    kinds = commands.add_parser("convert", help=help).add_subparsers(title="sources", required=True, metavar="SOURCE")
+    for name, function, help in (
+        ("original", "convert_checkpoint", "convert a .pth of the original SViTT code"),
+        ("towers", "convert_towers", "join a BEiT and a BERT to a fresh SViTT"),
+        ("expand", "convert_to_longer_clips", "make a SViTT for longer clips from one for shorter clips"),
+    ):
+        parser = add_command(kinds, name, convert, help)
+        parser.set_defaults(function=function)
+        add = parser.add_argument
+        if name == "original":
+            add("path", help="the .pth: pre-training, retrieval or question answering")
+        elif name == "towers":
+            add("vision", help="folder or Hub name of a BEiT")
+            add("text", help="folder or Hub name of a BERT")
+        else:
+            add("path", help="folder or Hub name of a SViTT")
+        add("output_dir", help="folder to write, for from_pretrained")
+        if name == "expand":
+            add("--num_frames", type=int, required=True, help="frames of a clip")
+            add("--token_keep_rate", type=float, help="share of patch tokens kept at each drop, lower than before")
+            continue
+        if name == "original":
+            add("--tokenizer", default="bert-base-uncased", help="folder or Hub name (default: %(default)s)")
+        else:
+            add("--tokenizer", help="folder or Hub name (default: that of the BERT)")
+            add("--num_frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
+            add("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
+            add("--fusion_layer", type=int, help="first with cross-attention (default: after 3/4 of all)")
+            help = "to normalise images with (default: what the folder of the BEiT says, else 0.5)"
+            for statistic in ("--image_mean", "--image_std"):
+                add(statistic, nargs=3, type=float, metavar=("RED", "GREEN", "BLUE"), help=help)
+        for tower in ("vision", "text"):
+            help = f"fields of SViTT{tower.capitalize()}Config, values in JSON, such as token_keep_rate=0.6"
+            add(f"--{tower}_config", nargs="+", default=[], metavar="FIELD=VALUE", help=help)
+
+
+def convert(function: str, **args):
+    import logging
+
+    from . import conversion
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    conversion.logger.setLevel(logging.INFO)
+    for fields in {"vision_config", "text_config"} & args.keys():
+        args[fields] = conversion.parse_fields(args[fields])
+    getattr(conversion, function)(**args)
+
+
+# ---- Data
+
+
+def add_check(commands):
+    add = add_command(commands, "check", check, "find the bad videos and annotations of a dataset").add_argument
+    add("--video_dir", help="folder of the videos; without annotations, all below it are checked")
+    add("--annotation_file", nargs="+", help="annotations whose rows are checked, and the videos that they name")
+    add("--dataset", help="instead: name of a published dataset, such as msrvtt")
+    add("--dataset_file", help="instead: YAML file that describes a dataset of your own")
+    add("--data_dir", help="folder of the dataset's annotations and videos")
+    add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
+    add("--report", default="bad_videos.jsonl", help="file to write, a line for each problem (default: %(default)s)")
+    add("--num_frames", type=int, default=4, help="frames that the model takes of a video (default: %(default)s)")
+    add("--full", action="store_true", help="decode all frames of a video, not only those it takes")
+    add("--num_workers", type=int, help="processes that read videos (default: one a core)")
+    add("--timeout", type=float, default=60.0, help="seconds that reading one may take (default: %(default)s)")
+
+
+def check(**args) -> int:
+    from .data.check import check_videos
+
+    return min(1, check_videos(**args))
+
+
+def add_pack(commands):
+    add = add_command(commands, "pack", pack, "pack videos and annotations into tar shards").add_argument
+    add("--video_dir", help="folder that the names of the videos are relative to")
+    add("--annotation_file", nargs="+", help="captions or questions: JSON, JSON lines or CSV")
+    add("--output_dir", help="folder for the shards of one or more splits")
+    add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
+    add("--split", default="train", help="what the names of the shards begin with (default: %(default)s)")
+    add("--samples_per_shard", type=int, default=1000, help="videos of a shard (default: %(default)s)")
+    add("--short_side", type=int, help="re-encode, larger videos with this many pixels on the short side")
+    add("--crf", type=int, default=23, help="quality when re-encoding, x264's 0 to 51 (default: %(default)s)")
+    add("--bad_videos", choices=["error", "skip"], default="error", help="stop at one (default), or list and skip it")
+    add("--num_workers", type=int, help="processes that read and encode (default: one a core)")
+    add("--timeout", type=float, default=600.0, help="seconds that one video may take (default: %(default)s)")
+    add("--verify", metavar="FOLDER", help="only check that the shards in a folder are complete and undamaged")
+
+
+def pack(verify: str | None, **args) -> int | None:
+    from .data import shards
+
+    if verify is not None:
+        faults = shards.verify(verify)
+        print(*faults or [f"{verify}: complete and undamaged."], sep="\n")
+        return min(1, len(faults))
+    for name in ("video_dir", "annotation_file", "output_dir"):
+        if args[name] is None:
+            raise InputError(f"--{name} is missing; only --verify can do without.")
+    return shards.pack(**args)
+
+
+# ---- Search
+
+
+def add_index(commands):
+    add = add_command(commands, "index", index, "encode videos, or bring an index up to date").add_argument
+    add("videos", nargs="+", help="videos, folders of videos and tar shards, tar shards")
+    add("--index", dest="folder", required=True, help="folder of the index; one that is there knows what follows")
+    add("--model", dest="model_name_or_path", help="folder or Hub name of a SViTT")
+    add("--clip_seconds", type=float, help="longer videos are cut (default: 10)")
+    add("--stride_seconds", type=float, help="from one cut of a video to the next (default: 5)")
+    add("--num_frames", type=int, help="of a clip (default: the model's own)")
+    add("--batch_size", type=int, default=16, help="clips encoded at once (default: %(default)s)")
+    add("--num_workers", type=int, default=0, help="processes that decode videos, beside the main one")
+
+
+def index(videos: list[str], batch_size: int, num_workers: int, **settings):
+    import torch
+    from accelerate import PartialState
+
+    from .distributed import check_launch
+    from .search.index import SViTTIndex, check_loading, summary
+
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    check_launch()
+    check_loading(batch_size, num_workers)  # before a folder is made
+    built = SViTTIndex.create(**settings)
+    report = built.add(videos, batch_size, num_workers)
+    if state.is_main_process:
+        print(summary(report, len(built)))
+        for video, error in sorted(report.bad.items()):
+            print(f"not indexed: {error if video in error else f'{video}: {error}'}", file=sys.stderr)
+    state.destroy_process_group()
+
+
+def add_search(commands):
+    add = add_command(
+        commands, "search", search, "find what a sentence describes, or what a video looks like"
+    ).add_argument
+    add("folder", metavar="index", help="folder of the index")
+    add("text", nargs="?", help="what the clip shows")
+    add("--video", help="find clips like this one, instead")
+    add("--model", dest="model_name_or_path", help="the model of the index, if it has moved")
+    add("--top_k", type=int, default=10, help="hits (default: %(default)s)")
+    add("--shortlist", type=int, default=50, help="clips to fuse with the text, at least top_k (default: %(default)s)")
+    add("--no_rerank", dest="rerank", action="store_false", help="rank by the similarity of embeddings alone")
+    add("--json", dest="as_json", action="store_true", help="print a JSON list")
+
+
+def search(folder: str, model_name_or_path: str | None, as_json: bool, **query):
+    import json
+    from dataclasses import asdict
+
+    from .search.index import SViTTIndex, hits_table
+
+    hits = SViTTIndex.open(folder, model_name_or_path).search(**query)
+    if not hits:
+        raise InputError(f"{folder}: holds no clips yet; svitt index adds some.")
+    print(json.dumps([asdict(hit) for hit in hits], indent=2, ensure_ascii=False) if as_json else hits_table(hits))
+
+
+def add_remove(commands):
+    add = add_command(commands, "remove", remove, "take videos out of an index").add_argument
+    add("folder", metavar="index", help="folder of the index")
+    add("videos", nargs="+", help="videos, folders, shards; they need not exist any more")
+
+
+def remove(folder: str, videos: list[str]):
+    from .search.index import remove_videos
+
+    print(f"{len(remove_videos(folder, videos))} videos removed")
+
+
+def add_explain(commands):
+    help = "show which patches of a video the model, or a sentence, keeps"
+    add = add_command(commands, "explain", explain, help).add_argument
+    add("video", help="video or image")
+    add(
+        "--model",
+        "--model_name_or_path",
+        dest="model_name_or_path",
+        required=True,
+        help="folder or Hub name of a SViTT",
+    )
+    add("--text", help="sentence: shows which patches it keeps")
+    add("--num_frames", type=int, help="frames of a clip (default: the model's own)")
+    add("--num_clips", type=int, default=1, help="clips that the video is cut into (default: %(default)s)")
+    add("--strided_clips", action="store_true", help="a clip of C takes every C-th frame")
+    add("--fps", type=float, default=2.0, help="frames per second of an overlay, from 0.1 to 50 (default: %(default)s)")
+    help = "a picture is a contact sheet, .mp4 or .gif an overlay; several may be given (default: token_maps.png)"
+    add("--output", nargs="+", type=Path, default=[Path("token_maps.png")], help=help)
+
+
+def explain(**args):
+    from .search import maps
+
+    maps.run(argparse.Namespace(**args))
+
+
+if __name__ == "__main__":
+    main()
