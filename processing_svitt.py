@@ -1002,66 +1002,19 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
     # `preprocess` in two halves, so that worker processes send bytes and the device does the arithmetic. ------------
 
-    def read_clip(self, video, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> tuple[torch.Tensor, bool]:
-        """
-        What a worker process does of [`preprocess`]: one clip (T, 3, h, w) uint8, and whether it is to be flipped.
-
-        With `do_augment` the clip is the random crop as it is, to be resized by [`to_pixel_values`]; else it has been
-        resized to `size` already, to the same bytes that `preprocess` normalises.
-        """
+    def read_clip(self, video, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> torch.Tensor:
+        """One clip (T, 3, H, W) uint8: decoded, sampled, cropped, resized and flipped."""
         settings = self._settings(kwargs)
         [generator] = _seed_generators(settings.pop("seed"), 1)
         frames, _ = self._take_frames("the video", video, None, generator, settings)
         clip, flip = self.augment(frames, generator=generator, **settings)
-        if settings["do_resize"] and not settings["do_augment"]:
+        if settings["do_resize"]:
             clip = self.resize(clip, settings["size"], settings["resample"], settings["antialias"])
-        return clip, flip
+        return clip.flip(-1) if flip else clip
 
-    def collate_clips(self, clips: list[tuple[torch.Tensor, bool]]) -> dict[str, torch.Tensor]:
-        """
-        Results of [`read_clip`] as one batch, the arguments of [`to_pixel_values`].
-
-        Returns:
-            `clips` (B, T, 3, H, W) uint8, padded to the right and below where they differ in size; `clip_sizes`
-            (B, 2), their heights and widths; `flips` (B,) bool.
-        """
-        sizes = torch.tensor([clip.shape[-2:] for clip, _ in clips])
-        height, width = sizes.amax(dim=0).tolist()
-        padded = [F.pad(clip, (0, width - clip.shape[-1], 0, height - clip.shape[-2])) for clip, _ in clips]
-        return {
-            "clips": _stack_clips(padded),
-            "clip_sizes": sizes,
-            "flips": torch.tensor([flip for _, flip in clips]),
-        }
-
-    def to_pixel_values(
-        self, clips: torch.Tensor, clip_sizes: torch.Tensor | None = None, flips: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """
-        What the device does of [`preprocess`], for a whole batch of [`collate_clips`] in one step.
-
-        Resizing is a product with one matrix for the rows and one for the columns of each clip; flipping reverses the
-        latter. The result equals that of clip after clip but for the order of sums, which now and then puts a value
-        on the other side of a rounding, 1 / 255 away. Needs eight times the memory of `clips`.
-
-        Args:
-            clips: (B, T, 3, H, W) uint8. The other arguments are left out if they have been resized already.
-
-        Returns:
-            (B, T, 3, `height`, `width`) float32 on the device of `clips`.
-        """
-        settings = self._settings({})
-        frames = clips
-        if clip_sizes is not None and settings["do_resize"]:
-            filters = settings["resample"], settings["antialias"]
-            rows = resize_matrices(clip_sizes[:, 0], settings["size"].height, clips.shape[-2], *filters)
-            columns = resize_matrices(clip_sizes[:, 1], settings["size"].width, clips.shape[-1], *filters)
-            columns = torch.where(flips[:, None, None], columns.flip(1), columns)
-            with torch.autocast(clips.device.type, enabled=False):
-                frames = torch.bmm(clips.float().flatten(1, 3), columns.mT).view(*clips.shape[:-1], -1)
-                frames = rows[:, None, None] @ frames
-            frames = frames.round().clamp(0, 255)
-        return self.normalize(frames, **settings)
+    def to_pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
+        """Clips (B, T, 3, H, W) uint8 as float32, rescaled and normalised, on their device."""
+        return self.normalize(clips, **self._settings({}))
 
 
 def _is_file(video) -> bool:

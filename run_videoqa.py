@@ -16,32 +16,30 @@ A pre-trained model has no decoder of answers yet: it begins as its fusion layer
 --resume_from_checkpoint latest.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from datasets import Dataset
+from transformers import HfArgumentParser, set_seed
 
-from svitt import SViTTForVideoQuestionAnswering, SViTTProcessor
+from svitt import SViTTForVideoQuestionAnswering
 from svitt.data import loaders, presets
 from svitt.distributed import check_launch, check_output, write_whole
 from svitt.errors import InputError, exit_on_bad_input
 from svitt.evaluation import answering, retrieval
-from svitt.training import card, checkpoints, loop, publish, start
-from svitt.training.arguments import ScriptArguments
+from svitt.training import start
+from svitt.training.card import settings_of, write_card, write_results, write_settings
+from svitt.training.checkpoints import find_checkpoint
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 @dataclass
 class TaskArguments:
-    """What to do, and where to write."""
+    """What to do."""
 
     _argument_group_name = "task"
 
-    output_dir: str = field(metadata={"help": "Folder for results.json, predictions and, after training, the model."})
     evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
     stop_key: str | None = field(
         default=None,
@@ -49,179 +47,94 @@ class TaskArguments:
     )
 
 
-@dataclass
-class Arguments(ScriptArguments):
-    """All of a run."""
-
-    task: TaskArguments
-    dataset: presets.DatasetArguments
-    start: start.StartArguments
-    dropping: start.DroppingArguments
-    processing: loaders.ProcessingArguments
-    optimization: loop.OptimizationArguments
-    checkpointing: checkpoints.CheckpointArguments
-    logging: loop.LoggingArguments
-    answering: answering.AnsweringArguments
-    hub: publish.HubArguments
-
-
 def main():
-    parser = Arguments.make_parser("Fine-tune and evaluate SViTT for video question answering.")
-    preset = presets.use_preset(parser, "videoqa")
-    args = Arguments.parse(parser)
-    processing = args.answering.question_processing(args.processing)
-    output_dir = args.task.output_dir
-    accelerator = loop.make_accelerator(args.optimization, args.logging, output_dir)
+    groups = TaskArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
+    groups = *groups, loaders.ProcessingArguments, answering.AnsweringArguments, SViTTTrainingArguments
+    preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "videoqa")
+    task, dataset, source, dropping, processing, answering_args, args = groups
+    settings, output_dir = settings_of(groups, preset.settings), args.output_dir
+    processing = answering_args.question_processing(processing)
     check_launch()
     check_output(output_dir)
-    hub_name = publish.name_to_publish(args.hub, output_dir)
+    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
 
-    splits = args.dataset.splits(preset, "questions")
-    questions, sets, stop_key = load_data(args, splits)
-    set_seed(args.optimization.seed)
-    model, processor = start.start_training(SViTTForVideoQuestionAnswering, args.start, args.dropping, processing)
-    args.answering.set_frames(processor.video_processor.num_frames)
-    args.answering.set_lengths(args.processing, processor, model.config)
+    splits = dataset.splits(preset, "questions")
+    sets = answering.load_question_sets(splits, processing)
+    stop_key = task.stop_key or ("validation" if "validation" in sets else None)
+    retrieval.check_stop_key(stop_key, sets)
+    is_trained = "train" in splits and not task.evaluate_only
+    if not is_trained and not sets:
+        raise InputError("There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate.")
+    if not is_trained and args.push_to_hub:
+        raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")
+    questions = splits["train"].load(missing_videos=processing.missing_videos(is_training=True)) if is_trained else None
+
+    set_seed(args.seed)
+    model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, dropping, processing)
+    answering_args.set_frames(processor.video_processor.num_frames)
+    answering_args.set_lengths(processing, processor, model.config)
     answers = answering.find_answer_list(
-        args.answering, preset, questions, splits.get("train"), args.start.model_name_or_path
+        answering_args, preset, questions, splits.get("train"), source.model_name_or_path
     )
-    results = report_answers(accelerator, questions, sets, answers, processor)
-    if questions is None and accelerator.is_main_process:
-        answering.warn_of_new_decoder(model, args.start.model_name_or_path)
-    is_resumed = args.checkpointing.resume_from_checkpoint is not None
-    bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=is_resumed)
+    bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
+    reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
 
     def predict(model: SViTTForVideoQuestionAnswering, split: str) -> list[answering.Prediction | None]:
         return answering.answer_split(
-            accelerator, model, split, sets[split], answers, processor, args.answering, args.processing, bad_videos
+            trainer.accelerator, model, split, sets[split], answers, processor, answering_args, *reading
         )
 
-    def validate(model: SViTTForVideoQuestionAnswering) -> tuple[float, dict[str, float]]:
-        metrics = answering.answer_metrics(sets[stop_key].questions, predict(model, stop_key), answers)
-        flat = answering.flat_metrics(metrics["accuracy"])
-        return flat["accuracy"], {f"{stop_key}/{name}": value for name, value in flat.items()}
+    def validate(model: SViTTForVideoQuestionAnswering, split: str) -> Mapping[str, float]:
+        metrics = answering.answer_metrics(sets[split].questions, predict(model, split), answers)
+        return answering.flat_metrics(metrics["accuracy"])
 
-    end = None
-    if questions is not None:
-        end = train(accelerator, args, model, processor, questions, answers, validate if stop_key else None, bad_videos)
-        results["epoch"] = end.best_epoch
-        model = SViTTForVideoQuestionAnswering.from_pretrained(output_dir)
-    model.to(accelerator.device)
-    for split in sets:
-        predictions = predict(model, split)
-        results[split] = answering.answer_metrics(sets[split].questions, predictions, answers)
-        accelerator.print(answering.answer_table(split, results[split]))
-        write_whole(
-            output_dir,
-            partial(answering.write_predictions, split=split, questions=sets[split].questions, predictions=predictions),
-        )
-    write_whole(output_dir, lambda folder: (folder / "results.json").write_text(json.dumps(results, indent=2)))
-    if end is not None and accelerator.is_main_process:
-        describe(args, splits, {split: results[split] for split in sets}, end, hub_name)
-        if hub_name is not None:
-            print(publish.push_to_hub(output_dir, hub_name, args.hub.hub_private))
-    accelerator.end_training()
-
-
-def report_answers(
-    accelerator: Accelerator,
-    questions: Dataset | None,
-    sets: dict[str, answering.QuestionSet],
-    answers: list[str],
-    processor: SViTTProcessor,
-) -> dict:
-    """Check and print what there is to choose from, before hours of training; the results so far."""
-    rows_of = {split: sets[split].questions for split in sets}
-    if questions is not None:
-        rows_of = {"train": questions} | rows_of
-    for split, rows in rows_of.items():
-        answering.check_answers(split, rows, answers, processor)
-    if line := answering.alike_line(answers, processor):
-        accelerator.print(line)
-    results = {"num_processes": accelerator.num_processes}
-    if questions is not None:
-        metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
-        accelerator.print(f"train: {answering.coverage_line(metrics)}")
-        results["train"] = metrics
-    return results
-
-
-def train(
-    accelerator: Accelerator,
-    args: Arguments,
-    model: SViTTForVideoQuestionAnswering,
-    processor: SViTTProcessor,
-    questions: Dataset,
-    answers: list[str],
-    validate: Callable | None,
-    bad_videos: loaders.BadVideoReport,
-) -> checkpoints.TrainingState:
-    """Train, and leave the model, its processor and its answers in the folder of the run."""
-    output_dir = args.task.output_dir
-
-    def save(model: SViTTForVideoQuestionAnswering, weights: dict):
-        write_whole(
-            output_dir,
-            partial(model.save_pretrained, state_dict=weights),
-            processor.save_pretrained,
-            partial(answering.save_answer_list, answers),
-        )
-
-    if args.checkpointing.resume_from_checkpoint is not None:
-        answering.check_resumed_answers(Path(output_dir), answers)
-    set_seed(args.optimization.seed, device_specific=True)
-    batch_size, seed = args.optimization.train_batch_size, args.optimization.seed
-    training = loop.Training(
-        accelerator,
+    loading = args.per_device_train_batch_size, processing, loaders.collate_questions, args.seed
+    trainer = SViTTTrainer(
         model,
-        loaders.question_loader(questions, processor, batch_size, args.processing, seed),
-        args.optimization,
-        checkpoints.Checkpoints(output_dir, args.checkpointing),
-        save,
+        args,
+        questions and loaders.training_loader({"video": questions}, processor, *loading, args.dataloader_num_workers),
+        partial(answering.to_training_inputs, processor=processor),
         validate,
-        args.logging,
-        to_model_inputs=partial(answering.to_training_inputs, processor=processor),
+        eval_splits=[stop_key] if stop_key else [],
+        stop_metric=stop_key and f"{stop_key}_accuracy",
         bad_videos=bad_videos,
+        processing_class=processor,
     )
-    write_whole(output_dir, args.save)
-    args.start_trackers(accelerator)
-    return training.run()
+    results = {"num_processes": args.world_size}
+    rows_of = {"train": questions} if is_trained else {}
+    for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
+        answering.check_answers(split, rows, answers, processor)
+    if is_trained:
+        metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
+        trainer.accelerator.print(f"train: {answering.coverage_line(metrics)}")
+        if checkpoint is not None:
+            answering.check_resumed_answers(Path(output_dir), answers)
+        write_whole(output_dir, partial(write_settings, settings), partial(answering.save_answer_list, answers))
+        trainer.train(checkpoint)
+        trainer.save_model()
+        results |= {"train": metrics, "epoch": trainer.best_epoch}
+    elif trainer.is_world_process_zero():
+        answering.warn_of_new_decoder(model, source.model_name_or_path)
 
-
-def load_data(
-    args: Arguments, splits: dict[str, presets.Split]
-) -> tuple[Dataset | None, dict[str, answering.QuestionSet], str | None]:
-    """Questions to train on, if any; the question set of each split given; the split to stop by."""
-    sets = answering.load_question_sets(splits, args.processing)
-    stop_key = args.task.stop_key or ("validation" if "validation" in sets else None)
-    retrieval.check_stop_key(stop_key, sets)
-    if "train" not in splits or args.task.evaluate_only:
-        if not sets:
-            raise InputError(
-                "There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate."
-            )
-        return None, sets, stop_key
-    return splits["train"].load(missing_videos=args.processing.missing_videos(is_training=True)), sets, stop_key
-
-
-def describe(args: Arguments, splits: dict, results: dict, end: checkpoints.TrainingState, hub_name: str | None):
-    """Write the model card."""
-    card.write_card(
-        args.task.output_dir,
-        title="SViTT for video question answering",
-        summary=f"Fine-tuned to answer questions about videos, by one of the answers in {answering.ANSWER_LIST}.",
-        settings=args.options(),
-        results={split: answering.flat_metrics(results[split]["accuracy"]) for split in results},
-        baselines={
-            f"{split}, {name}": baseline
-            for split in results
-            for name, baseline in answering.flat_baselines(results[split]).items()
-        },
-        losses=end.history,
-        datasets=[splits["train"].source],
-        base_model=args.start.model_name_or_path or args.start.vision_name_or_path,
-        model_id=hub_name,
-    )
+    for split in sets:
+        predictions, rows = predict(model, split), sets[split].questions
+        results[split] = answering.answer_metrics(rows, predictions, answers)
+        trainer.accelerator.print(answering.answer_table(split, results[split]))
+        write_whole(
+            output_dir, partial(answering.write_predictions, split=split, questions=rows, predictions=predictions)
+        )
+    write_whole(output_dir, partial(write_settings, settings), partial(write_results, results))
+    if is_trained:
+        rows = {}
+        for split in sets:
+            for name, key in {"model": "accuracy", "most frequent answer": "most_frequent", "chance": "chance"}.items():
+                if key in results[split]:
+                    rows[f"{split}, {name}"] = answering.flat_metrics(results[split][key])
+        base_model = source.model_name_or_path or source.vision_name_or_path or source.config_name
+        write_card(trainer, rows, [splits["train"].source], base_model)
+    if args.push_to_hub:
+        trainer.accelerator.print(trainer.push_to_hub())
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

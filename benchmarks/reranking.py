@@ -19,7 +19,7 @@ from measure import DTYPES, TOLERANCES, Call
 from training_step import make_texts, model_config
 
 from svitt import SViTTConfig, SViTTForVideoTextRetrieval
-from svitt.evaluation.retrieval import VideoTokens, itm_scores
+from svitt.evaluation.retrieval import itm_scores
 
 BASELINE = "naive"
 
@@ -77,9 +77,7 @@ def make_contestants(args: argparse.Namespace) -> dict[str, Call]:
 
     @torch.inference_mode()
     def score_all() -> torch.Tensor:
-        clips = VideoTokens(model.device, inputs["videos"].dtype)
-        clips.add(inputs["videos"][:, None])
-        scores = itm_scores(model, clips, inputs["texts"], inputs["mask"], pairs, "mean")
+        scores = itm_scores(model, inputs["videos"][:, None], inputs["texts"], inputs["mask"], pairs, "mean")
         return scores[pairs].view(args.videos, -1)
 
     return {BASELINE: naive, "match": match_shared, "itm_scores": score_all}

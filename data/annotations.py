@@ -1,34 +1,34 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""From annotations to rows: captions, questions or choices beside a folder of videos, or a dataset of the Hub.
+"""From annotations to rows: captions, questions or choices of videos, in files, tar shards, or datasets of the Hub.
 
 All rows have a column `video` of `{"path": str | None, "bytes": bytes | None}`, which the processor decodes; an image
-is a video of one frame. Faults are told before any work, by file, row, field and value. Shards: see `streaming`.
+is a video of one frame. Rows of shards have `shard`, `offset` and `size` besides: where the bytes of the video are.
 """
 
 import csv
 import json
 import os
-import unicodedata
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from string import Formatter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value, Video, concatenate_datasets, load_dataset
-from datasets.table import InMemoryTable
 
 from ..errors import InputError
-from ..processing_svitt import clean_text
 
-VIDEO, STRING, INTEGER = Video(decode=False), Value("string"), Value("int64")
+STRING, INTEGER, STRINGS = Value("string"), Value("int64"), List(Value("string"))
+VIDEO = Video(decode=False)
+PLACE = Features(shard=STRING, offset=INTEGER, size=INTEGER)  # of a video within a tar shard
 
-# What fields are called in rows that lack ours, where nobody says what they are called.
+# Names of fields in rows that lack ours, unless `columns` maps them.
 ALIASES = {"video": ("file_name", "image"), "caption": ("text", "txt")}
-LISTS = ("question_type", "options")  # optional, of a question
 WEBVID_FIELDS = {"video": "{page_dir}/{videoid}.mp4", "caption": "name"}
+LISTS = ("question_type", "options")  # optional, of a question
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 
 
@@ -37,8 +37,8 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `loa
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, dict]]:
-    """Rows of an annotation, each with its file and its number, from 1; without CSV's header and blank lines.
+def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, Any]]:
+    """Yield the rows of an annotation, each with its file and its number, from 1; no header, no blank lines.
 
     Args:
         path: a JSON list of objects; JSON lines (`.jsonl`); CSV with a header (`.csv`), where a cell that holds a JSON
@@ -46,19 +46,8 @@ def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, dict]]:
             or in its subfolders.
 
     Raises:
-        InputError: if a file is missing, cannot be read as such, has no rows, or uses an `id` twice.
+        InputError: if a file is missing, cannot be read as such, or has no rows.
     """
-    first_rows = {}
-    for file, number, row in read_unchecked_rows(path):
-        if not isinstance(row, dict):
-            raise InputError(f'{file}, row {number}: must be an object such as {{"video": …}}, got {row!r:.200}.')
-        if "id" in row:
-            check_first_use(file, number, "id", row["id"], first_rows.setdefault(file, {}))
-        yield file, number, row
-
-
-def read_unchecked_rows(path: str | Path) -> Iterator[tuple[Path, int, object]]:
-    """As [`read_annotations`], with whatever the rows are."""
     files = [Path(path)]
     if files[0].is_dir():
         files = sorted(file for name in METADATA_FILES for file in files[0].rglob(name))
@@ -122,103 +111,124 @@ def parse_cell(cell: str) -> str | list:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Fields of a row
+# Rows
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def field_name(row: dict, field: str, columns: dict[str, str] | None = None) -> str:
-    """What a row calls a column of ours, or a template such as `"{page_dir}/{videoid}.mp4"` that makes it."""
-    if columns and field in columns:
-        return columns[field]
-    if field in row or field not in ALIASES:
-        return field
-    if "videoid" in row and "page_dir" in row:
-        return WEBVID_FIELDS[field]
-    return next((alias for alias in ALIASES[field] if alias in row), field)
+class Member(NamedTuple):
+    """The place of a video within a tar shard."""
+
+    path: str
+    shard: str
+    offset: int
+    size: int
 
 
-def strings_of(annotation_file, row_number: int, row: dict, field: str) -> list[str]:
-    """The strings of a field that holds one string or a list of them, none blank; or the one made by a template."""
-    if "{" in field:
-        values = {part: string_of(annotation_file, row_number, row, part) for part in parts_of(field)}
-        return [field.format(**values)]
-    value = value_of(annotation_file, row_number, row, field)
-    values = value if isinstance(value, list) else [value]
-    if not values or not all(map(is_text, values)):
-        raise InputError(
-            f"{annotation_file}, row {row_number}: `{field}` must be a string or a list of strings, none blank, got "
-            f"{value!r:.200}."
-        )
-    return values
+@dataclass
+class Row:
+    """A row of an annotation. Its methods return fields by our names, or raise an `InputError` that names the row.
+
+    Args:
+        where: file and number of the row.
+        fields: the row as it was read.
+        columns: what the row calls our fields, or templates such as `"{page_dir}/{videoid}.mp4"` that make them.
+        folder: of the videos.
+        seen: by field and value, which row has used it.
+    """
+
+    where: str
+    fields: Any
+    columns: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
+    seen: dict = field(default_factory=dict)
+
+    def error(self, name: str, problem: str) -> InputError:
+        return InputError(f"{self.where}: `{self.name_of(name)}` {problem}.")
+
+    def name_of(self, name: str) -> str:
+        if name in self.columns:
+            return self.columns[name]
+        if name in self.fields or name not in ALIASES:
+            return name
+        if "videoid" in self.fields and "page_dir" in self.fields:
+            return WEBVID_FIELDS[name]
+        return next((alias for alias in ALIASES[name] if alias in self.fields), name)
+
+    def get(self, name: str) -> Any:
+        """Return a field, or None where the row has none."""
+        if not isinstance(self.fields, dict):
+            raise InputError(f'{self.where}: must be an object such as {{"video": …}}, got {self.fields!r:.200}.')
+        theirs = self.name_of(name)
+        if "{" not in theirs:
+            return self.fields.get(theirs)
+        parts = {part: self.fields.get(part) for part in parts_of(theirs)}
+        for part, value in parts.items():
+            if not is_text(value) and type(value) is not int:
+                problem = "is missing" if value is None else f"must be a text or an integer, got {value!r:.200}"
+                raise InputError(f"{self.where}: `{part}` {problem}.")
+        return theirs.format(**parts)
+
+    def value(self, name: str) -> Any:
+        value = self.get(name)
+        if value is None:
+            raise self.error(name, "is missing")
+        return value
+
+    def strings(self, name: str, only_one: bool = False) -> list[str]:
+        """Return the strings of a field that holds one string or a list of them, none blank."""
+        value = self.value(name)
+        values = [value] if only_one or not isinstance(value, list) else value
+        if not values or not all(map(is_text, values)):
+            wanted = "a string that is not" if only_one else "a string or a list of strings, none"
+            raise self.error(name, f"must be {wanted} blank, got {value!r:.200}")
+        return values
+
+    def index(self, name: str, value, count: int) -> int:
+        """Return the number of an option, from 0, which is a string in CSV."""
+        index = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if type(index) is not int or not 0 <= index < count:
+            raise self.error(name, f"must be one of the options' numbers from 0 to {count - 1}, got {value!r:.200}")
+        return index
+
+    def check_new(self, name: str, value, key=None):
+        """Raise an `InputError` for a value, or `key`, that an earlier row has."""
+        key = name, value if key is None else key
+        if key in self.seen:
+            raise self.error(name, f"{value!r:.200} was already used in {self.seen[key]}")
+        self.seen[key] = self.where.rpartition(", ")[2]
 
 
 @cache
 def parts_of(template: str) -> list[str]:
-    """The fields that a template names; raises a `ValueError` for one with a brace too many."""
+    """Return the fields that a template names; raise a `ValueError` for one with a brace too many."""
     return [part for _, part, _, _ in Formatter().parse(template) if part is not None]
 
 
-def string_of(annotation_file, row_number: int, row: dict, field: str) -> str:
-    if "{" in field:
-        return strings_of(annotation_file, row_number, row, field)[0]
-    value = value_of(annotation_file, row_number, row, field)
-    if not is_text(value):
-        raise InputError(
-            f"{annotation_file}, row {row_number}: `{field}` must be a string that is not blank, got {value!r:.200}."
-        )
-    return value
-
-
-def value_of(annotation_file, row_number: int, row: dict, field: str):
-    if row.get(field) is None:
-        raise InputError(f"{annotation_file}, row {row_number}: `{field}` is missing.")
-    return row[field]
-
-
-def is_int64(value) -> bool:
-    return -(2**63) <= value < 2**63
-
-
-def is_seen(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LNPS"  # letters, numbers, punctuation, symbols
-
-
 def is_text(value) -> bool:
-    """Whether it is a string of more than spaces, accents and what is not seen, of which tokenizers leave nothing."""
+    """Return whether a value is a string that is not blank, and not half a character, which JSON can write."""
     try:
-        return isinstance(value, str) and any(map(is_seen, value)) and bool(value.encode())
-    except UnicodeEncodeError:  # half of a character, which JSON can write: "\ud83d"
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
+    except UnicodeEncodeError:
         return False
 
 
-def check_first_use(annotation_file, row_number: int, field: str, value, first_row_of: dict, key: str | None = None):
-    """Raise an `InputError` for a value, or `key`, that an earlier row has; `first_row_of` collects those seen."""
-    key = key or (value if isinstance(value, str) else json.dumps([value]))
-    if key in first_row_of:
-        first = first_row_of[key]
-        raise InputError(
-            f"{annotation_file}, row {row_number}: `{field}` {value!r:.200} was already used in row {first}."
-        )
-    first_row_of[key] = row_number
-
-
-class VideoColumn:
-    """The videos that rows name, looked up in a folder, or those that a dataset of the Hub holds itself.
+class Rows:
+    """The rows of a source, and the videos that they name.
 
     Args:
-        source: an annotation, or a dataset of [`open_hub`].
-        video_dir: folder that names are relative to; by default where the annotation lies.
-        columns: see [`field_name`].
+        source: an annotation as of [`read_annotations`], a dataset of [`open_hub`], or rows of `open_shards`.
+        video_dir: folder that the names in an annotation are relative to; by default where it lies.
+        columns: what the rows call our fields: see [`Row`].
         missing_videos: `"error"`: each must exist; `"allow"`: one must, and a loader will deal with the others.
-        allow_outside: take names and links that lead out of the folder. Annotations are often somebody else's.
+        allow_outside: take names that lead out of the folder. Annotations are often somebody else's.
 
     Raises:
-        InputError: if there is no such folder or video, or a name leads out of the folder.
+        InputError: if there is no such folder; when rows are read, for a fault of one.
     """
 
     def __init__(
         self,
-        source,
+        source: str | Path | Dataset | Iterable[tuple[str, int, dict]],
         video_dir: str | Path | None = None,
         columns: dict[str, str] | None = None,
         missing_videos: str = "error",
@@ -226,98 +236,143 @@ class VideoColumn:
     ):
         if video_dir is not None and not Path(video_dir).is_dir():
             raise InputError(f"{video_dir}: there is no such folder of videos.")
-        self.source, self.video_dir, self.columns = source, video_dir, columns
-        self.must_exist, self.allow_outside, self.paths = missing_videos == "error", allow_outside, []
-        self.links_of = {}  # of each folder of videos, by the name of a link: where it leads
+        self.source, self.video_dir, self.columns = source, video_dir, columns or {}
+        self.must_exist, self.allow_outside = missing_videos == "error", allow_outside
 
-    def add(self, file: Path, number: int, row: dict, first_row_of: dict | None = None) -> int:
-        """Add the videos of a row and say how many; with `first_row_of`, none may be added twice."""
-        if isinstance(self.source, Dataset):
-            return 1
-        field = field_name(row, "video", self.columns)
-        folder = os.fspath(file.parent if self.video_dir is None else self.video_dir)
-        names = strings_of(file, number, row, field)
+    def __iter__(self) -> Iterator[Row]:
+        rows, seen = self.source, {}
+        if isinstance(rows, (str, Path)):
+            rows = read_annotations(rows)
+        elif isinstance(rows, Dataset):
+            texts = [name for name, kind in rows.features.items() if not hasattr(kind, "decode_example")]
+            name = rows.info.dataset_name or "dataset"
+            rows = ((name, number, fields) for number, fields in enumerate(rows.select_columns(texts), start=1))
+        for file, number, fields in rows:
+            folder = os.fspath(Path(file).parent if self.video_dir is None else self.video_dir)
+            yield Row(f"{file}, row {number}", fields, self.columns, folder, seen)
+
+    def videos_of(self, row: Row, only_one: bool = False, unique: bool = False) -> list:
+        """Return the videos of a row: paths; a [`Member`] of a shard; None for that of a dataset, which holds it.
+
+        Raises:
+            InputError: if a name leads out of the folder, or there is no such file.
+        """
+        if not isinstance(self.source, (str, Path)):
+            return [None if isinstance(self.source, Dataset) else row.fields["video"]]
+        names, paths = row.strings("video"), []
+        if only_one and len(names) > 1:
+            raise row.error("video", "must name one video, which the row is about")
         for name in names:
-            path = os.path.join(folder, name)
-            if not self.allow_outside and (fault := self.way_out(folder, name)):
-                raise InputError(f"{file}, row {number}: `{field}` {name!r:.200} {fault}; --allow_outside takes it.")
+            path = os.path.join(row.folder, name)
+            if not self.allow_outside and (os.path.isabs(name) or (".." in name and ".." in Path(name).parts)):
+                problem = f"{name!r:.200} must be a path below {row.folder}; --allow_outside takes it"
+                raise row.error("video", problem)
             if self.must_exist and not os.path.isfile(path):
-                raise InputError(f"{file}, row {number}: `{field}` {name!r:.200} is not in {folder}.")
-            if first_row_of is not None:
-                check_first_use(file, number, field, name, first_row_of, key=os.path.normpath(path))
-            self.paths.append(path)
-        return len(names)
+                raise row.error("video", f"{name!r:.200} is not in {row.folder}")
+            if unique:
+                row.check_new("video", name, os.path.normpath(path))
+            paths.append(path)
+        return paths
 
-    def way_out(self, folder: str, name: str) -> str | None:
-        """How a name leads out of the folder, if it does. Folders are listed once: no call for each of their files."""
-        if os.path.isabs(name) or (".." in name and ".." in Path(name).parts):
-            return f"must be a path below {folder}"
-        parent, base = os.path.split(os.path.join(folder, name))
-        if parent not in self.links_of:
-            self.links_of[parent] = links_out_of(parent, os.path.realpath(folder))
-        links = self.links_of[parent]
-        target = links.get("", links.get(base))
-        return target and f"is a link out of {folder}, to {target}"
+    def load(self, read_fields: Callable[[Row], dict], types: dict, **options) -> Dataset:
+        """Return the fields of all rows beside the column `video`, one row a video, which has the number `row`.
 
-    def dataset(self) -> Dataset:
-        """One row per video."""
+        Args:
+            read_fields: of each row, such as [`question_fields`].
+            types: of the columns; those in which no row has anything are left out.
+            options: of [`videos_of`].
+        """
+        videos, columns = [], {name: [] for name in types}
+        for number, row in enumerate(self):
+            found = self.videos_of(row, **options)
+            fields = read_fields(row) | {"row": number}
+            videos += found
+            for name, values in columns.items():
+                values += [fields[name]] * len(found)
+        if "question_id" in columns:
+            ids = columns["question_id"]
+            columns["question_id"] = list(range(len(ids))) if ids[0] is None else ids
+            types = types | {"question_id": STRING if isinstance(ids[0], str) else INTEGER}
+        features = Features({name: types[name] for name in columns if name not in LISTS or any(columns[name])})
+        schema = features.arrow_schema
+        columns = {name: pa.array(columns[name], schema.field(name).type) for name in features}
         if isinstance(self.source, Dataset):
-            return self.source.select_columns("video")
-        if not any(map(os.path.isfile, self.paths)):
-            raise InputError(f"{self.source}: none of its videos exists; the first would be {self.paths[0]}.")
-        return as_dataset(Features(video=VIDEO), video=video_array(self.paths))
+            parts = self.source.select_columns("video"), Dataset.from_dict(columns, features)
+            return concatenate_datasets(list(parts), axis=1)
+        if isinstance(videos[0], Member):
+            videos, *places = zip(*videos, strict=True)
+            columns |= dict(zip(PLACE, map(pa.array, places), strict=True))
+            features = Features(features | PLACE)
+        elif not any(map(os.path.isfile, videos)):
+            raise InputError(f"{self.source}: none of its videos exists; the first would be {videos[0]}.")
+        paths = pa.array(videos, pa.string())
+        # As Arrow stores videos; a dictionary for each would take a hundred times longer.
+        found = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"])
+        return Dataset.from_dict({"video": found} | columns, Features({"video": VIDEO} | features))
 
 
-def links_out_of(parent: str, top: str) -> dict[str, str]:
-    """Where the symbolic links in a folder lead that leave `top`, by name; `""` if the folder itself is elsewhere."""
-    if is_elsewhere(os.path.realpath(parent), top):
-        return {"": os.path.realpath(parent)}
-    try:
-        with os.scandir(parent) as entries:
-            links = {entry.name: os.path.realpath(entry.path) for entry in entries if entry.is_symlink()}
-    except OSError:  # no such folder
-        return {}
-    return {name: target for name, target in links.items() if is_elsewhere(target, top)}
+def caption_fields(row: Row) -> dict[str, Any]:
+    """Return the captions of a row; raise an `InputError` for a fault."""
+    return {"caption": row.strings("caption")}
 
 
-def is_elsewhere(path: str, top: str) -> bool:
-    return os.path.commonpath([top, path]) != top
+def question_fields(row: Row) -> dict[str, Any]:
+    """Return what a row asks, and its answers; raise an `InputError` for a fault."""
+    fields = {"question": row.strings("question", only_one=True)[0], "question_id": row.get("question_id")}
+    question_id = fields["question_id"]
+    kind = type(question_id)
+    if kind not in (int, str, type(None)) or kind is int and question_id.bit_length() > 63:
+        raise row.error("question_id", f"must be an integer or a string, got {question_id!r:.200}")
+    if row.seen.setdefault("question_id", kind) is not kind:
+        raise row.error("question_id", f"must be of one type in all rows, got {question_id!r:.200}")
+    if question_id is not None:
+        row.check_new("question_id", question_id)
+    for name in LISTS:
+        fields[name] = [] if row.get(name) in (None, []) else row.strings(name)
+    options = fields["options"]
+    if not options:
+        return fields | {"answer": row.strings("answer")}
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise row.error("options", f"must be at least 2 answers, none twice, got {options!r:.200}")
+    answers = row.value("answer")
+    answers = answers if isinstance(answers, list) and answers else [answers]
+    right = [one if one in options else options[row.index("answer", one, len(options))] for one in answers]
+    return fields | {"answer": right}
 
 
-def video_array(paths: list[str]) -> pa.StructArray:
-    """Paths as Arrow stores videos; a dictionary for each would take a hundred times longer."""
-    arrays = {"bytes": pa.nulls(len(paths), pa.binary()), "path": pa.array(paths, pa.string())}
-    return pa.StructArray.from_arrays(list(arrays.values()), names=list(arrays))
+def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
+    """Return the options of a row and the number of the right one; raise an `InputError` for a fault."""
+    options = row.strings("caption")
+    if len(options) < 2 or len(options) != (num_options or len(options)):
+        raise row.error("caption", f"must have {num_options or 'at least 2'} options, got {len(options)}")
+    return {"caption": options, "answer": row.index("answer", row.value("answer"), len(options))}
 
 
-def as_dataset(features: Features, **columns) -> Dataset:
-    return Dataset(InMemoryTable(pa.table(columns, schema=features.arrow_schema)))
+FIELDS_OF: dict[str, Callable[[Row], dict]]
+FIELDS_OF = {"captions": caption_fields, "questions": question_fields, "multiple_choice": choice_fields}
+
+
+def kind_of(source: str | Path) -> str:
+    """Return which of `FIELDS_OF` the first row of an annotation has."""
+    _, _, row = next(read_annotations(source))
+    row = row if isinstance(row, dict) else {}
+    return "questions" if "question" in row else "multiple_choice" if "answer" in row else "captions"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Captions
+# Datasets
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def load_captions(
-    source: str | Path | Dataset,
-    video_dir: str | Path | None = None,
-    join_captions: bool = False,
-    unique_videos: bool = False,
-    columns: dict[str, str] | None = None,
-    missing_videos: str = "error",
-    allow_outside: bool = False,
+    source, video_dir=None, join_captions: bool = False, unique_videos: bool = False, **options
 ) -> Dataset:
     """Load annotations such as `{"video": "a.mp4", "caption": "a cat plays"}`; each may also be a list of strings.
 
     Args:
-        source: annotation as in [`read_annotations`], or dataset of [`open_hub`].
-        video_dir: folder that the names of videos are relative to; by default where the annotation lies.
+        source, video_dir, options: see [`Rows`].
         join_captions: paragraph retrieval: a row's captions are joined with spaces into one.
         unique_videos: whether a video must not occur twice, as for evaluation, where it would be its own rival.
-        columns: what the annotation calls them, where it is not our names: see [`field_name`].
-        missing_videos: `"error"` or `"allow"`, where a loader deals with them; at least one must exist.
-        allow_outside: take names and links that lead out of the folder.
 
     Returns:
         A dataset with one row per video: `video`; `caption`, the list of its captions; `row`, which is equal for videos
@@ -326,49 +381,95 @@ def load_captions(
     Raises:
         InputError: if the annotation cannot be read as such, or a video is missing or occurs twice.
     """
-    videos = VideoColumn(source, video_dir, columns, missing_videos, allow_outside)
-    captions, rows, first_row_of = [], [], {}
-    for index, (file, number, row) in enumerate(rows_of(source)):
-        num_videos = videos.add(file, number, row, first_row_of if unique_videos else None)
-        texts = strings_of(file, number, row, field_name(row, "caption", columns))
-        captions += [[" ".join(texts)] if join_captions else texts] * num_videos
-        rows += [index] * num_videos
-    features = Features(caption=List(STRING), row=INTEGER)
-    return concatenate_datasets([videos.dataset(), as_dataset(features, caption=captions, row=rows)], axis=1)
+
+    def read_fields(row: Row) -> dict:
+        captions = row.strings("caption")
+        return {"caption": [" ".join(captions)] if join_captions else captions}
+
+    return Rows(source, video_dir, **options).load(
+        read_fields, {"caption": STRINGS, "row": INTEGER}, unique=unique_videos
+    )
+
+
+def load_questions(source, video_dir=None, **options) -> Dataset:
+    """Load annotations `{"video": "a.mp4", "question": "what …?", "answer": "cat", "question_id": 7}`.
+
+    `answer` may be a list: an answer that several annotators gave is repeated in it. Where rows have no `question_id`,
+    they are numbered from 0; `question_type` is optional, and may be a list of types. A row may have `options`, a list
+    of answers to choose from, of which each `answer` is one, or its number from 0.
+
+    Args:
+        source, video_dir, options: see [`Rows`].
+
+    Returns:
+        A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
+        and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
+
+    Raises:
+        InputError: as [`load_captions`], and if a `question_id` is used twice or is not of the type of the first, or
+            options are not at least two different ones with the answer among them.
+    """
+    types = {"question": STRING, "answer": STRINGS, "question_id": None, "question_type": STRINGS, "options": STRINGS}
+    return Rows(source, video_dir, **options).load(question_fields, types, only_one=True)
+
+
+def load_choices(source, video_dir=None, num_options: int | None = None, **options) -> Dataset:
+    """Load annotations `{"video": "a.mp4", "caption": ["a cat", "a dog", …], "answer": 1}` with one caption right.
+
+    Args:
+        source, video_dir, options: see [`Rows`].
+        num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
+
+    Returns:
+        A dataset with columns `video`, `caption` (list of the options) and `answer`, the number of the right one.
+
+    Raises:
+        InputError: as [`load_captions`], and for another number of options, or an answer that is none of them.
+    """
+    read_fields = partial(choice_fields, num_options=num_options)
+    return Rows(source, video_dir, **options).load(read_fields, {"caption": STRINGS, "answer": INTEGER}, only_one=True)
+
+
+LOADERS: dict[str, Callable[..., Dataset]]
+LOADERS = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}
 
 
 def training_pairs(captions: Dataset, match_by: str = "video") -> Dataset:
-    """All pairs of a video and one of its captions.
+    """Return all pairs of a video of [`load_captions`] and one of its captions.
 
     Args:
-        captions: of [`load_captions`].
         match_by: `"video"` or `"caption"` (SSv2, where many videos share one): pairs in which it is the same are
             positives of each other.
 
     Returns:
-        A dataset with columns `video`, `caption` and `video_id`, equal for positives.
+        A dataset with `video` (and its place in a shard), `caption` and `video_id`, which is equal for positives.
     """
-    lists, videos = captions.data.column("caption").combine_chunks(), captions.data.column("video")
+    table = captions.with_format("arrow")[:]
+    lists, videos = table["caption"].combine_chunks(), table["video"]
     parents, texts = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    others = captions.remove_columns(["caption", "row"])
     if pc.struct_field(videos, "bytes").null_count == len(videos):
         keys = pc.struct_field(videos, "path").take(parents).combine_chunks()
-        videos = as_dataset(Features(video=VIDEO), video=videos.take(parents))
+        taken = table.select(others.column_names).take(parents)
+        others = Dataset.from_dict({name: taken[name] for name in others.column_names}, others.features)
     else:  # embedded files, of which Arrow could not take as many; their names may repeat
-        keys, videos = parents, captions.select_columns("video")
-        videos = videos if len(texts) == len(videos) else videos.select(parents.to_numpy())
+        keys = parents
+        others = others if len(texts) == len(videos) else others.select(parents.to_numpy())
     video_ids = pc.dictionary_encode(texts if match_by == "caption" else keys).indices.cast(pa.int64())
-    pairs = as_dataset(Features(caption=STRING, video_id=INTEGER), caption=texts, video_id=video_ids)
-    return concatenate_datasets([videos, pairs], axis=1)
+    columns = {"caption": texts, "video_id": video_ids}
+    return concatenate_datasets(
+        [others, Dataset.from_dict(columns, Features(caption=STRING, video_id=INTEGER))], axis=1
+    )
 
 
 def join_pairs(corpora: list[Dataset]) -> Dataset:
-    """The pairs of several corpora, no videos of two of which are the same."""
+    """Return the pairs of several corpora, no videos of two of which are the same."""
     joined, num_ids = [], 0
     for pairs in corpora:
-        video_ids = pairs.data.column("video_id")
-        shifted = as_dataset(Features(video_id=INTEGER), video_id=pc.add(video_ids, num_ids))
+        video_ids = pc.add(pairs.with_format("arrow")[:]["video_id"], num_ids)
+        shifted = Dataset.from_dict({"video_id": video_ids}, Features(video_id=INTEGER))
         joined.append(concatenate_datasets([pairs.remove_columns("video_id"), shifted], axis=1))
-        num_ids += pc.max(video_ids).as_py() + 1
+        num_ids = pc.max(video_ids).as_py() + 1
     return concatenate_datasets(joined)
 
 
@@ -381,153 +482,14 @@ class RetrievalSet(NamedTuple):
 
 
 def retrieval_set(captions: Dataset) -> RetrievalSet:
-    """Videos and texts of [`load_captions`] with `unique_videos`, in their order."""
+    """Return the videos and texts of [`load_captions`] with `unique_videos`, in their order."""
     texts, texts_of_row = [], {}
     for row, captions_of_row in zip(captions["row"], captions["caption"], strict=True):
         if row not in texts_of_row:
             texts_of_row[row] = list(range(len(texts), len(texts) + len(captions_of_row)))
             texts += captions_of_row
-    return RetrievalSet(captions.select_columns("video"), texts, [texts_of_row[row] for row in captions["row"]])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions and choices
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def load_questions(
-    source: str | Path | Dataset,
-    video_dir: str | Path | None = None,
-    columns: dict[str, str] | None = None,
-    missing_videos: str = "error",
-    allow_outside: bool = False,
-) -> Dataset:
-    """Load annotations `{"video": "a.mp4", "question": "what …?", "answer": "cat", "question_id": 7}`.
-
-    `answer` may be a list: an answer that several annotators gave is repeated in it. Where the first row has no
-    `question_id`, rows are numbered from 0; `question_type` is optional, and may be a list of types. A row may have
-    `options`, a list of answers to choose from, of which each `answer` is one, or its index from 0.
-
-    Returns:
-        A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
-        and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
-
-    Raises:
-        InputError: as [`load_captions`], and if a `question_id` is used twice or is not of the type of the first, or
-            options are not at least two different ones with the answer among them.
-    """
-    names = {field: field_name({}, field, columns) for field in ("question", "answer", "question_id", *LISTS)}
-    videos, places = VideoColumn(source, video_dir, columns, missing_videos, allow_outside), []
-    values = {field: [] for field in names}
-    for file, number, row in rows_of(source):
-        if videos.add(file, number, row) != 1:
-            raise InputError(f"{file}, row {number}: `video` must name one video, which the question is about.")
-        places.append((file, number))
-        values["question"].append(question_of(file, number, row, names["question"]))
-        values["question_id"].append(row.get(names["question_id"]))
-        for field in LISTS:
-            has_it = row.get(names[field]) is not None
-            values[field].append(strings_of(file, number, row, names[field]) if has_it else [])
-        values["answer"].append(answers_of(file, number, row, names["answer"], names["options"]))
-    values["question_id"] = check_ids(places, names["question_id"], values["question_id"])
-    id_type = STRING if isinstance(values["question_id"][0], str) else INTEGER
-    features = Features(question=STRING, answer=List(STRING), question_id=id_type)
-    for field in LISTS:
-        if any(values[field]):
-            features[field] = List(STRING)
-        else:
-            del values[field]
-    return concatenate_datasets([videos.dataset(), as_dataset(features, **values)], axis=1)
-
-
-def question_of(file: str | Path, number: int, row: dict, field: str) -> str:
-    """A question, of which cleaning must leave something."""
-    question = string_of(file, number, row, field)
-    if not is_text(clean_text(question)):
-        raise InputError(f"{file}, row {number}: `{field}` must be a string that is not blank, got {question!r:.200}.")
-    return question
-
-
-def answers_of(file: Path, number: int, row: dict, field: str = "answer", options_field: str = "options") -> list[str]:
-    """The annotators' answers to a question, or those of its options that are right."""
-    if row.get(options_field) is None:
-        return strings_of(file, number, row, field)
-    options = strings_of(file, number, row, options_field)
-    if len(options) < 2 or len(set(options)) < len(options):
-        raise InputError(
-            f"{file}, row {number}: `{options_field}` must be at least 2 answers, none twice, got {options!r:.200}."
-        )
-    answers = value_of(file, number, row, field)
-    answers = answers if isinstance(answers, list) and answers else [answers]
-    return [option_of(file, number, field, answer, options) for answer in answers]
-
-
-def option_of(file: Path, number: int, field: str, answer, options: list[str]) -> str:
-    """The option that an annotation names, or numbers from 0."""
-    if answer in options:
-        return answer
-    index = int(answer) if file.suffix.lower() == ".csv" and str(answer).isdecimal() else answer
-    if type(index) is not int or not 0 <= index < len(options):
-        wanted = f"one of the options or its index from 0 to {len(options) - 1}"
-        raise InputError(f"{file}, row {number}: `{field}` must be {wanted}, got {answer!r:.200}.")
-    return options[index]
-
-
-def check_ids(places: list[tuple[Path, int]], field: str, ids: list) -> list[int] | list[str]:
-    """Ids, which must all be integers or all be strings, and differ; where no row has one, the numbers from 0."""
-    if all(value is None for value in ids):
-        return list(range(len(ids)))
-    kind = str if isinstance(ids[0], str) else int
-    first_row_of = {}
-    for (file, number), value in zip(places, ids, strict=True):
-        is_valid = is_text if kind is str else is_int64
-        if type(value) is not kind or not is_valid(value):
-            what = "a string, as the first one is" if kind is str else "an integer or, in all rows, a string"
-            raise InputError(f"{file}, row {number}: `{field}` must be {what}, got {value!r:.200}.")
-        check_first_use(file, number, field, value, first_row_of)
-    return ids
-
-
-def load_choices(
-    source: str | Path | Dataset,
-    video_dir: str | Path | None = None,
-    num_options: int | None = None,
-    columns: dict[str, str] | None = None,
-    missing_videos: str = "error",
-    allow_outside: bool = False,
-) -> Dataset:
-    """Load annotations `{"video": "a.mp4", "caption": ["a cat", "a dog", …], "answer": 1}` with one caption right.
-
-    Args:
-        source, video_dir, columns, missing_videos, allow_outside: as of [`load_captions`].
-        num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
-
-    Returns:
-        A dataset with columns `video`, `caption` (list of the options) and `answer`, the index of the right one.
-
-    Raises:
-        InputError: as [`load_captions`], and for another number of options, or an answer that is none of them.
-    """
-    videos, captions, answers = VideoColumn(source, video_dir, columns, missing_videos, allow_outside), [], []
-    for file, number, row in rows_of(source):
-        if videos.add(file, number, row) != 1:
-            raise InputError(f"{file}, row {number}: `video` must name one video, which the options are for.")
-        name = field_name(row, "caption", columns)
-        options = strings_of(file, number, row, name)
-        if len(options) < 2 or len(options) != (num_options or len(options)):
-            wanted = num_options or "at least 2"
-            raise InputError(f"{file}, row {number}: `{name}` must have {wanted} options, got {len(options)}.")
-        name = field_name(row, "answer", columns)
-        answer = value_of(file, number, row, name)
-        if file.suffix.lower() == ".csv" and str(answer).isdecimal():
-            answer = int(answer)
-        if type(answer) is not int or not 0 <= answer < len(options):
-            wanted = f"an integer from 0 to {len(options) - 1}"
-            raise InputError(f"{file}, row {number}: `{name}` must be {wanted}, got {answer!r:.200}.")
-        captions.append(options)
-        answers.append(answer)
-    features = Features(caption=List(STRING), answer=INTEGER)
-    return concatenate_datasets([videos.dataset(), as_dataset(features, caption=captions, answer=answers)], axis=1)
+    videos = captions.remove_columns(["caption", "row"])
+    return RetrievalSet(videos, texts, [texts_of_row[row] for row in captions["row"]])
 
 
 class ChoiceSet(NamedTuple):
@@ -541,66 +503,44 @@ class ChoiceSet(NamedTuple):
 
 
 def choice_set(choices: Dataset) -> ChoiceSet:
-    """Videos and options of [`load_choices`], in their order."""
+    """Return the videos and options of [`load_choices`], in their order."""
     texts, options_of_video, answers = [], [], []
     for options, answer in zip(choices["caption"], choices["answer"], strict=True):
         options_of_video.append(list(range(len(texts), len(texts) + len(options))))
         answers.append(len(texts) + answer)
         texts += options
-    return ChoiceSet(choices.select_columns("video"), texts, options_of_video, answers)
+    return ChoiceSet(choices.remove_columns(["caption", "answer"]), texts, options_of_video, answers)
 
 
 def load_answer_list(file: str | Path) -> list[str]:
-    """The answers to choose from: a JSON list of strings, none blank, none twice."""
-    file, first_row_of = Path(file), {}
+    """Return the answers to choose from: a JSON list of strings, none blank, none twice."""
+    file, seen = Path(file), set()
     if not file.is_file():
         raise InputError(f"{file}: there is no such answer list.")
     answers = parse_json(file, file.read_bytes())
     if not isinstance(answers, list) or not answers:
         raise InputError(f"{file}: must hold a JSON list of at least one answer.")
     for number, answer in enumerate(answers, start=1):
-        if not is_text(answer):
-            raise InputError(f"{file}, answer {number}: must be a string that is not blank, got {answer!r:.200}.")
-        if first_row_of.setdefault(answer, number) != number:
-            raise InputError(f"{file}, answer {number}: {answer!r:.200} was already answer {first_row_of[answer]}.")
+        if not is_text(answer) or answer in seen:
+            wanted = "come once" if is_text(answer) else "be a string that is not blank"
+            raise InputError(f"{file}, answer {number}: must {wanted}, got {answer!r:.200}.")
+        seen.add(answer)
     return answers
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Hub
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def open_hub(name: str, split: str, columns: dict[str, str] | None = None, streaming: bool = False):
-    """A dataset of the Hub, or of a folder that `load_dataset` takes, with its videos (or images) undecoded in `video`.
-
-    Returns:
-        A `Dataset`, or with `streaming` an `IterableDataset`, for the loading functions here or for `streaming`.
+def open_hub(name: str, split: str, columns: dict[str, str] | None = None) -> Dataset:
+    """Return a dataset of the Hub, or of a folder that `load_dataset` takes, with its videos undecoded in `video`.
 
     Raises:
         InputError: if it cannot be loaded, in one sentence, or has no column of videos.
     """
     try:
-        dataset = load_dataset(name, split=split, streaming=streaming)
+        dataset = load_dataset(name, split=split)
     except Exception as error:  # of the network, of the Hub, of any of many file formats
-        raise InputError(f"{name}, split {split}: cannot be loaded ({reason_of(error)}).") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"{name}, split {split}: cannot be loaded ({reason}).") from error
     present = dict.fromkeys(dataset.column_names)
-    video = field_name(present, "video", columns)
+    video = Row("", present, columns or {}).name_of("video")
     if video not in present:
         raise InputError(f"{name}, split {split}: has no column `{video}`, but: {', '.join(present)}.")
     return dataset.cast_column(video, VIDEO).rename_columns({} if video == "video" else {video: "video"})
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what another library says, to be put into a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def rows_of(source: str | Path | Dataset) -> Iterator[tuple[Path, int, dict]]:
-    """Rows with file and number: of an annotation, or of a dataset of the Hub, without its videos and the like."""
-    if not isinstance(source, Dataset):
-        yield from read_annotations(source)
-        return
-    texts = [name for name, feature in source.features.items() if not hasattr(feature, "decode_example")]
-    for number, row in enumerate(source.select_columns(texts), start=1):
-        yield Path(source.info.dataset_name or "dataset"), number, row

@@ -8,14 +8,13 @@ share of the videos, each of which is read and encoded once for all that is aske
 import json
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-import evaluate
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,19 +27,17 @@ from transformers.utils import cached_file
 
 from ..configuration_svitt import SViTTConfig
 from ..data.annotations import load_answer_list
-from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, to_model_inputs, video_loader
+from ..data.loaders import BadVideoReport, ProcessingArguments, to_model_inputs
 from ..data.presets import Preset, Split
 from ..distributed import fail_together, share_of
-from ..errors import InputError
+from ..errors import ArgumentError, InputError
 from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, check_length
+from .clips import ClipArguments, check_length, metrics_table, read_videos, report_bad_videos
+from .metrics.qa_accuracy.qa_accuracy import accuracies, rows_by_type
 
-METRICS = Path(__file__).parent / "metrics"
 ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
-NO_ERRORS = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
 NUM_PREDICTED = 10  # answers of a question that are written down
-BASELINES = {"most_frequent": "most frequent answer", "chance": "chance"}  # as [`answer_metrics`] and people call them
 
 
 @dataclass
@@ -48,13 +45,8 @@ class AnsweringArguments(ClipArguments):
     """Which answers to choose from, and how."""
 
     _argument_group_name = "answering"
-    at_least = ClipArguments.at_least | {
-        "num_answers": 1,
-        "k_test": 1,
-        "answers_at_once": 1,
-        "max_answer_length": 2,
-        "max_question_length": 2,
-    }
+    at_least = ClipArguments.at_least | {"num_answers": 1, "k_test": 1, "answers_at_once": 1}
+    at_least |= {"max_answer_length": 2, "max_question_length": 2}
 
     answer_list: str | None = field(
         default=None,
@@ -62,9 +54,6 @@ class AnsweringArguments(ClipArguments):
             "help": "JSON list of the answers to choose from. By default that of the dataset, or where nothing is "
             "trained, those of the model, or the most frequent answers of the split `train`."
         },
-    )
-    eval_batch_size: int = field(
-        default=32, metadata={"help": "Videos encoded, and questions answered, at once by one process."}
     )
     num_answers: int = field(default=1500, metadata={"help": "Length of a list made of the split `train`, at most."})
     max_question_length: int | None = field(
@@ -87,13 +76,10 @@ class AnsweringArguments(ClipArguments):
     )
 
     def question_processing(self, args: ProcessingArguments) -> ProcessingArguments:
-        """`args` with the length of questions; an `InputError` where their two options differ."""
+        """Return `args` with the length of questions; raise an `InputError` where their two options differ."""
         length, other = self.max_question_length, args.max_text_length
         if None not in (length, other) and length != other:
-            raise InputError(
-                f"--max_text_length {other}: is the same for questions as --max_question_length, which is {length}; "
-                "give one of them."
-            )
+            raise ArgumentError("max_text_length", f"must be that of questions, {length}, or left out, got {other}")
         return args if length is None else replace(args, max_text_length=length)
 
     def set_lengths(self, args: ProcessingArguments, processor: SViTTProcessor, config: SViTTConfig):
@@ -105,9 +91,7 @@ class AnsweringArguments(ClipArguments):
             processor.max_answer_length = self.max_answer_length
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions and answers
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Questions and answers
 
 
 class QuestionSet(NamedTuple):
@@ -119,34 +103,28 @@ class QuestionSet(NamedTuple):
 
 
 def question_set(questions: Dataset) -> QuestionSet:
-    """Rows of [`load_questions`], those about one file together; embedded videos are taken to be different ones."""
+    """Put rows of [`load_questions`] about one file together; embedded videos are taken to be different ones."""
     are_files = video_field(questions, "bytes").null_count == len(questions)
-    keys = video_field(questions, "path").to_pylist() if are_files else range(len(questions))
     places = defaultdict(list)
-    for index, key in enumerate(keys):
-        places[key].append(index)
+    for index, path in enumerate(video_field(questions, "path").to_pylist()):
+        places[path if are_files else index].append(index)
     first = [indices[0] for indices in places.values()]
     return QuestionSet(questions, questions.select_columns("video").select(first), list(places.values()))
 
 
 def video_field(questions: Dataset, field: str) -> pa.ChunkedArray:
-    """`path` or `bytes` of all videos, without making a dictionary of each."""
+    """Return `path` or `bytes` of all videos, without making a dictionary of each."""
     return pc.struct_field(questions.select_columns("video").with_format("arrow")[:]["video"], field)
 
 
 def load_question_sets(splits: dict[str, Split], args: ProcessingArguments) -> dict[str, QuestionSet]:
-    """The sets of all splits that are not to train on."""
+    """Return the sets of all splits that are not to train on."""
+    missing_videos = args.missing_videos(is_training=False)
     return {
-        name: question_set(split.load(missing_videos=args.missing_videos(is_training=False)))
+        name: question_set(split.load(missing_videos=missing_videos))
         for name, split in splits.items()
         if not name.startswith("train")
     }
-
-
-def most_frequent_answers(questions: Dataset, num_answers: int) -> list[str]:
-    """The answers that most annotators gave, the most frequent first; at equal numbers, in the order of the rows."""
-    counts = Counter(answer for answers in questions["answer"] for answer in answers)
-    return [answer for answer, _ in counts.most_common(num_answers)]
 
 
 def find_answer_list(
@@ -156,14 +134,17 @@ def find_answer_list(
     train_split: Split | None,
     model_name_or_path: str | None,
 ) -> list[str]:
-    """The answers to choose from, see `--answer_list`; none where nothing says what they are.
+    """Return the answers to choose from, see `--answer_list`; none where nothing says what they are.
 
     Args:
         training: the rows of `train_split`, where it is trained on.
     """
     file = args.answer_list or preset.answer_list
     if file is None and training is None and model_name_or_path:
-        file = cached_file(model_name_or_path, ANSWER_LIST, **NO_ERRORS)
+        try:
+            file = cached_file(model_name_or_path, ANSWER_LIST)
+        except OSError:  # the model has none
+            pass
     if file is not None:
         return load_answer_list(file)
     if training is None and train_split is not None:
@@ -171,87 +152,45 @@ def find_answer_list(
     return [] if training is None else most_frequent_answers(training, args.num_answers)
 
 
+def most_frequent_answers(questions: Dataset, num_answers: int) -> list[str]:
+    """Return the answers that most annotators gave, the most frequent first; at equal numbers, in the order of rows."""
+    counts = Counter(answer for answers in questions["answer"] for answer in answers)
+    return [answer for answer, _ in counts.most_common(num_answers)]
+
+
 def save_answer_list(answers: Sequence[str], folder: Path):
     (folder / ANSWER_LIST).write_text(json.dumps(list(answers), ensure_ascii=False), encoding="utf-8")
 
 
-def check_resumed_answers(folder: Path, answers: Sequence[str]):
-    """Raise an `InputError` where the run in a folder had other answers: the model kept there may be its own."""
-    file = folder / ANSWER_LIST
-    if file.is_file() and load_answer_list(file) != answers:
-        raise InputError(
-            f"{file}: the run to resume chose from other answers than these {len(answers)}; give it the same "
-            "--answer_list, or --train_file and --num_answers."
-        )
-
-
 def options_of(questions: Dataset) -> list[list[str]]:
-    """The options of each question, empty where there are none."""
+    """Return the options of each question, empty where there are none."""
     return questions["options"][:] if "options" in questions.column_names else [[]] * len(questions)
 
 
-def are_covered(questions: Dataset, answers: Sequence[str]) -> list[bool]:
-    """Whether each question has a right answer in the list or among its options."""
+def num_covered(questions: Dataset, answers: Sequence[str]) -> int:
+    """Return how many questions have a right answer in the list or among their options."""
     listed = set(answers)
     rows = zip(options_of(questions), questions["answer"], strict=True)
-    return [bool(options) or not listed.isdisjoint(right) for options, right in rows]
+    return sum(bool(options) or not listed.isdisjoint(right) for options, right in rows)
 
 
 def answer_coverage(questions: Dataset, answers: Sequence[str]) -> float:
-    """Share of the questions, in percent, that have a right answer to choose."""
-    return round(100 * sum(are_covered(questions, answers)) / len(questions), 2)
+    """Return the share of the questions, in percent, that have a right answer to choose."""
+    return round(100 * num_covered(questions, answers) / len(questions), 2)
 
 
-def coverage_line(metrics: dict) -> str:
-    return f"{metrics['num_questions']} questions, {metrics['coverage']:.2f} % with a right answer to choose"
-
-
-def check_answers(split: str, questions: Dataset, answers: Sequence[str], processor: SViTTProcessor):
-    """Raise an `InputError` where no question could be answered rightly, or a question has two options that are one."""
+def check_answers(split: str, questions: Dataset, answers: Sequence[str]):
+    """Raise an `InputError` where no question could be answered rightly, which no figure would tell apart."""
     if not answers and not all(options_of(questions)):
         raise InputError(
             f"split {split}: there is no list of answers to choose from, neither with the dataset nor with the model; "
             "give --answer_list, or `options` in each row."
         )
-    if not any(are_covered(questions, answers)):
+    if not num_covered(questions, answers):
         raise InputError(
             f"split {split}: none of its answers, such as {questions[0]['answer'][0]!r:.100}, is in the answer list, "
             f"which has {len(answers)}, such as {answers[0]!r:.100}."
         )
-    first = first_alike(chain(*options_of(questions)), processor)
-    for number, options in enumerate(options_of(questions), start=1):
-        seen = {}
-        for option in options:
-            other = seen.setdefault(first[option], option)
-            if other != option:
-                raise InputError(
-                    f"split {split}, row {number}: the options {other!r:.200} and {option!r:.200} are the same in "
-                    f"--max_answer_length {processor.max_answer_length} tokens; give more, or options that differ."
-                )
-
-
-def first_alike(answers: Iterable[str], processor: SViTTProcessor) -> dict[str, str]:
-    """For each answer, the first that is encoded as it is: a model cannot tell them apart."""
-    answers = list(dict.fromkeys(answers))
-    if not answers:
-        return {}
-    rows = map(tuple, processor.encode_answers(answers)["input_ids"].tolist())
-    first_of_row = {}
-    return {answer: first_of_row.setdefault(row, answer) for answer, row in zip(answers, rows, strict=True)}
-
-
-def alike_line(answers: Sequence[str], processor: SViTTProcessor) -> str | None:
-    """How many answers of a list are encoded as another one, if any."""
-    first = first_alike(answers, processor)
-    counts = Counter(first.values())
-    alike = [answer for answer in answers if counts[first[answer]] > 1]
-    if not alike:
-        return None
-    pair = [answer for answer in alike if first[answer] == first[alike[0]]][:2]
-    return (
-        f"answer list: {len(alike)} of {len(answers)} answers cannot be told apart in {processor.max_answer_length} "
-        f"tokens (--max_answer_length), such as {pair[0]!r:.100} and {pair[1]!r:.100}"
-    )
 
 
 def warn_of_new_decoder(model: PreTrainedModel, model_name_or_path: str | None):
@@ -263,7 +202,7 @@ def warn_of_new_decoder(model: PreTrainedModel, model_name_or_path: str | None):
 
 
 def to_training_inputs(batch: dict, processor: SViTTProcessor) -> dict:
-    """[`to_model_inputs`] of a batch of [`question_loader`], with its answers as the model takes them.
+    """Return [`to_model_inputs`] of a batch of questions, with its answers as the model takes them.
 
     Each different answer of a question comes once, with the share of the annotators who gave it as its weight.
     """
@@ -280,9 +219,7 @@ def to_training_inputs(batch: dict, processor: SViTTProcessor) -> dict:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Ranking
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Ranking
 
 
 class Prediction(NamedTuple):
@@ -293,12 +230,7 @@ class Prediction(NamedTuple):
 
 
 class EncodedAnswers:
-    """A list of answers and the options of all questions, encoded.
-
-    Args:
-        answers: to choose from where a question has no options.
-        options: of each question, empty where it has none.
-    """
+    """A list of answers, and the options of questions that have some, encoded."""
 
     def __init__(self, answers: Sequence[str], options: Iterable[list[str]], processor: SViTTProcessor):
         self.answers = list(dict.fromkeys(chain(answers, *options)))
@@ -307,7 +239,7 @@ class EncodedAnswers:
         self.tokens = processor.encode_answers(self.answers)
 
     def candidates(self, options: list[list[str]]) -> torch.Tensor:
-        """Indices (B, n) of what each of B questions may be answered by, -1 where there are fewer than n."""
+        """Return indices (B, n) of what each of B questions may be answered by, -1 where there are fewer than n."""
         rows = [torch.tensor([self.places[option] for option in one] or self.listed) for one in options]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
@@ -321,8 +253,9 @@ def answer_questions(
     answers: EncodedAnswers,
     processor: SViTTProcessor,
     args: AnsweringArguments,
+    batch_size: int,
 ) -> dict[int, Prediction]:
-    """Answer the questions about videos that come in batches.
+    """Answer the questions about videos that come in batches, `batch_size` questions at once.
 
     Args:
         model: bare (not wrapped for training); used in evaluation mode.
@@ -345,42 +278,26 @@ def answer_questions(
         tokens = model.encode_video(clips).unflatten(0, (num_videos, -1))
         rows_of_videos = zip(islice(remaining, num_videos), batch["is_missing"].tolist(), strict=True)
         asked = [(v, row) for v, (rows, is_missing) in enumerate(rows_of_videos) if not is_missing for row in rows]
-        for start in range(0, len(asked), args.eval_batch_size):
-            videos, rows = zip(*asked[start : start + args.eval_batch_size], strict=True)
+        for start in range(0, len(asked), batch_size):
+            videos, rows = zip(*asked[start : start + batch_size], strict=True)
             text = processor(text=[texts[row] for row in rows], return_tensors="pt").to(model.device)
-            candidates = answers.candidates([options[row] for row in rows])
-            best = rank(model, tokens[list(videos)], text, answers, candidates, args)
-            predictions |= dict(zip(rows, best, strict=True))
-    return predictions
-
-
-def rank(
-    model: PreTrainedModel,
-    video_tokens: torch.Tensor,
-    text: Mapping[str, torch.Tensor],
-    answers: EncodedAnswers,
-    candidates: torch.Tensor,
-    args: AnsweringArguments,
-) -> list[Prediction]:
-    """Answer B questions about tokens (B, C, N, D) of their videos, each by one of its candidates (B, n)."""
-    ranked, probs = model.rank_answers(
-        None,
-        text["input_ids"],
-        text["attention_mask"],
-        answers.tokens["input_ids"].to(model.device),
-        answers.tokens["attention_mask"].to(model.device),
-        candidates=candidates.to(model.device),
-        k=args.k_test,
-        ensemble=args.eval_frame_ensemble,
-        answer_scoring=args.answer_scoring,
-        chunk_size=args.answers_at_once,
-        video_hidden_states=video_tokens,
-    )
-    predictions = []
-    best = (tensor[:, :NUM_PREDICTED].tolist() for tensor in (ranked, probs))
-    for places, probabilities in zip(*best, strict=True):
-        names = [answers.answers[place] for place in places if place >= 0]
-        predictions.append(Prediction(names, probabilities[: len(names)]))
+            ranked, probs = model.rank_answers(
+                None,
+                text["input_ids"],
+                text["attention_mask"],
+                answers.tokens["input_ids"].to(model.device),
+                answers.tokens["attention_mask"].to(model.device),
+                candidates=answers.candidates([options[row] for row in rows]).to(model.device),
+                k=args.k_test,
+                ensemble=args.eval_frame_ensemble,
+                answer_scoring=args.answer_scoring,
+                chunk_size=args.answers_at_once,
+                video_hidden_states=tokens[list(videos)],
+            )
+            best = (tensor[:, :NUM_PREDICTED].tolist() for tensor in (ranked, probs))
+            for row, places, probabilities in zip(rows, *best, strict=True):
+                names = [answers.answers[place] for place in places if place >= 0]
+                predictions[row] = Prediction(names, probabilities[: len(names)])
     return predictions
 
 
@@ -394,56 +311,47 @@ def answer_split(
     args: AnsweringArguments,
     processing: ProcessingArguments,
     bad_videos: BadVideoReport,
+    batch_size: int = 32,
+    num_workers: int = 0,
 ) -> list[Prediction | None]:
-    """Predictions for all questions of a split, on all processes, which share the videos; None where one is bad.
+    """Return predictions for all questions of a split, on all processes, which share the videos; None for bad ones.
 
     Raises:
         InputError: on all processes, when one of them cannot read a video.
     """
     questions, videos, questions_of_video = question_set
     encoded = EncodedAnswers(answers, options_of(questions), processor)
-    loader = video_loader(share_of(videos), processor, args.num_frames_test, args.eval_batch_size, processing)
-    batches = model_batches(loader, processor, accelerator.device, bad_videos)
+    loading = processing, bad_videos, batch_size, num_workers
+    batches = read_videos(videos, processor, args.num_frames_test, model.device, *loading)
+    asked = share_of(questions_of_video), questions, encoded, processor, args, batch_size
     with accelerator.autocast():
-        share = fail_together(
-            answer_questions, model, batches, share_of(questions_of_video), questions, encoded, processor, args
-        )
-    predictions = {}
-    for part in gather_object([share]):
-        predictions |= part
-    num_bad = bad_videos.write(split)
-    if num_bad:
-        num_missed = len(questions) - len(predictions)
-        accelerator.print(
-            f"{split}: bad videos: {num_bad}, whose {num_missed} questions count as wrong (see {bad_videos.path})"
-        )
+        share = fail_together(answer_questions, model, batches, *asked)
+    predictions = dict(chain(*(part.items() for part in gather_object([share]))))
+    report_bad_videos(accelerator, split, bad_videos)
     return [predictions.get(row) for row in range(len(questions))]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Results
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Results
 
 
 def answer_metrics(questions: Dataset, predictions: Sequence[Prediction | None], answers: Sequence[str]) -> dict:
-    """Accuracies (`accuracy`, by `metrics/qa_accuracy`) and those of answering all questions of the split, or of a
-    type, by its most frequent answer (`most_frequent`), or if all have options, by one of these at random (`chance`);
-    `coverage`, the share of the questions that have a right answer in the list; in percent. `num_questions`, and
-    `num_missed`, those without a prediction.
+    """Return accuracies, overall and by type, and what they are to be compared with, in percent.
+
+    Returns:
+        `accuracy`, see [`accuracies`]; `most_frequent`, of answering all questions of the split, or of a type, by its
+        most frequent answer; if all have options, `chance`, of one of these at random; `coverage`, the share of the
+        questions with a right answer in the list; `num_questions`; and `num_missed`, without a prediction.
     """
     types = questions["question_type"][:] if "question_type" in questions.column_names else None
     references, options = questions["answer"][:], options_of(questions)
-    accuracy = evaluate.load(str(METRICS / "qa_accuracy"), keep_in_memory=True)
+    given = [prediction.answers[0] if prediction else "" for prediction in predictions]
     metrics = {
-        "accuracy": accuracy.compute(
-            predictions=[prediction.answers[0] if prediction else "" for prediction in predictions],
-            references=references,
-            question_types=types,
-        ),
-        "most_frequent": accuracy_of_most_frequent(references, types),
+        "accuracy": accuracies(given, references, types),
+        "most_frequent": by_type(share_of_most_frequent, references, types),
     }
     if all(options):
-        metrics["chance"] = accuracy_of_chance(options, references, types)
+        shares = [100 * len(set(right)) / len(choices) for right, choices in zip(references, options, strict=True)]
+        metrics["chance"] = by_type(fmean, shares, types)
     return metrics | {
         "coverage": answer_coverage(questions, answers),
         "num_questions": len(questions),
@@ -451,57 +359,43 @@ def answer_metrics(questions: Dataset, predictions: Sequence[Prediction | None],
     }
 
 
-def accuracy_of_most_frequent(references: list[list[str]], types: list[list[str]] | None) -> dict:
-    """What a model reaches that knows no more than the most frequent answer, overall and `by_type`, in percent."""
-
-    def share(questions: list[list[str]]) -> float:
-        counts = Counter(answer for answers in questions for answer in set(answers))
-        return 100 * max(counts.values()) / len(questions)
-
-    return overall_and_by_type(share, references, types)
+def share_of_most_frequent(references: list[list[str]]) -> float:
+    counts = Counter(answer for answers in references for answer in set(answers))
+    return 100 * max(counts.values()) / len(references)
 
 
-def accuracy_of_chance(options: list[list[str]], references: list[list[str]], types: list[list[str]] | None) -> dict:
-    """What one of a question's options at random reaches, overall and `by_type`, in percent."""
-    shares = [100 * len(set(right)) / len(choices) for right, choices in zip(references, options, strict=True)]
-    return overall_and_by_type(fmean, shares, types)
-
-
-def overall_and_by_type(measure: Callable, rows: list, types: list[list[str]] | None) -> dict:
-    """A measure of all rows, and of those of each type, rounded to 2 decimals."""
-    by_type = defaultdict(list)
-    for row, names in zip(rows, types or [[]] * len(rows), strict=True):
-        for name in names:
-            by_type[name].append(row)
-    overall = {"overall": round(measure(rows), 2)}
-    return overall | (
-        {"by_type": {name: round(measure(by_type[name]), 2) for name in sorted(by_type)}} if types else {}
-    )
+def by_type(measure: Callable, rows: list, types: list[list[str]] | None) -> dict:
+    """Return a measure of all rows (`overall`), and of those of each type (`by_type`), rounded to 2 decimals."""
+    of_types = {name: round(measure(some), 2) for name, some in rows_by_type(rows, types or [None] * len(rows)).items()}
+    return {"overall": round(measure(rows), 2)} | ({"by_type": of_types} if types else {})
 
 
 def flat_metrics(accuracies: dict) -> dict[str, float]:
-    """Accuracies in one level, as tables and trackers take them: `accuracy`, `soft_accuracy`, `accuracy_<type>`."""
+    """Return accuracies in one level, for tables and trackers: `accuracy`, `soft_accuracy`, `accuracy_<type>`."""
     flat = {"accuracy": accuracies["overall"]}
     if "soft" in accuracies:
         flat["soft_accuracy"] = accuracies["soft"]
     return flat | {f"accuracy_{name}": value for name, value in accuracies.get("by_type", {}).items()}
 
 
-def flat_baselines(metrics: dict) -> dict[str, dict[str, float]]:
-    """Those of [`answer_metrics`] by name, each in one level."""
-    return {name: flat_metrics(metrics[key]) for key, name in BASELINES.items() if key in metrics}
+def compared(metrics: dict) -> dict[str, dict[str, float]]:
+    """Return [`flat_metrics`] of the model and of what it is compared with, by name."""
+    names = {"accuracy": "model", "most_frequent": "most frequent answer", "chance": "chance"}
+    return {name: flat_metrics(metrics[key]) for key, name in names.items() if key in metrics}
 
 
 def answer_table(split: str, metrics: dict) -> str:
-    """Accuracies of [`answer_metrics`] as lines of text."""
-    baselines = flat_baselines(metrics)
-    lines = [f"{split:<32}{'model':>10}" + "".join(f"{name:>{len(name) + 4}}" for name in baselines)]
-    for name, value in flat_metrics(metrics["accuracy"]).items():
-        line = f"  {name:<30}{value:10.2f}"
-        for title, baseline in baselines.items():
-            line += f"{baseline[name]:{len(title) + 4}.2f}" if name in baseline else ""
-        lines.append(line)
-    return "\n".join([*lines, f"  {coverage_line(metrics)}"])
+    """Return accuracies of [`answer_metrics`] as lines of text."""
+    columns = compared(metrics)
+    rows = [
+        (f"  {row}", {name: figures[row] for name, figures in columns.items() if row in figures})
+        for row in columns["model"]
+    ]
+    return f"{metrics_table(split, rows)}\n  {coverage_line(metrics)}"
+
+
+def coverage_line(metrics: dict) -> str:
+    return f"{metrics['num_questions']} questions, {metrics['coverage']:.2f} % with a right answer to choose"
 
 
 def write_predictions(folder: Path, split: str, questions: Dataset, predictions: Sequence[Prediction | None]):
@@ -515,16 +409,14 @@ def write_predictions(folder: Path, split: str, questions: Dataset, predictions:
         if prediction is not None
     ]
     (folder / f"predictions_{split}.json").write_text(json.dumps(answered, ensure_ascii=False), encoding="utf-8")
-    table = pa.table(
-        {
-            "question_id": ids,
-            "video": video_field(questions, "path").to_pylist(),
-            "question": questions["question"][:],
-            "references": questions["answer"][:],
-            "answer": [prediction and prediction.answers[0] for prediction in predictions],
-            "probability": [prediction and prediction.probabilities[0] for prediction in predictions],
-            "best_answers": [prediction and prediction.answers for prediction in predictions],
-            "best_probabilities": [prediction and prediction.probabilities for prediction in predictions],
-        }
-    )
-    pq.write_table(table, folder / f"predictions_{split}.parquet")
+    table = {
+        "question_id": ids,
+        "video": video_field(questions, "path").to_pylist(),
+        "question": questions["question"][:],
+        "references": questions["answer"][:],
+        "answer": [prediction and prediction.answers[0] for prediction in predictions],
+        "probability": [prediction and prediction.probabilities[0] for prediction in predictions],
+        "best_answers": [prediction and prediction.answers for prediction in predictions],
+        "best_probabilities": [prediction and prediction.probabilities for prediction in predictions],
+    }
+    pq.write_table(pa.table(table), folder / f"predictions_{split}.parquet")

@@ -1,19 +1,27 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""What the evaluations of all tasks share: how a video is cut into clips, how long texts may be."""
+"""What the evaluations of both tasks share: how a video is cut into clips, reading them, a table of figures."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from datasets import Dataset
 from transformers import PreTrainedConfig
 
-from ..errors import ArgumentGroup, InputError
+from ..data.loaders import BadVideoReport, ProcessingArguments, to_model_inputs, video_loader
+from ..distributed import progress_bar, share_of
+from ..errors import ArgumentError, ArgumentGroup
 from ..modeling_svitt import CLIP_ENSEMBLES
+from ..processing_svitt import SViTTProcessor
 
 
 @dataclass
 class ClipArguments(ArgumentGroup):
     """Clips of a video."""
 
-    at_least = {"num_frames_test": 1, "eval_batch_size": 1}
+    at_least = {"num_frames_test": 1}
 
     num_frames_test: int | None = field(
         default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}
@@ -28,21 +36,57 @@ class ClipArguments(ArgumentGroup):
     strided_clips: bool = field(
         default=False, metadata={"help": "A clip of C takes every C-th frame, not consecutive ones."}
     )
-    eval_batch_size: int = field(default=32, metadata={"help": "Videos encoded at once by one process."})
 
     def set_frames(self, num_frames: int):
         """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
         if self.num_frames_test is None:
             self.num_frames_test = num_frames
         if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
-            raise InputError(
-                f"--num_frames_test {self.num_frames_test} must be a multiple of --num_frames, which is {num_frames}."
+            raise ArgumentError(
+                "num_frames_test",
+                f"must be a multiple of the {num_frames} frames of a clip, got {self.num_frames_test}",
             )
 
 
-def check_length(option: str, length: int | None, config: PreTrainedConfig):
+def check_length(argument: str, length: int | None, config: PreTrainedConfig):
     """Raise an `InputError` for a text of more tokens than its encoder or decoder has positions."""
     if length is not None and length > config.max_position_embeddings:
-        raise InputError(
-            f"--{option} {length}: must be at most {config.max_position_embeddings}, the model's positions."
+        raise ArgumentError(
+            argument, f"must be at most {config.max_position_embeddings}, the positions of the model, got {length}"
         )
+
+
+def read_videos(
+    videos: Dataset,
+    processor: SViTTProcessor,
+    num_frames: int,
+    device: torch.device,
+    processing: ProcessingArguments,
+    bad_videos: BadVideoReport,
+    batch_size: int,
+    num_workers: int,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield this process's share of the videos, in order: `pixel_values` (B, num_frames, 3, H, W), `is_missing`."""
+    loader = video_loader(share_of(videos), processor, num_frames, batch_size, processing, num_workers)
+    for batch in progress_bar(loader, "videos"):
+        bad_videos.take_from(batch)
+        yield to_model_inputs(send_to_device(batch, device, non_blocking=True), processor)
+
+
+def report_bad_videos(accelerator: Accelerator, split: str, bad_videos: BadVideoReport):
+    """Write down the videos that could not be read, and print how many they are."""
+    if num_bad := bad_videos.write(split):
+        accelerator.print(f"{split}: {num_bad} videos cannot be read and count as missed, see {bad_videos.path}")
+
+
+def metrics_table(title: str, rows: Iterable[tuple[str, dict[str, float]]]) -> str:
+    """Return figures as lines of text, with a column for each of their names; a row without any is a heading."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(name for _, figures in rows for name in figures))
+    width = max(len(name) for name in (title, *(name for name, _ in rows)))
+    lines = [title.ljust(width) + "".join(f"{name:>{max(len(name) + 2, 8)}}" for name in columns)]
+    for row, figures in rows:
+        cells = (f"{figures[name]:.2f}" if name in figures else "" for name in columns)
+        cells = (cell.rjust(max(len(name) + 2, 8)) for name, cell in zip(columns, cells, strict=True))
+        lines.append((row.ljust(width) + "".join(cells)).rstrip())
+    return "\n".join(lines)

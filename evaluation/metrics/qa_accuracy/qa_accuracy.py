@@ -1,20 +1,17 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Accuracy of answers, overall and by type of question; an `evaluate` module, loaded by the path of its folder."""
+"""Accuracy: the share of questions, in percent, whose answer is exactly one that an annotator gave. A question without
+an answer counts as wrong. Where all questions have ten annotators' answers, soft accuracy (VQA) as well: an answer that
+n of them gave counts min(n / 3, 1).
+
+Also an `evaluate` module, loaded by the path of its folder.
+"""
 
 from collections import defaultdict
 
 import datasets
 import evaluate
 
-_DESCRIPTION = """
-Accuracy: the share of questions, in percent, whose answer is exactly one that an annotator gave. A question without an
-answer counts as wrong.
-
-Where all questions have ten annotators' answers, soft accuracy (VQA) as well: an answer that n of them gave counts
-min(n / 3, 1).
-"""
-
-_KWARGS_DESCRIPTION = """
+ARGUMENTS = """
 Args:
     predictions: the answer to each question, empty where there is none.
     references: for each question, the annotators' answers.
@@ -28,60 +25,52 @@ Raises:
     ValueError: if there are no questions, one has no reference, or there are not as many types as questions.
 
 Examples:
-    >>> accuracy = evaluate.load("metrics/qa_accuracy")
+    >>> accuracy = evaluate.load("evaluation/metrics/qa_accuracy")
     >>> accuracy.compute(predictions=["cat", ""], references=[["cat"], ["dog"]])
     {'overall': 50.0}
 """
 
-_CITATION = """
-@inproceedings{antol2015vqa,
-  title={{VQA}: Visual Question Answering},
-  author={Antol, Stanislaw and Agrawal, Aishwarya and Lu, Jiasen and Mitchell, Margaret and Batra, Dhruv and
-    Zitnick, C. Lawrence and Parikh, Devi},
-  booktitle={ICCV},
-  year={2015}
-}
-"""
+
+def accuracies(predictions, references, question_types=None) -> dict:
+    if not references:
+        raise ValueError("`references` must hold the answers of at least one question.")
+    if not all(references):
+        raise ValueError("`references` must give every question an answer.")
+    if question_types is not None and len(question_types) != len(references):
+        raise ValueError(
+            f"`question_types` must be one for each question, {len(references)}, got {len(question_types)}."
+        )
+    # No answer is never right, whatever the annotators wrote.
+    counts = [right.count(answer) if answer else 0 for answer, right in zip(predictions, references, strict=True)]
+    is_right = [count > 0 for count in counts]
+    results = {"overall": percent(is_right)}
+    if all(len(right) == 10 for right in references):
+        results["soft"] = percent([min(count / 3, 1) for count in counts])
+    if question_types is not None:
+        results["by_type"] = {name: percent(rows) for name, rows in rows_by_type(is_right, question_types).items()}
+    return results
 
 
 def percent(shares: list[float]) -> float:
     return round(100 * sum(shares) / len(shares), 2)
 
 
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+def rows_by_type(rows: list, question_types: list) -> dict[str, list]:
+    """Return the rows of the questions of each type, in alphabetical order."""
+    by_type = defaultdict(list)
+    for row, types in zip(rows, question_types, strict=True):
+        for name in [types] if isinstance(types, str) else types or []:
+            by_type[name].append(row)
+    return dict(sorted(by_type.items()))
+
+
 class QAAccuracy(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.List(datasets.Value("string")),
-                }
-            ),
-        )
+        features = {
+            "predictions": datasets.Value("string"),
+            "references": datasets.List(datasets.Value("string")),
+        }
+        return evaluate.MetricInfo(__doc__, "", datasets.Features(features), inputs_description=ARGUMENTS)
 
     def _compute(self, predictions, references, question_types=None):
-        if not references:
-            raise ValueError("`references` must hold the answers of at least one question.")
-        if not all(references):
-            raise ValueError("`references` must give every question an answer.")
-        if question_types is not None and len(question_types) != len(references):
-            raise ValueError(
-                f"`question_types` must hold those of each of {len(references)} questions, got {len(question_types)}."
-            )
-        # No answer is never right, whatever the annotators wrote.
-        counts = [right.count(answer) if answer else 0 for answer, right in zip(predictions, references, strict=True)]
-        is_right = [count > 0 for count in counts]
-        results = {"overall": percent(is_right)}
-        if all(len(right) == 10 for right in references):
-            results["soft"] = percent([min(count / 3, 1) for count in counts])
-        if question_types is not None:
-            by_type = defaultdict(list)
-            for types, one_is_right in zip(question_types, is_right, strict=True):
-                for name in [types] if isinstance(types, str) else types or []:
-                    by_type[name].append(one_is_right)
-            results["by_type"] = {name: percent(by_type[name]) for name in sorted(by_type)}
-        return results
+        return accuracies(predictions, references, question_types)

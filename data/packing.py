@@ -1,0 +1,240 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Pack videos and what is annotated of them into tar shards, `train-00000-of-00012.tar` and so on.
+
+A sample is a video with all its captions in a list, `caption`; or with all questions about it, in lists of equal length;
+multiple choices are a sample each. `manifest.jsonl` has a line for each finished shard: packing that was stopped, or
+killed, continues with the others when it is run again, and all shards are the same, byte for byte.
+"""
+
+import copy
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ..distributed import progress_bar, whole_files
+from ..errors import ArgumentError, InputError, check_number, writing
+from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
+from .annotations import FIELDS_OF, Rows, kind_of, parse_json
+from .check import in_workers, write_bad_videos
+
+TIME_BASE = Fraction(1, 90000)  # of encoded videos
+CHUNK_BYTES = 2**28  # of frames that are decoded at once
+
+
+def pack(
+    video_dir: str,
+    annotation_file: list[str],
+    output_dir: str,
+    split: str = "train",
+    samples_per_shard: int = 1000,
+    short_side: int | None = None,
+    crf: int = 23,
+    bad_videos: str = "error",
+    num_workers: int | None = None,
+    timeout: float = 600.0,
+    allow_outside: bool = False,
+):
+    """Write the shards of a split that are not finished yet, and say what there is.
+
+    Args:
+        video_dir, annotation_file, allow_outside: as of [`Rows`]; files of one kind.
+        split: what the names of the shards begin with.
+        samples_per_shard: videos in a shard, but for the last.
+        short_side: re-encode in H.264, with a keyframe every second and larger videos with so many pixels on the short
+            side; by default videos are packed as they are.
+        crf: quality when re-encoding: x264's constant rate factor, 0 to 51.
+        bad_videos: `"error"`: stop at one; `"skip"`: leave it out and list it in `bad_videos.jsonl`.
+        num_workers: processes that read and encode; by default one a core.
+        timeout: seconds that one video may take.
+
+    Raises:
+        InputError: if an argument or an annotation is wrong, or the folder has other shards of the split.
+        VideoDecodeError: for a bad video, if these are not to be skipped.
+    """
+    for name, value, least in (("samples_per_shard", samples_per_shard, 1), ("short_side", short_side, 2)):
+        check_number(name, value, least)
+    check_number("crf", crf, 0, 51)
+    if not re.fullmatch(r"\w+", split):
+        raise ArgumentError("split", f"must be letters, digits and underscores, such as train, got {split!r}")
+    missing_videos = "allow" if bad_videos == "skip" else "error"
+    samples = read_samples(annotation_file, video_dir, missing_videos=missing_videos, allow_outside=allow_outside)
+    parts = [samples[start : start + samples_per_shard] for start in range(0, len(samples), samples_per_shard)]
+    shards = {f"{split}-{number:05d}-of-{len(parts):05d}.tar": part for number, part in enumerate(parts)}
+    folder, settings = Path(output_dir), [short_side, short_side and crf]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".incomplete*"):  # of a process that was killed
+            shutil.rmtree(path)
+    for path in folder.glob(f"{split}-*-of-*.tar"):
+        if path.name not in shards:
+            raise InputError(f"{path}: is in the way, the shards of {split} will be {next(iter(shards))} and so on.")
+    lines = read_manifest(folder)
+    todo = {}
+    for name, part in shards.items():
+        plan = sha256(json.dumps([part, settings]).encode()).hexdigest()
+        line = lines.get(name, {})
+        is_kept = line.get("plan") == plan and (bad_videos == "skip" or not line["bad_videos"])
+        if not (is_kept and size_of(folder / name) == line["size"]):
+            todo[name] = plan, part
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".incomplete", dir=folder) as temporary:
+        sources = [sample["path"] for _, part in todo.values() for sample in part]
+        prepare = partial(prepare_video, folder=temporary, short_side=short_side, crf=crf)
+        videos = in_workers(prepare, sources, "packing", num_workers, timeout)
+        for name, (plan, part) in todo.items():
+            bad = write_shard(Path(temporary, name), part, videos, bad_videos == "skip")
+            hash_ = hash_of(Path(temporary, name))
+            line = {"shard": name, "samples": len(part) - len(bad), "size": size_of(Path(temporary, name))}
+            lines[name] = line | {"sha256": hash_, "plan": plan, "bad_videos": bad}
+            os.replace(Path(temporary, name), folder / name)
+            with whole_files(folder) as new:
+                manifest = "".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines))
+                (new / "manifest.jsonl").write_text(manifest)
+        bad = [bad for line in lines.values() for bad in line["bad_videos"]]
+        if bad or (folder / "bad_videos.jsonl").exists():
+            write_bad_videos(folder / "bad_videos.jsonl", bad)
+    kept = [lines[name] for name in shards]
+    num_samples, num_bad = sum(line["samples"] for line in kept), sum(len(line["bad_videos"]) for line in kept)
+    skipped = f"; {num_bad} videos were skipped, see bad_videos.jsonl" if num_bad else ""
+    size = sum(line["size"] for line in kept) / 1e9
+    print(f"{folder}: {len(kept)} shards with {num_samples} samples, {size:.3f} GB{skipped}.")
+
+
+def read_samples(annotation_files: list[str], video_dir: str, **options) -> list[dict]:
+    """Return the videos of annotations in their order, each with its path, its size and all that is annotated of it."""
+    kind, samples = kind_of(annotation_files[0]), {}
+    for file in annotation_files:
+        rows = Rows(file, video_dir, **options)
+        for row in rows:
+            fields = FIELDS_OF[kind](row)
+            if kind == "questions":
+                fields = {name: [value] for name, value in fields.items()}
+            for path in map(os.path.normpath, rows.videos_of(row, only_one=kind != "captions")):
+                key = path, len(samples) if kind == "multiple_choice" else 0
+                if key in samples:
+                    for name, values in fields.items():
+                        samples[key]["fields"][name] += values
+                    continue
+                sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path))}
+                sample["fields"] = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
+                samples[key] = sample
+    return list(samples.values())
+
+
+def write_shard(path: Path, samples: list[dict], videos: Iterator, may_skip: bool) -> list[dict]:
+    """Write a shard of samples and of what [`prepare_video`] returned for them; return which are bad."""
+    bad = []
+    with tarfile.open(path, "w") as tar:
+        for sample, video in zip(samples, videos, strict=False):
+            name = sample["fields"]["video"]
+            if isinstance(video, VideoDecodeError) and may_skip:
+                bad.append({"video": name, "error": str(video), "where": path.name})
+                continue
+            if isinstance(video, Exception):
+                raise video
+            text = json.dumps(sample["fields"], ensure_ascii=False).encode()
+            with open(video, "rb") as content:
+                for extension, part in {"json": io.BytesIO(text), "mp4": content}.items():
+                    member = tarfile.TarInfo(f"{sample['key']}.{extension}")  # of nobody, at the beginning of time
+                    member.size = part.seek(0, os.SEEK_END)
+                    part.seek(0)
+                    tar.addfile(member, part)
+            if video != sample["path"]:
+                os.unlink(video)
+    return bad
+
+
+def prepare_video(source: str, folder: str, short_side: int | None, crf: int) -> str:
+    """Read some of a video, encode it if there is something to encode, and return the file where it is now."""
+    _, metadata = read_video(source, lambda metadata: sample_frame_indices(4, metadata.total_num_frames))
+    if short_side is None:
+        return source
+    target = os.path.join(folder, f"{sha256(source.encode()).hexdigest()}.mp4")
+    encode_video(source, target, short_side, crf)
+    _, encoded = read_video(target, lambda metadata: [0])
+    if encoded.total_num_frames != metadata.total_num_frames:
+        numbers = f"{metadata.total_num_frames} frames, and {encoded.total_num_frames} encoded anew"
+        raise VideoDecodeError(f"{source}: has {numbers}.")
+    return target
+
+
+def encode_video(source: str, target: str, short_side: int, crf: int):
+    """Write an MP4 in H.264 of all frames of a video, upright, at their times since the first, a keyframe a second.
+
+    Raises:
+        VideoDecodeError: if not all of the video can be decoded.
+    """
+    # Without macroblock trees x264 gives the same bytes each time; with them, not always. Without B-frames all readers
+    # agree on which frame is which.
+    options = {"preset": "veryfast", "crf": str(crf), "mbtree": "0", "bf": "0", "sc_threshold": "0"}
+    start, num_frames, count, encoder, last = 0, 1, 64, None, -1
+    with av.open(target, "w", "mp4", options={"fflags": "+bitexact"}) as output:
+        while start < num_frames:
+            chunk = slice(start, start + count)
+            pick = lambda metadata: list(range(metadata.total_num_frames)[chunk])  # noqa: B023, E731
+            frames, metadata = read_video(source, pick, short_side=short_side)
+            num_frames, fps = metadata.total_num_frames, metadata.fps or 25
+            times = np.arange(num_frames) / fps if metadata.frame_times is None else metadata.frame_times
+            if encoder is None:
+                encoder = output.add_stream("libx264", Fraction(fps).limit_denominator(1001), options)
+                encoder.height, encoder.width = (side // 2 * 2 for side in frames.shape[1:3])  # H.264 wants even sides
+                encoder.time_base = encoder.codec_context.time_base = TIME_BASE
+                encoder.codec_context.gop_size = max(1, round(fps))
+                encoder.codec_context.thread_count = 1
+            for image, time in zip(frames, times[chunk], strict=True):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame = frame.reformat(encoder.width, encoder.height, "yuv420p")
+                last = max(last + 1, round(time / TIME_BASE))
+                frame.pts, frame.time_base = last, TIME_BASE
+                output.mux(encoder.encode(frame))
+            start, count = start + count, max(1, CHUNK_BYTES // frames[0].nbytes)
+        output.mux(encoder.encode())
+
+
+def read_manifest(folder: Path) -> dict[str, dict]:
+    """Return the lines of a manifest, by shard."""
+    path = folder / "manifest.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    return {line["shard"]: line for line in (parse_json(path, line) for line in lines)}
+
+
+def size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def hash_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: str) -> list[str]:
+    """Return a sentence for each shard of a folder that is damaged or missing, by its manifest.
+
+    Raises:
+        InputError: if there is no manifest.
+    """
+    lines, faults = read_manifest(Path(folder)), []
+    if not lines:
+        raise InputError(f"{folder}: there is no manifest.jsonl, or nothing in it.")
+    for split, num_shards in {(name[:-19], int(name[-9:-4])) for name in lines}:
+        finished = sum(name.startswith(f"{split}-") for name in lines)
+        if finished < num_shards:
+            faults.append(f"{folder}: of {split} there are {finished} of {num_shards} shards.")
+    for name, line in progress_bar(sorted(lines.items()), "verifying"):
+        path = Path(folder, name)
+        if not path.is_file():
+            faults.append(f"{path}: missing.")
+        elif hash_of(path) != line["sha256"]:
+            faults.append(f"{path}: damaged, its SHA-256 is not that of the manifest.")
+    return faults
