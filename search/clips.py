@@ -234,7 +234,7 @@ def read_clips(video: Video, clips: list[Clip], processor: SViTTVideoProcessor) 
     ]
     frames, _ = read_video(video.source(), lambda metadata: [min(i, metadata.total_num_frames - 1) for i in indices])
     parts = [frames[start : start + num_frames] for start in range(0, len(frames), num_frames)]
-    return processor.collate_clips([processor.read_clip(part, do_sample_frames=False) for part in parts])["clips"]
+    return torch.stack([processor.read_clip(part, do_sample_frames=False) for part in parts])
 
 
 def in_groups(clips: list[tuple[Video, Clip]]) -> Iterator[tuple[Video, list[Clip]]]:

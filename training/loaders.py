@@ -1,9 +1,9 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """From rows to batches: one loader a task, videos decoded in worker processes, bad videos reported, media mixed.
 
-Batches carry frames as bytes (`clips`, `clip_sizes`, `flips`), which `SViTTVideoProcessor.to_pixel_values` resizes,
-flips and normalises on the device: see [`to_model_inputs`]. They also carry `bad_videos`, those that could not be read,
-and for training `videos`, the names of those that were.
+Batches carry `clips` (B, T, 3, H, W) uint8, which `SViTTVideoProcessor.to_pixel_values` normalises on the device: see
+[`to_model_inputs`]. They also carry `bad_videos`, those that could not be read, and for training `videos`, the names of
+those that were.
 
 What a training batch holds is a function of the seed, the epoch and its place in it, so that training that was stopped
 goes on with the very batches it would have seen: see [`TrainingLoader`].
@@ -530,9 +530,8 @@ def video_loader(
     )
 
 
-def read_reordered_clip(video, seed: int, read_clip: Callable, order: str) -> tuple[torch.Tensor, bool]:
-    clip, flip = read_clip(video, seed=seed)
-    return reorder_frames(clip, order, torch.Generator().manual_seed(seed)), flip
+def read_reordered_clip(video, seed: int, read_clip: Callable, order: str) -> torch.Tensor:
+    return reorder_frames(read_clip(video, seed=seed), order, torch.Generator().manual_seed(seed))
 
 
 def reorder_frames(frames: torch.Tensor, order: str, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -558,36 +557,35 @@ def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 
         yield {name: tensor[start : start + batch_size] for name, tensor in share.items()}
 
 
-def collate_clips(rows: list[dict], processor: SViTTProcessor) -> dict:
-    clips = processor.video_processor.collate_clips([row["clip"] for row in rows])
+def collate_clips(rows: list[dict]) -> dict:
     bad_videos = [bad for row in rows for bad in row["bad_videos"]]
-    return {**clips, "videos": [row["video"] for row in rows], "bad_videos": bad_videos}
+    clips = torch.stack([row["clip"] for row in rows])
+    return {"clips": clips, "videos": [row["video"] for row in rows], "bad_videos": bad_videos}
 
 
 def collate_pairs(rows: list[dict], processor: SViTTProcessor) -> dict:
     text = processor(text=[row["caption"] for row in rows], return_tensors="pt")
-    return {**collate_clips(rows, processor), **text, "video_ids": torch.tensor([row["video_id"] for row in rows])}
+    return {**collate_clips(rows), **text, "video_ids": torch.tensor([row["video_id"] for row in rows])}
 
 
 def collate_questions(rows: list[dict], processor: SViTTProcessor) -> dict:
     text = processor(text=[row["question"] for row in rows], return_tensors="pt")
-    return {**collate_clips(rows, processor), **text, "answers": [row["answer"] for row in rows]}
+    return {**collate_clips(rows), **text, "answers": [row["answer"] for row in rows]}
 
 
 def collate_videos(rows: list[dict], processor: SViTTProcessor, num_frames: int) -> dict:
-    """`clips` that have their size already, `is_missing` (B,)."""
+    """`clips` (B, T, 3, H, W) uint8, black for those that are missing, and `is_missing` (B,)."""
     size = processor.video_processor.size
-    black = torch.zeros(num_frames, 3, size["height"], size["width"], dtype=torch.uint8), False
+    black = torch.zeros(num_frames, 3, size["height"], size["width"], dtype=torch.uint8)
     is_missing = [row["clip"] is None for row in rows]
-    clips = processor.video_processor.collate_clips([row["clip"] or black for row in rows])["clips"]
+    clips = torch.stack([black if row["clip"] is None else row["clip"] for row in rows])
     bad_videos = [bad for row in rows for bad in row["bad_videos"]]
     return {"clips": clips, "is_missing": torch.tensor(is_missing), "bad_videos": bad_videos}
 
 
 def to_model_inputs(batch: dict, processor: SViTTProcessor) -> dict:
     """Finish the clips of a batch on the device where it is: they become `pixel_values` (B, T, 3, H, W) float32."""
-    clips = {name: batch.pop(name) for name in ("clips", "clip_sizes", "flips") if name in batch}
-    return batch | {"pixel_values": processor.video_processor.to_pixel_values(**clips)}
+    return batch | {"pixel_values": processor.video_processor.to_pixel_values(batch.pop("clips"))}
 
 
 def model_batches(

@@ -46,7 +46,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers import HfArgumentParser
 
-from ..processing_svitt import MAX_FRAME_PIXELS, VideoDecodeError, _open_video, read_video
+from ..processing_svitt import VideoDecodeError, open_video, read_video
 from .check_videos import check_video, failure_sentence
 from .data import load_captions, load_choices, load_questions, read_annotations
 from .processes import InputError, exit_on_bad_input, progress_bar
@@ -412,7 +412,7 @@ def encode_video(source: str, short_side: int | None, keyframe_seconds: float, c
     """
     content = io.BytesIO()
     with (
-        _open_video(source, source, num_threads=1, max_frame_pixels=MAX_FRAME_PIXELS) as (container, stream),
+        open_video(source) as (container, stream),
         av.open(content, "w", "mp4", options={"fflags": "+bitexact"}) as output,
     ):
         rate, time_base = stream.average_rate or Fraction(25), stream.time_base
