@@ -377,7 +377,7 @@ class SViTTIndex:
         """(D,), of length 1, of a video as one clip."""
         if not str(video):
             raise InputError("The name of the query video is empty; name a file.")
-        clip, _ = self.processor.video_processor.read_clip(video)
+        clip = self.processor.video_processor.read_clip(video)
         return self.embed_clips(clip[None])[0].cpu().numpy()
 
     @torch.no_grad()

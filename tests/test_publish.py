@@ -192,7 +192,7 @@ def folder(tmp_path):
     return folder
 
 
-CODE = {"configuration_svitt.py", "modeling_svitt.py", "picture_order.py", "processing_svitt.py"}
+CODE = {"configuration_svitt.py", "modeling_svitt.py", "processing_svitt.py"}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 PUBLISHED = CODE | PROCESSOR | {"config.json", "model.safetensors", "README.md"}
 

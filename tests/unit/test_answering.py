@@ -388,7 +388,7 @@ def test_where_the_answer_list_comes_from(tmp_path):
 
 def test_weights_of_answers_equal_the_original(golden, demo):
     processor = SViTTProcessor.from_pretrained(demo / "model")
-    clips = processor.video_processor.collate_clips([(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), False)])
+    clips = {"clips": torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)}
     for raw, (answers, weights) in golden("case10_data_helpers").expected["answers_with_weights"]:
         batch = {**clips, "input_ids": torch.ones(1, 1), "answers": [raw if isinstance(raw, list) else [raw]]}
         inputs = to_training_inputs(batch, processor)
@@ -405,7 +405,7 @@ def test_loss_of_a_batch_is_that_of_each_answer_by_its_weight(model_and_processo
     model.eval()
     text = processor(text=["moves red", "left"], return_tensors="pt")
     clip = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    batch = {**processor.video_processor.collate_clips([(one, False) for one in clip]), **text}
+    batch = {"clips": clip, **text}
     inputs = to_training_inputs(batch | {"answers": [["up", "red", "up", "up"], ["a red circle"]]}, processor)
     expected = 0
     for row, answer, weight in ((0, "up", 0.75), (0, "red", 0.25), (1, "a red circle", 1.0)):

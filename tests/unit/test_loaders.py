@@ -263,7 +263,7 @@ def test_items_of_a_clip_dataset(videos, processor):
     assert len(clips) == 4
     row = clips[1]
     assert set(row) == {"video", "caption", "video_id", "clip", "bad_videos"} and row["video_id"] == 1
-    assert torch.equal(row["clip"][0], processor.video_processor.read_clip(videos["start.mp4"])[0])
+    assert torch.equal(row["clip"], processor.video_processor.read_clip(videos["start.mp4"]))
 
 
 def test_question_streams(videos, processor):
@@ -425,7 +425,7 @@ def test_global_random_states_have_no_part_and_do_not_change(make_loader, num_wo
 def test_real_clips_do_not_depend_on_global_states_nor_workers(videos, processor, num_workers):
     rows, args = pairs_of(mp4s(videos)), ProcessingArguments(num_workers=num_workers)
     expected = epochs_of(pair_loader(rows, processor, 2, ProcessingArguments()))
-    assert not torch.equal(expected[0]["clip_sizes"], expected[2]["clip_sizes"])  # crops are new in each epoch
+    assert not torch.equal(expected[0]["clips"], expected[2]["clips"])  # crops are new in each epoch
     torch.manual_seed(7), np.random.seed(7), random.seed(7)
     before = global_states()
     assert_same_batches(epochs_of(pair_loader(rows, processor, 2, args)), expected)
@@ -617,10 +617,7 @@ def test_two_processes_share_batches_and_end_together(videos, processor, damaged
         ):
             for name in ("videos", "bad_videos"):
                 assert batch[name] == parts[0][name] + parts[1][name]
-            for name in ("clip_sizes", "flips", "video_ids", "input_ids"):
+            for name in ("clips", "video_ids", "input_ids"):
                 assert torch.equal(batch[name], torch.cat([part[name] for part in parts]))
-            clips = [clip for part in parts for clip in part["clips"]]
-            for clip, expected, (height, width) in zip(clips, batch["clips"], batch["clip_sizes"], strict=True):
-                assert torch.equal(clip[..., :height, :width], expected[..., :height, :width])
 
     assert first["media"] == second["media"] == ["rows", "stream", "stream", "stream"]  # then one has no more
