@@ -119,6 +119,7 @@ def read_video(
         num_frames = index.num_frames
         while True:
             metadata = _describe_video(name, num_frames, index.fps)
+            metadata.frame_times = decoder.index.frame_times() if num_frames == decoder.index.num_frames else None
             metadata.frames_indices = _pick_frames(pick, metadata)
             _check_clip_size(name, stream.codec_context, len(metadata.frames_indices), short_side)
             frames, num_decoded = decoder.decode(set(metadata.frames_indices))
@@ -126,8 +127,6 @@ def read_video(
                 break
             # Rare streams hold more or fewer packets than frames (interlaced fields, say): the frames are right.
             num_frames = num_decoded
-    if num_frames == decoder.index.num_frames:
-        metadata.frame_times = decoder.index.frame_times()
     frames = _stack_frames(name, [frames[index] for index in metadata.frames_indices])
     metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
