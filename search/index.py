@@ -33,12 +33,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedModel
 
+from ..conversion import load_model_and_processor
 from ..data.check import files_below, is_video
 from ..data.loaders import BadVideoReport
 from ..distributed import fail_together, progress_bar, share_of, write_whole_file
 from ..errors import InputError, check_number, writing
 from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
-from .stand_in import load_model_and_processor
 from .table import SpanTable
 
 # What embeddings depend on, of the files of a model.

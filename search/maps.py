@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
+from ..conversion import load_model_and_processor
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips, token_order
 from ..processing_svitt import SViTTProcessor
-from .stand_in import load_model_and_processor
 
 PICTURES, VIDEO = (".png", ".jpg", ".jpeg", ".webp"), ".mp4"
 VEIL = np.array([0, 0, 48], dtype=np.uint8)  # over what is dropped: a patch that is black anyway shows it, too
