@@ -36,7 +36,7 @@ from transformers import PreTrainedModel
 from ..conversion import load_model_and_processor
 from ..data.check import files_below, is_video
 from ..data.loaders import BadVideoReport
-from ..distributed import fail_together, progress_bar, share_of, write_whole_file
+from ..distributed import fail_together, progress_bar, share_of, whole_files
 from ..errors import InputError, check_number, writing
 from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
 from .table import SpanTable
@@ -134,7 +134,7 @@ class SViTTIndex:
             with FileLock(folder / "create.lock"):
                 if not (folder / "index.json").exists():  # as another process of the same launch was faster
                     SpanTable.create(folder, model.config.embed_dim)
-                    write_whole_file(folder / "index.json", json.dumps(settings, indent=2))
+                    write_settings(folder, settings)
         return cls(folder, settings, model, processor)
 
     @classmethod
@@ -156,7 +156,7 @@ class SViTTIndex:
             )
         if found["files"] != settings["files"]:
             with suppress(OSError):  # of a folder that may only be read
-                write_whole_file(folder / "index.json", json.dumps(settings | found, indent=2))
+                write_settings(folder, settings | found)
         return cls(folder, settings, model, processor)
 
     def __len__(self) -> int:
@@ -376,6 +376,11 @@ def read_settings(folder: Path) -> dict:
     if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):
         raise InputError(f"{folder}: its index.json is damaged or of an older version; index the videos anew.")
     return settings
+
+
+def write_settings(folder: Path, settings: dict):
+    with whole_files(folder) as new:
+        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 @contextmanager

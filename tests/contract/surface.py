@@ -48,20 +48,11 @@ ROOT = Path(__file__).parents[2]
 METRICS = ROOT / "evaluation/metrics"
 
 # Option of the scripts → its name in this edition.
-OPTIONS = {
-    "per_device_train_batch_size": "train_batch_size",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "dataloader_num_workers": "num_workers",
-}
+OPTIONS: dict[str, str] = {}
 LATEST = "latest"  # value of --resume_from_checkpoint
 # Sub-command of `svitt` → its function in this edition, and the words before its arguments.
 COMMANDS = {
-    "convert": ("svitt.conversion:main", []),
-    "check": ("svitt.data.check:main", []),
-    "pack": ("svitt.data.shards:main", []),
-    "index": ("svitt.search.cli:main", ["index"]),
-    "search": ("svitt.search.cli:main", ["query"]),
-    "explain": ("svitt.search.cli:main", ["explain"]),
+    name: ("svitt.cli:main", [name]) for name in ("convert", "check", "pack", "index", "search", "explain")
 }
 
 
