@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 
 import av
@@ -34,8 +35,10 @@ from transformers.video_utils import VideoMetadata, make_batched_metadata
 MAX_FRAME_PIXELS = 2**25  # a little above 8K UHD: one RGB frame takes at most 100 MB, whatever a file claims
 MAX_FRAMES = 2**20  # nearly ten hours at 30 frames per second
 MAX_CLIP_BYTES = 2**32  # of the frames returned, as RGB
-MAX_HELD_BYTES = 2**26  # packets of files up to this size stay in memory; those of larger ones are read again
-FORMATS_WITH_INDEX = ("mov", "matroska")  # where reading again is sure to land where it should
+# Packets of files up to this size stay in memory, still compressed. Those of larger files are read again: that is
+# faster from some 4 MB on, but only formats with an index are sure to land where they should.
+MAX_HELD_BYTES, MAX_HELD_BYTES_OF_INDEXED = 2**26, 2**22
+FORMATS_WITH_INDEX = ("mov", "matroska")
 # Where each packet is one frame, and decoding may start at every packet marked as a keyframe.
 SEEKABLE_CODECS = {"av1", "gif", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "prores", "vp8", "vp9"}
 # Where the decoder knows of frames that no other frame refers to. (HEVC's "non-reference" is relative to a layer.)
@@ -249,19 +252,22 @@ class _PacketIndex:
 
     def __init__(self, container: InputContainer, stream: VideoStream, max_frames: int):
         self.container, self.stream, codec = container, stream, stream.codec_context
-        rows, packets, packet, is_vp8, has_new_parameters = [], [], None, codec.name == "vp8", False
-        is_held = container.size <= MAX_HELD_BYTES
-        for packet in container.demux(stream):
+        is_indexed = container.format.name.startswith(FORMATS_WITH_INDEX)
+        is_held = container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES)
+        rows, packets, is_vp8, has_new_parameters = [], [], codec.name == "vp8", False
+        for packet in islice(container.demux(stream), max_frames + 2):
             if packet.size == 0:
                 continue
+            is_key = packet.is_keyframe
+            if is_key and packet.has_sidedata("new_extradata"):
+                has_new_parameters = True
             is_hidden = is_vp8 and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
-            rows.append((packet.pts, packet.is_keyframe, not (packet.is_discard or is_hidden), packet.size))
-            has_new_parameters = has_new_parameters or packet.has_sidedata("new_extradata")
-            last = packet
+            rows.append((packet.pts, is_key, not (packet.is_discard or is_hidden), packet.size))
             if is_held:
                 packets.append(packet)
-            if len(rows) > max_frames:
-                raise _Unreadable(f"has more frames than the limit of {max_frames}")
+            last = packet
+        if len(rows) > max_frames:
+            raise _Unreadable(f"has more frames than the limit of {max_frames}")
         if not rows:
             raise _Unreadable("no frame can be decoded, it is cut off or holds no picture")
         if last.has_sidedata("encryption_info"):
@@ -274,7 +280,7 @@ class _PacketIndex:
         self.packets = packets if is_held and not has_new_parameters else None
         self.num_frames = int(self.is_shown.sum())
         self.can_seek = (
-            (self.packets is not None or container.format.name.startswith(FORMATS_WITH_INDEX))
+            (self.packets is not None or is_indexed)
             and codec.codec.canonical_name in SEEKABLE_CODECS
             and not has_new_parameters
             and codec.field_order <= 1  # else two packets may be the fields of one frame
