@@ -59,17 +59,10 @@ test-long: $(READY)
 	$(VENV)/bin/python -m pytest -q -s -m long
 
 bench: $(READY)
-	$(VENV)/bin/python benchmarks/attention.py --frames 4 8 16 --rounds 3 --output $(BENCH)/attention.json
-	$(VENV)/bin/python benchmarks/encoder.py --frames 4 8 --rounds 3 --output $(BENCH)/encoder.json
-	$(VENV)/bin/python benchmarks/encoder.py --frames 16 --rounds 2 --contestants edges nodes sparse \
-	    --output $(BENCH)/encoder_16.json
-	$(VENV)/bin/python benchmarks/encoder.py --backward --frames 4 8 --rounds 2 --contestants sparse \
+	$(VENV)/bin/python benchmarks/encoder.py --frames 4 8 16 --rounds 3 --output $(BENCH)/encoder.json
+	$(VENV)/bin/python benchmarks/encoder.py --backward --memory --frames 4 8 --rounds 2 --contestants dense sparse \
 	    --output $(BENCH)/encoder_backward.json
-	$(VENV)/bin/python benchmarks/training_step.py --batch_size 2 --rounds 2 --output $(BENCH)/training_step.json
-	$(VENV)/bin/python benchmarks/reranking.py --videos 2 --rounds 3 --output $(BENCH)/reranking.json
-	$(VENV)/bin/python benchmarks/answering.py --memory --rounds 3 --output $(BENCH)/answering.json
-	$(VENV)/bin/python benchmarks/scaling.py --frames 4 8 16 32 --max_dense_frames 16 --rounds 2 \
-	    --output $(BENCH)/scaling.json
+	$(VENV)/bin/python benchmarks/encoder.py --rerank 128 --frames 4 --rounds 3 --output $(BENCH)/reranking.json
 
 lint: $(READY)
 	$(VENV)/bin/ruff check

@@ -173,11 +173,36 @@ class SViTTOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
+@auto_docstring(custom_intro="Output of [`SViTTForVideoQuestionAnswering`].")
+@dataclass
+class SViTTQuestionAnsweringOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Weighted negative log-likelihood of the answers, per question.
+    logits (`torch.FloatTensor` of shape `(num_answers, answer_length, vocab_size)`):
+        Logits of the word after each word of the answers.
+    answer_loss (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
+        Negative log-likelihood of each answer, summed over its words.
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Of the decoder, as are hidden states and attentions.
+    question_hidden_states (`torch.FloatTensor` of shape `(batch_size, question_length, hidden_size)`):
+        States of the question after looking at the video.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    answer_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    question_hidden_states: torch.FloatTensor | None = None
+
+
 # ---- Order of the tokens
 
 
 def token_order(order: str, grid: tuple[int, ...], device: torch.device | None = None) -> torch.Tensor:
-    """Positions of the patch tokens in the order in which they are laid out, so that a block is a compact region.
+    """Return the positions of patch tokens in the order in which they are laid out, so that blocks are compact.
 
     Args:
         order: `"none"` (row-major), `"zcurve"` (Morton) or `"hilbert"`.
@@ -194,7 +219,7 @@ def token_order(order: str, grid: tuple[int, ...], device: torch.device | None =
 
 
 def _interleave_bits(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
-    """Morton code: bit 0 of each axis (t, y, x) in the three lowest bits, then bit 1, and so on."""
+    """Return the Morton code: bit 0 of each axis (t, y, x) in the three lowest bits, then bit 1, and so on."""
     code = torch.zeros_like(axes[0])
     for bit in range(num_bits):
         for place, axis in enumerate(axes):
@@ -203,7 +228,7 @@ def _interleave_bits(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
 
 
 def _hilbert_distance(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
-    """Distance along the Hilbert curve (Skilling, Programming the Hilbert curve, 2004)."""
+    """Return the distance along the Hilbert curve (Skilling, Programming the Hilbert curve, 2004)."""
     for bit in reversed(range(1, num_bits)):
         side, below = 1 << bit, (1 << bit) - 1
         for i in range(len(axes)):
@@ -240,17 +265,17 @@ class RelativePositions:
         self.masked = self.num_rows  # row that `lookup_bias` fills with -inf
 
     def coordinates(self, positions: torch.Tensor) -> torch.Tensor:
-        """Packed int32 coordinates of row-major positions, same shape."""
+        """Return packed int32 coordinates of row-major positions, same shape."""
         _, height, width = self.grid
         frames, rows, columns = torch.unravel_index(positions, self.grid)
         return ((frames * (2 * height - 1) + rows) * (2 * width - 1) + columns).int()
 
     def rows(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Rows (..., queries, keys) for packed coordinates (..., queries) and (..., keys)."""
+        """Return rows (..., queries, keys) for packed coordinates (..., queries) and (..., keys)."""
         return query[..., :, None] - key[..., None, :] + self.num_offsets // 2
 
     def dense_rows(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Rows (P, 1 + n, 1 + n) for all pairs of the CLS token and patches with packed coordinates (P, n)."""
+        """Return rows (P, 1 + n, 1 + n) for all pairs of the CLS token and patches with packed coordinates (P, n)."""
         rows = F.pad(self.rows(coordinates, coordinates), (1, 0, 1, 0))
         rows[:, 0, :] = self.cls_to_patch
         rows[:, :, 0] = self.patch_to_cls
@@ -258,12 +283,12 @@ class RelativePositions:
         return rows
 
     def cls_rows(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Rows (1, 1, 1 + n) for the CLS query and all tokens."""
+        """Return rows (1, 1, 1 + n) for the CLS query and all tokens."""
         rows = torch.full((1, 1, coordinates.shape[1]), self.cls_to_patch, device=coordinates.device)
         return F.pad(rows, (1, 0), value=self.cls_to_cls)
 
     def rows_of_table_for(self, num_frames: int, device: torch.device) -> torch.Tensor | None:
-        """Rows of a table for `num_frames` frames that make up, in order, the table for this number of frames.
+        """Return the rows of a table for `num_frames` frames that make up, in order, the table for ours.
 
         Temporal offsets are resized by nearest neighbour (the paper's temporal sparse expansion). `None` where the
         two are the same.
@@ -278,12 +303,12 @@ class RelativePositions:
 
 
 def with_masked_row(table: torch.Tensor) -> torch.Tensor:
-    """A table (rows, h) as `lookup_bias` takes it, (h, rows + 1): behind its end stands -inf."""
+    """Return a table (rows, h) as `lookup_bias` takes it, (h, rows + 1): behind its end stands -inf."""
     return F.pad(table.t(), (0, 1), value=float("-inf"))
 
 
 def lookup_bias(padded_table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Biases (P, h, ...) at rows (P, ...) of a table of `with_masked_row`."""
+    """Return biases (P, h, ...) at rows (P, ...) of a table of `with_masked_row`."""
     return padded_table.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
 
 
@@ -327,7 +352,7 @@ def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
 
 
 def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) -> torch.Tensor:
-    """Key blocks of each query block: its neighbours around the ring, then the best-scored others.
+    """Return the key blocks of each query block: its neighbours around the ring, then the best-scored others.
 
     Args:
         scores: (M, M) non-negative.
@@ -346,7 +371,7 @@ def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) ->
 
 
 def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Random-looking scores that depend on the broadcast integer keys alone: the same in any batch, process and device.
+    """Return random-looking scores of the broadcast integer keys alone: the same in any batch, process and device.
 
     A chained 32-bit integer hash (constants of Wellons' hash-prospector, all below 2^31 so that int64 never overflows),
     followed by the last key, in [0, 2^20), so that no two of what it numbers are alike.
@@ -361,7 +386,7 @@ def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tenso
 
 
 def evaluation_block_scores(seed: int, layer: int, num_blocks: int, device: torch.device) -> torch.Tensor:
-    """Scores (M, M) for `draw_block_pattern` that make it a fixed function of the arguments."""
+    """Return scores (M, M) for `draw_block_pattern` that make it a fixed function of the arguments."""
     block = torch.arange(num_blocks, device=device)
     return fixed_scores(seed, layer, num_blocks, block[:, None], block, device=device)
 
@@ -370,7 +395,7 @@ def evaluation_block_scores(seed: int, layer: int, num_blocks: int, device: torc
 
 
 def select_tokens(scores: torch.Tensor, keep_rate: float) -> torch.Tensor:
-    """The ceil(keep_rate * n) best of n tokens by scores (B, n), in ascending order: (B, kept) int64."""
+    """Return the ceil(keep_rate * n) best of n tokens by scores (B, n), ascending: (B, kept) int64."""
     num_kept = math.ceil(keep_rate * scores.shape[1])
     return scores.topk(num_kept, dim=1).indices.sort(dim=1).values
 
@@ -382,7 +407,7 @@ def keep_tokens(tokens: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 
 
 def with_cls(kept: torch.Tensor) -> torch.Tensor:
-    """Indices of the CLS token and of patch tokens in a sequence that starts with the CLS token: (B, 1 + k)."""
+    """Return indices (B, 1 + k) of the CLS token and of patch tokens in a sequence that starts with the CLS token."""
     return F.pad(kept + 1, (1, 0))
 
 
@@ -521,7 +546,7 @@ class SViTTRelativePositionBias(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_rows, config.num_attention_heads))
 
     def forward(self, table_rows: torch.Tensor | None = None) -> torch.Tensor:
-        """The table (rows, h), resized by `RelativePositions.rows_of_table_for` where `table_rows` are given."""
+        """Return the table (rows, h), resized by `RelativePositions.rows_of_table_for` where `table_rows` are given."""
         table = self.relative_position_bias_table
         return table if table_rows is None else table.index_select(0, table_rows)
 
@@ -543,7 +568,7 @@ class SViTTVisionSelfAttention(SViTTAttention):
         needs_cls_probs: bool,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The context (B, 1 + n, D), the probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
+        """Return the context (B, 1 + n, D), probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
         query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
         table = None
         if self.relative_position_bias is not None:
@@ -561,12 +586,12 @@ class SViTTVisionSelfAttention(SViTTAttention):
         return context.flatten(2), probs, cls_probs
 
     def cls_attention(self, query, key, value, table, cls_rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """The CLS query sees all tokens: context (B, 1, h, d) and probabilities (B, h, 1, 1 + n)."""
+        """Let the CLS query see all tokens: context (B, 1, h, d) and probabilities (B, h, 1, 1 + n)."""
         bias = lookup_bias(table, cls_rows).to(query.dtype) if table is not None else None
         return self.attend(query[:, :, :1], key, value, bias, needs_probs=True)
 
     def block_attention(self, query, key, value, table, blocks: BlockLayout, **kwargs) -> torch.Tensor:
-        """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d).
+        """Let each block of patch queries (B, h, n, d) see its own keys: context (B, n, h, d).
 
         Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions.
         """
@@ -588,7 +613,7 @@ class SViTTVisionSelfAttention(SViTTAttention):
         return context[:, :num_tokens]
 
     def block_bias(self, table, blocks: BlockLayout, dtype: torch.dtype) -> torch.Tensor:
-        """Biases (P, h, M, G, J) of the blocks; without a table, 0 and -inf, the same for all heads."""
+        """Return biases (P, h, M, G, J) of the blocks; without a table, 0 and -inf, the same for all heads."""
         if table is not None:
             return lookup_bias(table, blocks.bias_rows).to(dtype)
         is_masked = blocks.bias_rows == blocks.masked_row
@@ -650,7 +675,7 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
         return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept
 
     def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """How much each patch token deserves to stay: (B, n)."""
+        """Return how much each patch token deserves to stay: (B, n)."""
         attention_from_cls = cls_probs[:, :, 0, 1:].mean(dim=1)
         if self.config.token_keep_strategy == "cls_attn":
             return attention_from_cls
@@ -698,7 +723,7 @@ class SViTTVisionEncoder(nn.Module):
     def draw_blocks(
         self, layer: int, coordinates: torch.Tensor, relative_positions: RelativePositions
     ) -> BlockLayout | None:
-        """The blocks of a layer, or `None` where attention is dense."""
+        """Return the blocks of a layer, or `None` where attention is dense."""
         config, num_tokens, device = self.config, coordinates.shape[1], coordinates.device
         if config.sparse_random_attn is None:
             return None
@@ -861,7 +886,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         return self.output(self.intermediate(hidden_states), hidden_states), kept
 
     def token_scores(self, cross_probs: torch.Tensor, text_mask: torch.Tensor | None) -> torch.Tensor:
-        """How much each video patch token deserves to stay, for each text: (texts, n)."""
+        """Return how much each video patch token deserves to stay, for each text: (texts, n)."""
         probs = cross_probs[..., 1:].mean(dim=1)
         if self.config.token_keep_strategy == "cls_attn":
             return probs[:, 0]
@@ -934,7 +959,7 @@ class SViTTPreTrainedModel(PreTrainedModel):
 
     @property
     def input_tower(self) -> "SViTTPreTrainedModel | None":
-        """The encoder inside a task model that words, or else clips, go into."""
+        """Return the encoder inside a task model that words, or else clips, go into."""
         return getattr(self, "text_model", None) or getattr(self, "vision_model", None)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -942,6 +967,13 @@ class SViTTPreTrainedModel(PreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module):
         (self.input_tower or super()).set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.cls.predictions.decoder if hasattr(self, "cls") else None
+
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -1164,13 +1196,13 @@ class SViTTTextModel(SViTTPreTrainedModel):
         return layers[mode]
 
     def self_attention_mask(self, hidden_states, attention_mask, cache) -> torch.Tensor | None:
-        """Which words each word attends to: all that are no padding, or in a decoder those before it and itself."""
+        """Mask which words each word sees: all but padding, or in a decoder itself and the words before it."""
         if not self.config.is_decoder:
             return create_bidirectional_mask(self.config, hidden_states, attention_mask)
         return create_causal_mask(self.config, hidden_states, attention_mask, cache)
 
     def cross_attention_mask(self, hidden_states, encoder_hidden_states, encoder_attention_mask) -> torch.Tensor | None:
-        """Additive (video_batch_size, 1, 1, video_length)."""
+        """Return the additive mask (video_batch_size, 1, 1, video_length)."""
         if encoder_hidden_states is None:
             return None
         if len(hidden_states) % len(encoder_hidden_states):
@@ -1195,7 +1227,7 @@ ITC_LOGITS_AT_ONCE = 2**22
 def contrastive_loss(
     similarity: Callable, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor
 ) -> torch.Tensor:
-    """ITC: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
+    """Return the ITC loss: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
 
     The (B, B) logits are computed a few rows at a time, and anew in the backward pass: memory grows with B alone.
 
@@ -1222,7 +1254,7 @@ def contrastive_loss(
 
 
 def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each row draw one column that is not a positive, in proportion to softmax(logits) (hard negatives).
+    """Draw one column for each row that is not a positive, in proportion to softmax(logits) (hard negatives).
 
     Returns:
         The columns (B,), and whether a row has a negative at all (B,); where it has none, its column means nothing.
@@ -1276,7 +1308,7 @@ class AnswerStart(NamedTuple):
 
 
 def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of whole answers (A,): logits (A, L, V) predict the next of ids (A, L) where unmasked."""
+    """Return the nll (A,) of whole answers: logits (A, L, V) predict the next of ids (A, L) where unmasked."""
     targets = answer_ids.masked_fill(answer_mask == 0, -100)[:, 1:]
     nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
     return nll.sum(dim=1)
@@ -1285,7 +1317,7 @@ def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torc
 def distinct_answers(
     shortlist: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Equal answers of shortlists (B, k) of a list (A, L) made one, lest float noise tell them apart.
+    """Make one of equal answers in shortlists (B, k) of a list (A, L), lest float noise tell them apart.
 
     Returns:
         Ids and mask of the R different answers, both (R, L), by length, as those of like lengths are decoded together;
@@ -1399,18 +1431,16 @@ class SViTTModel(SViTTPreTrainedModel):
         video_hidden_states: torch.Tensor,
         text_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
         cls_only: bool = False,
     ) -> torch.Tensor:
-        """States (B * c, text_length, D) of texts that have looked at their videos' tokens (B, video_length, D).
+        """Return states (B * c, text_length, D) of texts that have looked at tokens (B, video_length, D) of videos.
 
-        With `cls_only`, those of [CLS] alone, (B * c, 1, D), in less time.
+        With `cls_only`, return the states of [CLS] alone, (B * c, 1, D), in less time.
         """
         return self.text_model(
             text_embeds=text_hidden_states,
             attention_mask=attention_mask,
             encoder_hidden_states=video_hidden_states,
-            encoder_attention_mask=video_attention_mask,
             mode="fusion",
             cls_only=cls_only,
         ).last_hidden_state
@@ -1423,7 +1453,7 @@ class SViTTModel(SViTTPreTrainedModel):
         video_hidden_states: torch.Tensor | None = None,
         text_hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Matching scores of pairs: how well each text describes its video.
+        """Return matching scores of pairs: how well each text describes its video.
 
         Args:
             pixel_values: clips (B, T, C, height, width), or else
@@ -1445,7 +1475,7 @@ class SViTTModel(SViTTPreTrainedModel):
             return F.linear(fused[:, 0].float(), self.itm_head.weight.float(), self.itm_head.bias.float())[:, 1]
 
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Cosines over the temperature, (videos, texts) float32 under any autocast."""
+        """Return cosines over the temperature, (videos, texts) float32 under any autocast."""
         with torch.autocast(video_embeds.device.type, enabled=False):
             return video_embeds.float() @ text_embeds.float().t() / self.temp.float().clamp(*self.temp_range)
 
@@ -1474,12 +1504,8 @@ class SViTTModel(SViTTPreTrainedModel):
 
 
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, in their order; floating-point rows with gradient to the process they come from."""
-    if not tensor.is_floating_point():
-        rows = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(rows, tensor)
-        return torch.cat(rows)
-    from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+    """Return the rows of all processes, in their order, with gradient to the process they come from."""
+    from torch.distributed.nn.functional import all_gather as all_gather_with_gradient  # not on every platform
 
     return torch.cat(all_gather_with_gradient(tensor))
 
@@ -1520,7 +1546,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
     def itc_loss(
         self, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Contrastive loss of normalised embeddings (B, embed_dim), pairs of equal `video_ids` (B,) being positives.
+        """Return the contrastive loss of normalised embeddings (B, embed_dim); equal `video_ids` (B,) are positives.
 
         With `config.itc_all_gather`, all processes' embeddings are contrasted, with gradient to each.
         """
@@ -1536,7 +1562,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
     def fuse_pairs(
         self, outputs: SViTTOutput, attention_mask: torch.Tensor | None, cls_only: bool = False
     ) -> torch.Tensor:
-        """States of each text after looking at the clip it came with."""
+        """Return states of each text after looking at the clip it came with."""
         video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
         return self.fuse(video, text, attention_mask, cls_only=cls_only)
 
@@ -1548,7 +1574,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         negative_video_idx: torch.Tensor | None = None,
         negative_text_idx: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Matching loss: tell B pairs from pairs with a drawn negative video and with a drawn negative text.
+        """Return the matching loss: tell B pairs from pairs with a drawn negative video and with a drawn negative text.
 
         Rows without a negative (all ids equal, or B = 1) are left out of the mean.
 
@@ -1585,13 +1611,6 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
     predicts_words = True
-
-    def get_output_embeddings(self):
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings):
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     @can_return_tuple
     @auto_docstring(custom_args=RETRIEVAL_DOC + MLM_DOC)
@@ -1639,7 +1658,7 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         mlm_labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masked language modeling with the video in sight: the loss, and logits (B, text_length, vocab_size)."""
+        """Return the loss of words masked, with the video in sight, and logits (B, text_length, vocab_size)."""
         text = self.text_model(mlm_input_ids, attention_mask, mode="text").last_hidden_state
         logits = self.cls(self.fuse(video_hidden_states, text, attention_mask))
         # A sum over a count, as the mean over no token at all (a batch of empty texts) would be NaN.
@@ -1663,13 +1682,6 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         self.bert = SViTTTextModel(config)
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
-
-    def get_output_embeddings(self):
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings):
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     @can_return_tuple
     @auto_docstring
@@ -1712,31 +1724,6 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
             cross_attentions=outputs.cross_attentions,
             **{CACHE_NAME: outputs.cache},
         )
-
-
-@auto_docstring(custom_intro="Output of [`SViTTForVideoQuestionAnswering`].")
-@dataclass
-class SViTTQuestionAnsweringOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-        Weighted negative log-likelihood of the answers, per question.
-    logits (`torch.FloatTensor` of shape `(num_answers, answer_length, vocab_size)`):
-        Logits of the word after each word of the answers.
-    answer_loss (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
-        Negative log-likelihood of each answer, summed over its words.
-    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Of the decoder, as are hidden states and attentions.
-    question_hidden_states (`torch.FloatTensor` of shape `(batch_size, question_length, hidden_size)`):
-        States of the question after looking at the video.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    answer_loss: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    question_hidden_states: torch.FloatTensor | None = None
 
 
 @auto_docstring(custom_intro="SViTT for video question answering: the question looks at the video, a decoder answers.")

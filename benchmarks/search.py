@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from measure import bytes_of_call, in_fresh_process
+from encoder import bytes_of_call, in_fresh_process
 
 from svitt.search.table import NUM_PROBES, ClipTable
 

@@ -24,7 +24,7 @@ from svitt import (
 )
 from svitt.training.card import without_machine_paths, write_card
 
-from .test_modeling import task_model
+from .unit.test_modeling import task_model
 
 PRINTED = {  # how what the snippet prints begins
     SViTTForPreTraining: "tensor([[",

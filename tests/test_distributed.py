@@ -24,7 +24,7 @@ from svitt.training.optimization import parameter_groups
 from svitt.training.sharding import check_settings, full_state_dict, shard, whole
 
 from .conftest import assert_close
-from .test_modeling import clips, task_model, texts
+from .unit.test_modeling import clips, task_model, texts
 
 pytestmark = pytest.mark.slow  # all runs in one launch, half a minute
 

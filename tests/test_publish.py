@@ -22,7 +22,7 @@ from svitt.errors import InputError
 from svitt.training.card import write_card
 from svitt.training.publish import check_hub_login, push_to_hub
 
-from .test_modeling import task_model
+from .unit.test_modeling import task_model
 
 
 class Hub(ThreadingHTTPServer):

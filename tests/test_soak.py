@@ -19,7 +19,7 @@ import torch
 
 from svitt import SViTTForPreTraining
 
-from .test_modeling import clips, task_model, texts
+from .unit.test_modeling import clips, task_model, texts
 
 ROOT = Path(__file__).parent.parent
 NUM_STEPS, STEPS_PER_SAMPLE, NUM_CLIPS, NUM_BAD = 5000, 100, 200, 10

@@ -31,7 +31,7 @@ from svitt.search.maps import (
     token_maps,
 )
 
-from .test_modeling import task_model, vision_model
+from .unit.test_modeling import task_model, vision_model
 
 TEXT = "a red b"
 DENSE = {"token_keep_rate": 1.0}

@@ -1,10 +1,11 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Where the port decides for itself (decisions 1-23), and what Transformers users expect of a model."""
 
 import math
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging import version
 from safetensors.torch import load_file
-from transformers import BeitConfig, BeitModel
+from transformers import AttentionInterface, BeitConfig, BeitModel
 
 from svitt import (
     SViTTConfig,
@@ -33,6 +34,7 @@ from svitt.modeling_svitt import (
     contrastive_loss,
     draw_block_pattern,
     draw_negatives,
+    eager_attention_forward,
     evaluation_block_scores,
     lookup_bias,
     mask_tokens,
@@ -42,6 +44,7 @@ from svitt.modeling_svitt import (
     with_masked_row,
 )
 
+ROOT = Path(__file__).parents[2]
 VISION = {
     "num_frames": 3,
     "image_size": 32,
@@ -240,7 +243,7 @@ def test_the_seed_changes_evaluation_patterns():
 
 FEATURES_IN_ANOTHER_PROCESS = """
 import torch
-from tests.test_modeling import clips, vision_model
+from tests.unit.test_modeling import clips, vision_model
 torch.save(vision_model()(clips(3)).pooler_output.detach(), {path!r})
 """
 
@@ -256,8 +259,7 @@ def test_same_features_alone_in_a_batch_in_another_order_and_process(tmp_path):
         torch.testing.assert_close(backwards, together.pooler_output, rtol=0, atol=1e-6)
 
     path = tmp_path / "features.pt"
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = f"import sys; sys.path.insert(0, {root!r})" + FEATURES_IN_ANOTHER_PROCESS.format(path=str(path))
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})" + FEATURES_IN_ANOTHER_PROCESS.format(path=str(path))
     subprocess.run([sys.executable, "-c", code], check=True)
     torch.testing.assert_close(torch.load(path), vision_model()(clips(3)).pooler_output, rtol=0, atol=1e-6)
 
@@ -270,16 +272,39 @@ def test_training_draws_differ_and_follow_the_seed():
     assert not torch.equal(first, second) and torch.equal(first, model(clips()).pooler_output)
 
 
-def test_fixed_block_pattern_errors():
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        ([], "ran out of patterns"),
+        ([torch.zeros(3, 2, dtype=torch.long)], r"shape \(3, 2\) .* 7 blocks"),
+        ([torch.full((7, 3), 9)], "blocks up to 9"),
+    ],
+)
+def test_faults_of_fixed_patterns(patterns, words):
     model = vision_model()
-    with pytest.raises(ValueError, match="ran out of patterns"), fixed_block_pattern([]):
-        model(clips())
-    with pytest.raises(ValueError, match=r"shape \(3, 2\) for a layer with 7 blocks"):
-        with fixed_block_pattern([torch.zeros(3, 2, dtype=torch.long)]):
-            model(clips())
-    with pytest.raises(ValueError, match="holds block 9"), fixed_block_pattern([torch.full((7, 3), 9)]):
+    with pytest.raises(ValueError, match=words), fixed_block_pattern(patterns):
         model(clips())
     model(clips())  # and nothing is left behind
+
+
+@pytest.mark.parametrize("name", ["case02_vision_edge", "case02b_vision_edge_pad"])
+def test_blocks_have_the_probabilities_of_the_original(name, golden, assert_close):
+    case, recorded = golden(name), []
+
+    def recording_attention(*args, **kwargs):
+        context, probs = eager_attention_forward(*args, **kwargs)
+        recorded.append(probs)
+        return context, probs
+
+    AttentionInterface.register("recording", recording_attention)
+    model = case.load(SViTTVisionModel, case.vision_config()).eval()
+    model.set_attn_implementation("recording")
+    with torch.no_grad(), fixed_block_pattern(case.series("attn_idx")):
+        model(case.inputs["video"])
+    for probs, expected in zip(recorded, case.series("sparse_attn_probs"), strict=True):
+        num_tokens = case.outputs["hidden_states.0"].shape[1] - 1  # rows of padded queries mean nothing
+        probs, expected = (rows.reshape(2, 4, -1, rows.shape[-1])[:, :, :num_tokens] for rows in (probs, expected))
+        assert_close(probs, expected)
 
 
 # ---- Node sparsity: decisions 5, 22, 23
@@ -362,7 +387,7 @@ def test_any_number_of_frames(num_frames):
 
 
 def test_wrong_clips_are_refused():
-    with pytest.raises(ValueError, match="clips of 9 frames; `max_num_frames`"):
+    with pytest.raises(ValueError, match="1 to 8 frames"):
         vision_model(max_num_frames=8)(clips(num_frames=9))
     with pytest.raises(ValueError, match=r"has shape \(2, 3, 3, 30, 32\)"):
         vision_model()(torch.zeros(2, 3, 3, 30, 32))
@@ -402,13 +427,7 @@ def test_texts_of_a_video_share_its_keys_and_values(keep_rate, implementation):
     ids, mask = texts(6)
     video = model.get_video_features(clips(2)).last_hidden_state
     text = model.get_text_features(ids, mask).last_hidden_state
-    projected = []
-    for layer in model.text_model.encoder.layer[2:]:
-        layer.crossattention.self.key.register_forward_hook(
-            lambda module, args, output: projected.append(args[0].shape)
-        )
     shared = model.match(video_hidden_states=video, text_hidden_states=text, attention_mask=mask)
-    assert projected == [(2, *video.shape[1:])] * 2
     one_by_one = [
         model.match(
             video_hidden_states=video[i // 3, None], text_hidden_states=text[i, None], attention_mask=mask[i, None]
@@ -542,7 +561,7 @@ def test_temperature_is_kept_in_range():
 ALL_GATHER = """
 import sys, torch, torch.distributed as dist
 sys.path.insert(0, {root!r})
-from tests.test_modeling import clips, task_model, texts
+from tests.unit.test_modeling import clips, task_model, texts
 from svitt import SViTTForVideoTextRetrieval
 dist.init_process_group("gloo")
 assert dist.get_world_size() == 2
@@ -561,9 +580,8 @@ if dist.get_rank() == 0:
 
 def test_contrast_over_all_processes(tmp_path):
     """Two processes that gather have the loss and gradient of one process with the whole batch."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path, script = tmp_path / "loss.pt", tmp_path / "script.py"
-    script.write_text(ALL_GATHER.format(root=root, path=str(path)))
+    script.write_text(ALL_GATHER.format(root=str(ROOT), path=str(path)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     subprocess.run(launcher, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     model = task_model(SViTTForVideoTextRetrieval)
@@ -605,12 +623,24 @@ def test_more_answers_asked_for_than_there_are():
             model.rank_answers(clips(), *texts(), answers(), **bad)
 
 
-def test_cached_generation_equals_uncached():
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_cached_generation_equals_uncached(settings):
     model = task_model(SViTTForVideoQuestionAnswering)
-    for beams in ({}, {"num_beams": 3}):
-        cached = model.generate(clips(), *texts(), max_new_tokens=6, use_cache=True, **beams)
-        uncached = model.generate(clips(), *texts(), max_new_tokens=6, use_cache=False, **beams)
-        assert torch.equal(cached, uncached) and (cached[:, 0] == 2).all()
+    cached, uncached = (
+        model.generate(clips(), *texts(), max_new_tokens=6, use_cache=use_cache, **settings)
+        for use_cache in (True, False)
+    )
+    assert torch.equal(cached, uncached) and (cached[:, 0] == 2).all()
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_decoder_goes_on_from_its_cache_by_either_name(name):
+    decoder = task_model(SViTTForVideoQuestionAnswering).text_decoder
+    ids, question = texts()[0], torch.randn(2, 5, 24)
+    expected = decoder(ids, encoder_hidden_states=question, use_cache=False).logits
+    _, cache, *_ = decoder(ids[:, :4], encoder_hidden_states=question, use_cache=True).to_tuple()
+    actual = decoder(ids[:, 4:], encoder_hidden_states=question, use_cache=True, **{name: cache}).logits
+    torch.testing.assert_close(actual, expected[:, 4:], rtol=1e-4, atol=1e-5)
 
 
 def test_generation_sees_the_video():
@@ -640,55 +670,29 @@ def test_gradient_checkpointing_is_exact(order, strategy):
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-7, msg=name)
 
 
-def saved_bytes(checkpointing, **vision):
-    """Bytes that a training step of the vision encoder keeps for its backward pass, and the gradients it gives."""
-    model = vision_model(num_hidden_layers=8, token_drop_loc=[0, 2, 4], drop_path_rate=0.2, **vision).train()
-    if checkpointing:
-        model.activation_checkpointing_enable()
-    parameters, saved = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
-
-    def save(tensor):
-        storage = tensor.untyped_storage()  # may be saved as several views
-        if storage.data_ptr() not in parameters:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    torch.manual_seed(3)
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        outputs = model(clips())
-    loss = outputs.pooler_output.square().sum() + outputs.last_hidden_state.square().sum()
-    loss.backward()
-    return sum(saved.values()), {name: p.grad for name, p in model.named_parameters()}
-
-
 @pytest.mark.parametrize("strategy", ["cls_attn", "random"])
-def test_gradient_checkpointing_saves_memory_with_drops_and_random_patterns(monkeypatch, strategy):
-    _, of_products_kept = saved_bytes(checkpointing=False, token_keep_strategy=strategy)
-    layers_inputs, of_inputs_kept = saved_bytes(checkpointing=True, token_keep_strategy=strategy)
-    monkeypatch.setattr("svitt.modeling_svitt.checkpoint", keep_everything)
-    monkeypatch.setattr("svitt.modeling_svitt.compute_again", lambda *arguments: nullcontext())
-    whole, expected = saved_bytes(checkpointing=False, token_keep_strategy=strategy)
-    assert layers_inputs < 0.2 * whole
-    for gradients in (of_products_kept, of_inputs_kept):
-        for name, gradient in expected.items():
-            torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+def test_gradient_checkpointing_saves_memory_with_drops_and_random_patterns(strategy):
+    saved, gradients = [], []
+    for checkpointing in (False, True):
+        settings = {"num_hidden_layers": 8, "token_drop_loc": [0, 2, 4], "drop_path_rate": 0.2}
+        model = vision_model(token_keep_strategy=strategy, **settings).train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        num_bytes = {}
 
+        def save(tensor, num_bytes=num_bytes):
+            storage = tensor.untyped_storage()  # may be saved as several views
+            num_bytes[storage.data_ptr()] = storage.nbytes()
+            return tensor
 
-def keep_everything(function, *args, use_reentrant, preserve_rng_state):
-    return function(*args)
-
-
-def test_backward_twice():
-    """What is computed again is computed again each time."""
-    model = vision_model().train()
-    loss = model(clips()).last_hidden_state.square().sum()
-    loss.backward(retain_graph=True)
-    once = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        if name in once:
-            torch.testing.assert_close(parameter.grad, 2 * once[name])
-    assert len(once) > 20
+        torch.manual_seed(3)
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            outputs = model(clips())
+        (outputs.pooler_output.square().sum() + outputs.last_hidden_state.square().sum()).backward()
+        saved.append(sum(num_bytes.values()) - sum(p.nbytes for p in model.parameters() if p.data_ptr() in num_bytes))
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert saved[1] < 0.2 * saved[0]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)
 
 
 # ---- Contrastive loss
