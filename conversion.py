@@ -460,14 +460,12 @@ MAX_OPCODES, MAX_TUPLES, MAX_CONFIG_VALUES = 10**6, 50_000, 10**5
 TIMES_SHARED = 4
 # Objects of these packages are pickled as calls, which stubs answer. No other call is let pass.
 ANSWERED = ("collections", "copyreg", "datetime", "numpy", "omegaconf", "pathlib")
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # whose names of modules protocol 2 keeps
 BUILTINS_RENAMED = ("builtins.int", "builtins.str", "builtins.range")  # which protocol 2 calls long, unicode, xrange
 
 
 class Stub:
     """In place of an object that is neither tensor nor plain container: keeps its attributes, runs nothing."""
-
-    def __new__(cls, *args):
-        return super().__new__(cls)
 
     def __init__(self, *args):
         pass
@@ -524,7 +522,7 @@ def _names_in_pickle(file) -> set[str]:
             raise ValueError("it holds more objects than weights and their optimizer take")
         if opcode.name == "GLOBAL":
             module, name = value.split(" ")
-            names.add(f"{ {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module) }.{name}")
+            names.add(f"{PYTHON_2.get(module, module)}.{name}")
     if "builtins.bytearray" in names:  # torch calls it, with any size
         raise pickle.UnpicklingError("it makes byte arrays")
     return names
@@ -559,13 +557,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 def weights_of(path: str | os.PathLike, checkpoint: dict) -> Weights:
     """Return the tensors under 'model', or of a checkpoint that is a state dict itself."""
     weights = checkpoint.get("model", checkpoint)
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str)
-        and isinstance(value, torch.Tensor)
-        and value.layout is torch.strided
-        and not value.is_meta
-        for name, value in weights.items()
-    ):
+    if not isinstance(weights, dict) or not all(map(is_weight, weights.items())):
         raise InputError(f"{path}: has no dict of weights under 'model'; its entries are {listed(checkpoint)}.")
     if sum(value.nbytes for value in weights.values()) > TIMES_SHARED * os.path.getsize(path):
         raise InputError(f"{path}: is refused, its weights are larger than what it stores.")
@@ -967,11 +959,11 @@ def _pretrained(
     """Return configuration and float32 weights of a pretrained model, under the names of checkpoints."""
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
-        raise InputError(f"{name} is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
+        raise InputError(f"{name}: is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
     model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
     missing = [key for key in report["missing_keys"] if may_lack is None or not re.match(may_lack, key)]
     if missing:
-        raise InputError(f"{name} lacks weights of a {model_class.__name__}: {listed(missing)}.")
+        raise InputError(f"{name}: lacks weights of a {model_class.__name__}: {listed(missing)}.")
     if report["unexpected_keys"]:
         logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
