@@ -287,7 +287,7 @@ def test_sizes_without_a_configuration(caplog):
     assert (config.vision_config.num_frames, config.vision_config.image_size) == (3, 32)
     assert "no configuration" in caplog.text
     without_index = {key: tensor for key, tensor in original.items() if "relative_position_index" not in key}
-    with pytest.raises(InputError, match="several.*\\(3, 32\\)"):
+    with pytest.raises(InputError, match="several.*32"):
         infer_config(without_index, text_config={"num_attention_heads": 4})
     config = infer_config(without_index, vision_config={"num_frames": 3}, text_config={"num_attention_heads": 4})
     assert config.vision_config.image_size == 32
@@ -436,7 +436,7 @@ def test_wrong_towers(tmp_path, bert_folder):
         init_from_towers(bert_folder, bert_folder)
     with pytest.raises(InputError, match="is a 'beit' model; a 'bert' one is needed"):
         init_from_towers(tmp_path / "beit", tmp_path / "beit")
-    with pytest.raises(InputError, match="do not fit the configuration.*size mismatch"):
+    with pytest.raises(InputError, match="do not fit the configuration: .* has the shape"):
         init_from_towers(tmp_path / "beit", bert_folder, vision_config={"intermediate_size": 128})
     weights = load_file(tmp_path / "beit" / "model.safetensors")
     torch.save({key: weights[key] for key in weights if "layer.1." not in key}, tmp_path / "beit/pytorch_model.bin")

@@ -218,7 +218,7 @@ FAULTS = {
     ),
     "a weight of another shape": (
         with_weights(lambda weights: weights.update({WEIGHT: torch.zeros(16, 31)})),
-        f"{WEIGHT} is of 16 x 31 values, its configuration needs 16 x 32",
+        f"{WEIGHT} has the shape (16, 31), its configuration needs (16, 32)",
     ),
     "weights cut off": (lambda folder: os.truncate(folder / "model.safetensors", 10**4), "cannot be loaded"),
     "weights that are text": (lambda folder: (folder / "model.safetensors").write_text("git-lfs"), "cannot be loaded"),
