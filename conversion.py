@@ -90,12 +90,18 @@ def loading(name: Name) -> Iterator[None]:
         raise InputError(f"{name}: there is no such folder.")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{name}: is no folder of a model, it has no config.json.")
+    with in_one_sentence(f"{name}: cannot be loaded"):
+        yield
+
+
+@contextmanager
+def in_one_sentence(what: str) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # tokenizers raises nothing more special
-        raise InputError(f"{name}: cannot be loaded ({reason_of(error)}).") from error
+    except Exception as error:  # of libraries, to which strangers' files and fields may do anything
+        raise InputError(f"{what} ({reason_of(error)}).") from error
 
 
 def class_of(path: Name, config: SViTTConfig) -> type[PreTrainedModel]:
@@ -607,21 +613,15 @@ def convert_checkpoint(
     """
     check_unused(output_dir)
     checkpoint = read_checkpoint(path)
-    original = weights_of(path, checkpoint)
-    weights = convert_state_dict(original)
+    weights = convert_state_dict(weights_of(path, checkpoint))
     logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
     tokenizer = load_tokenizer(tokenizer)
     text_config = {**special_token_ids(tokenizer), **(text_config or {})}
-    try:
-        config = infer_config(original, plain(checkpoint.get("config")), vision_config, text_config)
+    with in_one_sentence(f"{path}: its configuration is none of an original model"):
+        config = infer_config(weights, plain(checkpoint.get("config")), vision_config, text_config)
         model_class = _model_class(weights)
         with torch.device("meta"):  # takes no memory, whatever sizes were inferred
             check_fit(model_class(config), weights)
-    except InputError:
-        raise
-    except Exception as error:  # fields that are not of the type or the size they should be
-        reason = reason_of(error)
-        raise InputError(f"{path}: its configuration is none of an original model ({reason}).") from error
     model = model_class(config)
     model.load_state_dict(weights, strict=False)
     save_folder(model, make_processor(config, tokenizer), output_dir)
@@ -638,7 +638,7 @@ def _model_class(weights: Weights) -> type[PreTrainedModel]:
 
 
 def infer_config(
-    original: Mapping[str, torch.Tensor],
+    weights: Weights,
     original_config: Mapping | None = None,
     vision_config: dict | None = None,
     text_config: dict | None = None,
@@ -646,26 +646,18 @@ def infer_config(
     """Return the configuration of an original model.
 
     Args:
-        original: Its state dict, under the original's names.
+        weights: Its state dict, under our names.
         original_config: Its training configuration as plain data, if known: `vision_encoder_args`,
             `text_encoder_args`, `video_input`, `image_res`, `temp`, `loss_weight`, ... are read.
         vision_config: Fields of [`SViTTVisionConfig`] that take precedence.
         text_config: Fields of [`SViTTTextConfig`] that take precedence.
-
-    Raises:
-        InputError: if the weights do not tell a size (heads of another width than 64, or several grids that fit the
-            bias tables) and nothing else does.
     """
     check_fields(SViTTVisionConfig, vision_config)
     check_fields(SViTTTextConfig, text_config)
-    weights = convert_state_dict({name: original[name] for name in original if not name.endswith(INDEX_BUFFERS)})
     trained = original_config if isinstance(original_config, Mapping) else {}
     if not trained:
-        logger.warning(
-            "The checkpoint has no configuration: sparsity is taken to be the published one, "
-            "with the defaults of `SViTTVisionConfig`."
-        )
-    vision = _vision_settings(original, weights, trained, vision_config or {})
+        logger.warning("The checkpoint has no configuration: fields that no shape tells have the published values.")
+    vision = _vision_settings(weights, trained, vision_config or {})
     text = _text_settings(weights, trained, text_config or {})
     joint = {field: trained[field] for field in ("temp", "mlm_prob", "itm_hard_neg", "loss_weight") if field in trained}
     if "vision_proj.weight" in weights:
@@ -676,7 +668,7 @@ def infer_config(
     return SViTTConfig(vision_config=vision, text_config=text, **joint)
 
 
-def _vision_settings(original: Mapping, weights: Weights, trained: Mapping, given: dict) -> dict:
+def _vision_settings(weights: Weights, trained: Mapping, given: dict) -> dict:
     prefix = "vision_model."
     width, num_channels, patch_size, _ = _shape(weights, f"{prefix}embeddings.patch_embeddings.projection.weight", 4)
     sizes = {
@@ -699,31 +691,8 @@ def _vision_settings(original: Mapping, weights: Weights, trained: Mapping, give
     settings |= sizes | ORIGINAL_BEHAVIOUR | given
 
     if sizes["use_relative_position_bias"]:
-        num_rows, settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0), 2)
-        index = next((tensor for name, tensor in original.items() if name.endswith("relative_position_index")), None)
-        settings |= _clip_size(num_rows, settings, num_patches=None if index is None else len(index) - 1)
-    elif sizes["use_absolute_position_embeddings"]:
-        num_positions = _shape(weights, f"{prefix}embeddings.position_embeddings", 3)[1]
-        settings["image_size"] = math.isqrt(num_positions - 1) * patch_size
+        settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0), 2)[1]
     return settings
-
-
-def _clip_size(num_rows: int, settings: dict, num_patches: int | None) -> dict:
-    """Return frames and image size, from the rows of a bias table, (2T-1)(2H-1)(2H-1) + 3, and what else is known."""
-    fitting = []
-    for grid_size in range(1, math.isqrt(num_rows) + 1):
-        num_offsets, rest = divmod(num_rows - 3, (2 * grid_size - 1) ** 2)
-        found = {"num_frames": (num_offsets + 1) // 2, "image_size": grid_size * settings["patch_size"]}
-        is_known = all(settings.get(field, value) == value for field, value in found.items())
-        if rest == 0 < num_offsets and is_known and num_patches in (None, found["num_frames"] * grid_size**2):
-            fitting.append(found)
-    if len(fitting) != 1:
-        known = {field: settings[field] for field in ("num_frames", "image_size") if field in settings}
-        raise InputError(
-            f"Bias tables of {num_rows} rows and patches of {settings['patch_size']} pixels fit "
-            + (f"several: {fitting}; say which." if fitting else f"no clips with {known}.")
-        )
-    return fitting[0]
 
 
 def _text_settings(weights: Weights, trained: Mapping, given: dict) -> dict:
@@ -844,12 +813,12 @@ def init_from_towers(
     if fusion_layer is None:
         fusion_layer = text_fields["num_hidden_layers"] * 3 // 4
     text_fields |= {"fusion_layer": fusion_layer, "encoder_width": vision_fields["hidden_size"]}
-    config = SViTTConfig(
-        vision_config={**vision_fields, **(vision_config or {})},
-        text_config={**text_fields, **(text_config or {})},
-        **kwargs,
-    )
-    model = SViTTForPreTraining(config)
+    with in_one_sentence("The fields do not fit these towers"):
+        parts = {
+            "vision_config": vision_fields | (vision_config or {}),
+            "text_config": text_fields | (text_config or {}),
+        }
+        model = SViTTForPreTraining(SViTTConfig(**parts, **kwargs))
     weights = vision_weights | text_weights
     new = check_fit(model, weights, may_lack=NEW_MODULES)
     model.load_state_dict(weights, strict=False)
