@@ -50,7 +50,7 @@ def add_convert(commands):
         ("towers", "convert_towers", "join a BEiT and a BERT to a fresh SViTT"),
         ("expand", "convert_to_longer_clips", "make a SViTT for longer clips from one for shorter clips"),
     ):
-        parser = add_command(kinds, name, convert, help)
+        parser = add_command(kinds, name, convert, help, aliases=["checkpoint"] if name == "original" else [])
         parser.set_defaults(function=function)
         add = parser.add_argument
         if name == "original":

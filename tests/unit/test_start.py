@@ -1,10 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""What training starts from: a SViTT, also for other clips, towers, and random weights."""
+"""The door to saved models, and what training starts from: a SViTT, also for other clips, towers, random weights."""
 
 import json
-import math
 import os
-import re
 import shutil
 
 import pytest
@@ -20,17 +18,10 @@ from svitt import (
     SViTTModel,
     SViTTProcessor,
 )
-from svitt.conversion import expand_num_frames, init_from_towers, make_processor
-from svitt.conversion import main as convert
+from svitt.conversion import expand_num_frames, init_from_towers, load_model_and_processor, make_processor
 from svitt.data.loaders import ProcessingArguments
 from svitt.errors import InputError
-from svitt.training.start import (
-    DroppingArguments,
-    StartArguments,
-    load_as_saved,
-    load_model_and_processor,
-    start_training,
-)
+from svitt.training.start import DroppingArguments, StartArguments, start_training
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "plays", "the", "piano"]
@@ -136,13 +127,16 @@ def test_random_weights_from_a_configuration(folders):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "Give one of --model_name_or_path"),
-        ({"model_name_or_path": "svitt", "config_name": "svitt"}, "Give one of --model_name_or_path"),
-        ({"vision_name_or_path": "beit"}, "Give one of --model_name_or_path"),
+        ({}, "Give one of model_name_or_path"),
+        ({"model_name_or_path": "svitt", "config_name": "svitt"}, "Give one of model_name_or_path"),
+        ({"vision_name_or_path": "beit"}, "Give one of model_name_or_path"),
         ({"model_name_or_path": "nothing"}, "nothing: there is no such folder"),
         ({"config_name": "."}, "is no folder of a model, it has no config.json"),
-        ({"vision_name_or_path": "bert", "text_name_or_path": "bert"}, "bert, .*bert: cannot be started from"),
-        ({"model_name_or_path": "svitt", "vision_config": ["wings=2"]}, "`vision_config` has no field wings"),
+        (
+            {"vision_name_or_path": "bert", "text_name_or_path": "bert"},
+            "bert: is a 'bert' model; a 'beit' one is needed",
+        ),
+        ({"model_name_or_path": "svitt", "vision_config": ["wings=2"]}, "SViTTVisionConfig has no field wings"),
         ({"model_name_or_path": "svitt", "model_config": ["wings=2"]}, "no field 'wings'"),
         ({"model_name_or_path": "svitt", "vision_config": ["wings"]}, "'wings' must look like FIELD=VALUE"),
         ({"model_name_or_path": "svitt", "vision_config": ["sparse_local_attn=2"]}, "sparse_local_attn"),
@@ -154,75 +148,37 @@ def test_wrong_starts(folders, options, message):
 
 
 def test_wrong_rates():
-    with pytest.raises(InputError, match=r"--fusion_token_keep_rate 1\.5: must be above 0 and at most 1"):
+    with pytest.raises(InputError, match=r"`fusion_token_keep_rate` must be above 0 and at most 1, got 1\.5"):
         DroppingArguments(fusion_token_keep_rate=1.5)
+
+
+# ---- The door to saved models
+
+
+def test_a_saved_model_is_of_the_class_that_it_was_saved_from(folders):
+    model, processor = load_model_and_processor(folders / "svitt")
+    assert type(model) is SViTTForPreTraining and model.dtype == torch.float32
+    assert_equal_weights(model, SViTTForPreTraining.from_pretrained(folders / "svitt").state_dict())
+    assert processor.video_processor.num_frames == 2
+    with pytest.raises(InputError, match="is a SViTTForPreTraining, but one of SViTTModel is needed"):
+        load_model_and_processor(folders / "svitt", architectures=["SViTTModel"])
 
 
 def test_evaluation_keeps_the_model_for_other_clips(folders):
     model, processor = load_model_and_processor(
+        folders / "svitt",
         SViTTForVideoTextRetrieval,
-        str(folders / "svitt"),
-        ProcessingArguments(num_frames=4),
-        DroppingArguments(token_keep_rate=0.9),
+        num_frames=4,
+        max_text_length=4,
+        token_keep_rate=0.9,
+        fusion_token_keep_rate=0.3,
     )
-    assert (
-        model.config.vision_config.num_frames
-        == json.loads((folders / "svitt/config.json").read_text())["vision_config"]["num_frames"]
-    )
-    assert (model.config.vision_config.token_keep_rate, processor.video_processor.num_frames) == (0.9, 4)
-
-
-# ---- Weights that are not what they should be
-
-
-def damage_of(kind: str, weights: dict, file):
-    name = "vision_model.encoder.layer.2.output.dense.weight"
-    if kind == "missing":
-        del weights[name]
-    elif kind == "extra":
-        weights["vision_model.wings.weight"] = torch.zeros(2)
-    elif kind == "shape":
-        weights[name] = torch.zeros(16, 31)
-    save_file(weights, file, metadata={"format": "pt"})
-    if kind == "cut off":
-        os.truncate(file, file.stat().st_size - 100)
-    elif kind == "huge header":
-        file.write_bytes((2**60).to_bytes(8, "little") + file.read_bytes()[8:])
-    elif kind == "text":
-        file.write_text("version https://git-lfs.github.com/spec/v1")
-
-
-DAMAGES = {
-    "missing": "lacks weights of its SViTTForPreTraining: vision_model.encoder.layer.*.output.dense.weight",
-    "extra": "has weights that no SViTTForPreTraining has: vision_model.wings.weight",
-    "shape": "vision_model.encoder.layer.2.output.dense.weight is of 16 x 31 values, its configuration needs 16 x 32",
-    "cut off": "model.safetensors: damaged or cut off",
-    "huge header": "model.safetensors: damaged or cut off",
-    "text": "model.safetensors: damaged or cut off",
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_weights_are_never_random_where_a_folder_is_damaged(folders, tmp_path, kind, capsys):
-    folder = tmp_path / "svitt"
-    shutil.copytree(folders / "svitt", folder)
-    damage_of(kind, load_file(folder / "model.safetensors"), folder / "model.safetensors")
-    message = re.escape(DAMAGES[kind])
-    with pytest.raises(InputError, match=message) as error:
-        load_model_and_processor(
-            SViTTForVideoTextRetrieval, str(folder), ProcessingArguments(), DroppingArguments()
-        )  # of `run_retrieval.py`
-    assert str(folder) in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(InputError, match=message):
-        load_as_saved(str(folder), ProcessingArguments())  # of `svitt-search`
-    for num_frames in (None, 4):
-        with pytest.raises(InputError, match=message):
-            start(tmp_path, {"model_name_or_path": "svitt"}, processing={"num_frames": num_frames})
-    with pytest.raises(SystemExit) as end:
-        convert(["expand", str(folder), str(tmp_path / "longer"), "--num_frames", "4"])
-    sentence = capsys.readouterr().err.strip().splitlines()[-1]
-    assert end.value.code == 2 and sentence.startswith("svitt-convert: ") and DAMAGES[kind] in sentence
-    assert not (tmp_path / "longer").exists()
+    vision, text = model.config.vision_config, model.config.text_config
+    assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate) == (2, 0.9, 0.3)
+    assert processor.video_processor.num_frames == 4
+    assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].tolist() == [[2, 5, 6, 7]]
+    with pytest.raises(InputError, match="`max_text_length` must be from 2 to 512, got 600"):
+        load_model_and_processor(folders / "svitt", max_text_length=600)
 
 
 def change(file, **values):
@@ -234,19 +190,13 @@ def change(file, **values):
     file.write_text(json.dumps(content))
 
 
-def shards(folder, **values):
-    """The weights as a sharded model, with other values in its index."""
-    names = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-1.safetensors")}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    change(folder / "model.safetensors.index.json", **values)
+def with_weights(change):
+    def damage(folder):
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-
-def with_weight(folder, change):
-    weights = load_file(folder / "model.safetensors")
-    weights["itm_head.weight"] = change(weights["itm_head.weight"])
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return damage
 
 
 def pickled(folder):
@@ -259,72 +209,54 @@ def with_code(folder):
     change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.X", "evil.X"]}, tokenizer_class="X")
 
 
-JSON_FILES = ("config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")
-SETTINGS = {
-    "activation": ({"text_config__hidden_act": "__import__"}, "`hidden_act` must be one of"),
-    "range": ({"vision_config__initializer_range": math.nan}, "`initializer_range` must be a finite number"),
-    "type": ({"vision_config__hidden_size": "16"}, "hidden_size"),
-    "list for a part": ({"vision_config": []}, "vision_config"),
-    "number as a class": ({"architectures": 5}, "holds a 5, which is no SViTT"),
-    "path as a class": ({"architectures": ["../x"]}, "holds a ../x, which is no SViTT"),
-    "no model as a class": ({"architectures": ["SViTTConfig"]}, "holds a SViTTConfig, which is no SViTT"),
-    "layers": ({"vision_config__num_hidden_layers": 10**5}, "`num_hidden_layers` of its vision_config is 100000"),
-    "words": ({"text_config__vocab_size": 10**10}, "is of 10 values, its configuration needs 10000000000"),
-    "another file": ({"transformers_weights": "x.safetensors"}, "`transformers_weights`"),
-}
-HOSTILE_FOLDERS = {
-    **{
-        f"{name} {content:.5}": (lambda folder, name=name, content=content: (folder / name).write_text(content), name)
-        for name in JSON_FILES
-        for content in ("", "[]", "null", '"x"', "[" * 10**5)
-    },
-    "tokenizer without words": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "processor or tokenizer"),
-    **{
-        f"setting: {kind}": (lambda folder, values=values: change(folder / "config.json", **values), message)
-        for kind, (values, message) in SETTINGS.items()
-    },
-    "index of nothing": (lambda folder: shards(folder, weight_map=None), "`weight_map` must be an object of file"),
-    "index of a list": (lambda folder: shards(folder, weight_map=[1]), "`weight_map` must be an object of file names"),
-    "index of numbers": (lambda folder: shards(folder, weight_map={"x": 1}), "must be an object of file names"),
-    "index that leads outside": (
-        lambda folder: shards(folder, weight_map__x="../x.safetensors"),
-        "names '../x.safetensors', which is no file of the folder",
+WEIGHT = "vision_model.encoder.layer.2.output.dense.weight"
+# Of a folder that is damaged or hostile: what is done to it, and the words that must occur.
+FAULTS = {
+    "a weight is missing": (
+        with_weights(lambda weights: weights.pop(WEIGHT)),
+        "lacks weights of its SViTTForPreTraining: vision_model.encoder.layer.*.output.dense.weight",
     ),
-    "index of what is not there": (lambda folder: shards(folder, weight_map__x="x.safetensors"), "no file of the"),
-    "whole numbers": (lambda folder: with_weight(folder, torch.Tensor.long), "itm_head.weight is of type I64, not"),
-    "complex numbers": (lambda folder: with_weight(folder, lambda weight: weight + 0j), "is of type C64, not F16"),
-    "pickle": (pickled, "pytorch_model.bin: is a pickle, which may run code; only .safetensors files are read"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "a weight of another shape": (
+        with_weights(lambda weights: weights.update({WEIGHT: torch.zeros(16, 31)})),
+        f"{WEIGHT} has the shape (16, 31), its configuration needs (16, 32)",
+    ),
+    "weights cut off": (lambda folder: os.truncate(folder / "model.safetensors", 10**4), "cannot be loaded"),
+    "weights that are text": (lambda folder: (folder / "model.safetensors").write_text("git-lfs"), "cannot be loaded"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+    "a pickle": (pickled, "model.safetensors"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+    "an empty configuration": (lambda folder: (folder / "config.json").write_text(""), "config.json"),
+    "a configuration that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+    "a field of a wrong type": (lambda folder: change(folder / "config.json", embed_dim="16"), "embed_dim"),
+    "a field out of bounds": (
+        lambda folder: change(folder / "config.json", text_config__hidden_act="__import__"),
+        "`hidden_act` must be one of",
+    ),
+    "another architecture": (
+        lambda folder: change(folder / "config.json", architectures=["../x"]),
+        "holds a ../x, which is no SViTT",
+    ),
     "code": (with_code, "contains custom code"),
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE_FOLDERS)
-def test_hostile_and_damaged_folders_are_told_in_one_sentence(folders, tmp_path, kind, monkeypatch):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_or_hostile_folder_is_one_sentence_and_no_weight_is_random(folders, tmp_path, fault, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks whether to run code"))
     folder = tmp_path / "svitt"
     shutil.copytree(folders / "svitt", folder)
-    edit, message = HOSTILE_FOLDERS[kind]
-    edit(folder)
+    damage, words = FAULTS[fault]
+    damage(folder)
     for load in (
-        lambda: load_as_saved(str(folder), ProcessingArguments()),
-        lambda: load_model_and_processor(
-            SViTTForVideoTextRetrieval, str(folder), ProcessingArguments(), DroppingArguments()
-        ),
-        lambda: start(tmp_path, {"model_name_or_path": "svitt"}),
+        lambda: load_model_and_processor(folder, SViTTForVideoTextRetrieval),
+        lambda: start(tmp_path, {"model_name_or_path": "svitt"}, processing={"num_frames": 4}),
     ):
         with pytest.raises(InputError) as error:
             load()
         sentence = str(error.value)
-        assert message in sentence and str(folder) in sentence and "\n" not in sentence and len(sentence) < 1000
+        assert words in sentence and str(folder) in sentence and "\n" not in sentence and len(sentence) < 1000
     assert not (folder / "marker").exists()
-
-
-def test_a_model_in_several_files_is_read(folders, tmp_path):
-    shutil.copytree(folders / "svitt", tmp_path / "svitt")
-    shards(tmp_path / "svitt")
-    model, _ = load_as_saved(str(tmp_path / "svitt"), ProcessingArguments())
-    assert_equal_weights(model, SViTTForPreTraining.from_pretrained(folders / "svitt").state_dict())
 
 
 def test_a_head_that_the_source_never_had_may_be_new(folders, tmp_path):
