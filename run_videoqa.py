@@ -103,12 +103,10 @@ def main():
     results = {"num_processes": args.world_size}
     rows_of = {"train": questions} if is_trained else {}
     for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
-        answering.check_answers(split, rows, answers, processor)
+        answering.check_answers(split, rows, answers)
     if is_trained:
         metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
         trainer.accelerator.print(f"train: {answering.coverage_line(metrics)}")
-        if checkpoint is not None:
-            answering.check_resumed_answers(Path(output_dir), answers)
         write_whole(output_dir, partial(write_settings, settings), partial(answering.save_answer_list, answers))
         trainer.train(checkpoint)
         trainer.save_model()
