@@ -87,16 +87,10 @@ class Split:
                 raise InputError(f"{self.origin}: {source}: there is no such annotation file.")
             if self.videos is not None and not self.videos.is_dir():
                 raise InputError(f"{self.origin}: {self.videos}: there is no such folder of videos.")
+        options |= {"columns": self.columns, "missing_videos": missing_videos, "allow_outside": self.allow_outside}
         if self.rows == "multiple_choice":
             options["num_options"] = self.num_options
-        return LOADERS[self.rows](
-            source,
-            self.videos,
-            self.columns,
-            missing_videos=missing_videos,
-            allow_outside=self.allow_outside,
-            **options,
-        )
+        return LOADERS[self.rows](source, self.videos, **options)
 
 
 @dataclass(frozen=True)
