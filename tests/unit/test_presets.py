@@ -26,7 +26,13 @@ PRETRAINING = OPTIMIZATION | {"learning_rate": 3e-5, "num_train_epochs": 10, "wa
 PRETRAINING |= {"per_device_eval_batch_size": 20, "max_text_length": 32, "mlm_prob": 0.5, "save_total_limit": 2}
 PRETRAINING |= {"fusion_token_keep_rate": 0.1, "k_test": 128, "eval_frame_ensemble": "lse"}
 QA = OPTIMIZATION | {"num_frames": 8, "num_frames_test": 24, "token_keep_rate": 0.6, "fusion_token_keep_rate": 0.5}
-QA |= {"learning_rate": 1e-5, "num_train_epochs": 10, "warmup_epochs": 0.5, "min_lr_multi": 0.1, "per_device_eval_batch_size": 8}
+QA |= {
+    "learning_rate": 1e-5,
+    "num_train_epochs": 10,
+    "warmup_epochs": 0.5,
+    "min_lr_multi": 0.1,
+    "per_device_eval_batch_size": 8,
+}
 QA |= {"max_question_length": 25, "max_answer_length": 5, "k_test": 128, "eval_frame_ensemble": "lse"}
 SETTINGS = {
     "pretraining": {
@@ -301,7 +307,9 @@ def test_evaluation_leaves_dropping_in_fusion_to_the_model():
     """A converted checkpoint, which the original evaluates with all tokens in fusion, is evaluated so here."""
     given = [f"--{name}={value}" for name, value in SETTINGS["retrieval"]["didemo"].items()]
     options = {name.strip("-").partition("=")[0] for name in given}
-    settings = dataclass(type("Settings", (), {"__annotations__": dict.fromkeys(options, str), **dict.fromkeys(options)}))
+    settings = dataclass(
+        type("Settings", (), {"__annotations__": dict.fromkeys(options, str), **dict.fromkeys(options)})
+    )
 
     def rate(*args, name="didemo"):
         parser = HfArgumentParser((DatasetArguments, settings, EvaluateOnly))
