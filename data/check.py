@@ -71,6 +71,7 @@ def check_videos(
         videos = dict.fromkeys(sorted(filter(is_video, files_below(video_dir))), video_dir)
     if not videos and not bad:
         raise InputError(f"{video_dir}: holds no video ({' '.join(VIDEO_EXTENSIONS)}).")
+    write_bad_videos(report, bad)  # now, lest it cannot be written after hours
     results = in_workers(
         partial(check_video, num_frames=num_frames, full=full), videos, "checking", num_workers, timeout
     )
