@@ -166,14 +166,14 @@ def contact_sheet(maps: TokenMaps) -> Image.Image:
 def overlay(maps: TokenMaps, path: str | Path, fps: float = 2.0):
     """Write an MP4 of T frames: the video, beside it what the video encoder keeps, and what the sentence keeps."""
     kept = [maps.stages()[0][1], *maps.vision[-1:], *maps.fusion[-1:]]
+    pictures = [beside(panels) for panels in zip(*(shown(maps.frames, one) for one in kept), strict=True)]
+    height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # colours are of 2 x 2 pixels
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
-        stream.pix_fmt = "yuv420p"  # which all players know
-        for panels in zip(*(shown(maps.frames, one) for one in kept), strict=True):
-            picture = beside(panels)
-            picture = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]  # colours are of 2 x 2 pixels
-            stream.height, stream.width, _ = picture.shape
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"  # which all players know
+        for picture in pictures:
+            picture = np.ascontiguousarray(picture[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode())
 
 

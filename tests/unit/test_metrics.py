@@ -7,7 +7,7 @@ import evaluate
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -122,5 +122,5 @@ def test_bad_input_of_accuracy(accuracy):
         accuracy.compute(predictions=["cat", "dog"], references=[["cat"], []])
     with pytest.raises(ValueError, match="at least one question"):
         accuracy.compute(predictions=[], references=[])
-    with pytest.raises(ValueError, match="those of each of 1 questions, got 2"):
+    with pytest.raises(ValueError, match="one for each question, 1, got 2"):
         accuracy.compute(predictions=["cat"], references=[["cat"]], question_types=[["a"], ["b"]])

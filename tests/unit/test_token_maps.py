@@ -2,7 +2,6 @@
 """Token maps: masks are those of the model's own positions, pictures show exactly them."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -11,30 +10,37 @@ from PIL import Image
 from transformers import BertTokenizer
 
 from svitt import (
+    SViTTConfig,
     SViTTForVideoClassification,
     SViTTForVideoQuestionAnswering,
     SViTTModel,
     SViTTProcessor,
     SViTTVideoProcessor,
+    SViTTVisionModel,
 )
+from svitt.errors import InputError
 from svitt.modeling_svitt import token_order
-from svitt.search.maps import (
-    LABEL_WIDTH,
-    MARGIN,
-    NOTHING_IS_DROPPED,
-    TokenMaps,
-    contact_sheet,
-    main,
-    not_in_font,
-    notes,
-    overlay,
-    token_maps,
-)
-
-from .unit.test_modeling import task_model, vision_model
+from svitt.search.maps import LINE_HEIGHT, MARGIN, TokenMaps, contact_sheet, explain, overlay, token_maps
 
 TEXT = "a red b"
 DENSE = {"token_keep_rate": 1.0}
+SMALL = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 32}
+
+
+def task_model(model_class, vision=None, text=None, **settings):
+    """Random weights large enough to matter; the video encoder drops in layers 0 and 2, fusion in layer 2."""
+    torch.manual_seed(0)
+    drops = {"token_keep_rate": 0.7, "token_drop_loc": [0, 2], "num_frames": 3, "image_size": 32, "patch_size": 8}
+    fusion = {"token_keep_rate": 0.5, "token_drop_loc": [2], "fusion_layer": 2, "encoder_width": 24, "vocab_size": 60}
+    fusion |= {"bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4, "max_position_embeddings": 32}
+    config = SViTTConfig(
+        vision_config=SMALL | drops | (vision or {}), text_config=SMALL | fusion | (text or {}), embed_dim=8, **settings
+    )
+    model = model_class(config.vision_config if model_class is SViTTVisionModel else config)
+    for name, parameter in model.named_parameters():
+        if name != "temp" and "norm" not in name.lower():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +122,7 @@ def test_maps_of_several_clips_are_those_of_each_in_the_order_of_the_video(proce
 
 def test_sentences_keep_different_patches(processor):
     model = task_model(SViTTModel)
-    one, other = (token_maps(model, processor, video(), text) for text in ("a red b", "7 7 7 7 9"))
+    one, other = (token_maps(model, processor, video(), text) for text in (TEXT, "30 31 32 33 34 35 36"))
     assert np.array_equal(one.vision, other.vision) and not np.array_equal(one.fusion, other.fusion)
 
 
@@ -125,29 +131,27 @@ def test_questions_and_bare_encoders_and_training_mode(processor):
     maps = token_maps(model.train(), processor, video(), TEXT)
     assert [mask.sum() for mask in (*maps.vision, *maps.fusion)] == [34, 24, 12]
     assert np.array_equal(maps.fusion, token_maps(model, processor, video(), TEXT).fusion)
-    encoder = vision_model(token_keep_strategy="random")
+    encoder = task_model(SViTTVisionModel, vision={"token_keep_strategy": "random"})
     assert token_maps(encoder, processor, video()).vision.sum(axis=(1, 2, 3)).tolist() == [34, 24]
-    with pytest.raises(ValueError, match="SViTTForVideoClassification looks at videos only"):
+    with pytest.raises(InputError, match="SViTTForVideoClassification looks at videos only"):
         token_maps(task_model(SViTTForVideoClassification), processor, video(), TEXT)
-    with pytest.raises(ValueError, match="must be one video, got 2"):
-        token_maps(encoder, processor, [video(), video()])
 
 
 # ---- Pictures
 
 
-def cells(sheet, num_rows, num_frames, side=128):
+def cells(sheet, num_rows, num_frames, top, side=128):
     """Frames of a contact sheet: (rows, frames, side, side, 3)."""
     pixels = np.asarray(sheet.convert("RGB"))
-    rows = [MARGIN + row * (side + MARGIN) for row in range(num_rows)]
-    columns = [LABEL_WIDTH + column * (side + MARGIN) for column in range(num_frames)]
+    rows = [top + LINE_HEIGHT + row * (LINE_HEIGHT + side + MARGIN) for row in range(num_rows)]
+    columns = [MARGIN + column * (side + MARGIN) for column in range(num_frames)]
     return np.array([[pixels[y : y + side, x : x + side] for x in columns] for y in rows])
 
 
 def test_the_pixels_darkened_are_those_of_patches_dropped(processor, tmp_path):
     maps = token_maps(task_model(SViTTModel), processor, video(), TEXT)
     contact_sheet(maps).save(tmp_path / "sheet.png")
-    rows = cells(Image.open(tmp_path / "sheet.png"), 4, 3)
+    rows = cells(Image.open(tmp_path / "sheet.png"), 4, 3, MARGIN + LINE_HEIGHT)
     assert np.array_equal(rows[0], maps.frames.repeat(4, axis=1).repeat(4, axis=2))
     for row, kept in zip(rows[1:], [*maps.vision, *maps.fusion], strict=True):
         kept = kept.repeat(32, axis=1).repeat(32, axis=2)
@@ -158,105 +162,56 @@ def test_the_pixels_darkened_are_those_of_patches_dropped(processor, tmp_path):
 def test_black_patches_show_that_they_are_dropped():
     kept = np.array([[[[True, False]] * 2]])
     maps = TokenMaps(np.zeros((1, 128, 128, 3), np.uint8), kept, [0], None, kept[:0], [])
-    row = cells(contact_sheet(maps), 2, 1)[1, 0]
+    row = cells(contact_sheet(maps), 2, 1, MARGIN)[1, 0]
     assert (row[:, :64] == 0).all() and (row[:, 64:] == (0, 0, 48)).all()
 
 
-def test_a_dense_model_says_that_nothing_is_dropped(processor):
-    model = task_model(SViTTModel, vision=DENSE, text=DENSE)
-    maps = token_maps(model, processor, video(), TEXT)
-    assert len(maps.vision) == len(maps.fusion) == 0
-    assert notes(maps) == f'Sentence: "{TEXT}". {NOTHING_IS_DROPPED}'
-    sheet = contact_sheet(maps)
-    assert np.array_equal(cells(sheet, 1, 3)[0], maps.frames.repeat(4, axis=1).repeat(4, axis=2))
-    assert (np.asarray(sheet)[MARGIN + 128 :] < 128).any()  # the sentence
-    assert NOTHING_IS_DROPPED not in notes(token_maps(task_model(SViTTModel), processor, video()))
+def test_a_dense_model_has_the_video_alone(processor):
+    maps = token_maps(task_model(SViTTModel, vision=DENSE, text=DENSE), processor, video(), TEXT)
+    assert maps.labels() == ["video: 48 of 48 patches, 100%"]
+    assert np.array_equal(
+        cells(contact_sheet(maps), 1, 3, MARGIN + LINE_HEIGHT)[0], maps.frames.repeat(4, axis=1).repeat(4, axis=2)
+    )
 
 
 @pytest.mark.parametrize("num_frames", [1, 3])
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_an_overlay_has_a_frame_for_each_and_shows_the_last_maps(processor, tmp_path, decode_all, suffix, num_frames):
+def test_an_overlay_has_a_frame_for_each_and_shows_the_last_maps(processor, tmp_path, decode_all, num_frames):
     maps = token_maps(task_model(SViTTModel), processor, video(), TEXT, num_frames=num_frames)
-    path = tmp_path / f"maps{suffix}"
-    overlay(maps, path, fps=4)
-    if suffix == ".mp4":
-        frames = decode_all(path)
-    else:
-        picture = Image.open(path)
-        assert num_frames == 1 or picture.info["duration"] == 250
-        frames = []
-        for number in range(picture.n_frames):
-            picture.seek(number)
-            frames.append(np.asarray(picture.convert("RGB")))
+    overlay(maps, tmp_path / "maps.mp4", fps=4)
+    frames = decode_all(tmp_path / "maps.mp4")
     assert len(frames) == num_frames
-    everything = np.ones_like(maps.vision[-1])
-    for panel, kept in enumerate((everything, maps.vision[-1], maps.fusion[-1])):
-        left = MARGIN + panel * (128 + MARGIN)
-        reds = np.array(frames)[:, MARGIN : MARGIN + 128, left : left + 128, 0]
-        of_patches = reds.reshape(num_frames, 4, 32, 4, 32).mean(axis=(2, 4))
+    for panel, kept in enumerate((np.ones_like(maps.vision[-1]), maps.vision[-1], maps.fusion[-1])):
+        left = panel * (128 + MARGIN)
+        of_patches = frames[:, :128, left : left + 128, 0].reshape(num_frames, 4, 32, 4, 32).mean(axis=(2, 4))
         assert np.array_equal(of_patches > 128, kept)
 
 
-def test_what_the_font_lacks():
-    """Compared with a picture of a noncharacter, which is a box."""
-    assert not_in_font('Sentence: "a red 狗抓狗". ☂') == "狗抓☂" and not_in_font("a cat, 7 dogs!") == ""
+# ---- Explain
 
 
-def test_an_overlay_of_another_kind_is_refused(processor, tmp_path):
-    maps = token_maps(task_model(SViTTModel), processor, video())
-    with pytest.raises(ValueError, match=r"maps\.avi: must end in \.mp4 or \.gif"):
-        overlay(maps, tmp_path / "maps.avi")
-
-
-# ---- Command line
-
-
-def run(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", ["token_maps", *map(str, args)])
-    main()
-
-
-def test_command_line_writes_pictures_and_tells_shares(demo, tmp_path, monkeypatch, capsys, decode_all):
+def test_explain_writes_pictures_and_returns_shares(demo, tmp_path, decode_all):
     clip, outputs = demo / "data/videos/test_00000.mp4", [tmp_path / "sheet.png", tmp_path / "maps.mp4"]
-    text = ["--text", "a red circle hops"]
-    run(monkeypatch, clip, "--model", demo / "model", *text, "--num_clips", 2, "--output", *outputs)
-    printed = capsys.readouterr().out
-    assert "video encoder, layer 1: 90 of 128 patches, 70%" in printed and "fusion, layer 2: " in printed
-    assert printed.endswith('Sentence: "a red circle hops".\n')
-    assert cells(Image.open(outputs[0]), 5, 8).min() < 255 and len(decode_all(outputs[1])) == 8
+    labels = explain(str(clip), str(demo / "model"), "a red circle hops", outputs, num_clips=2)
+    assert "video encoder, layer 1: 90 of 128 patches, 70%" in labels and labels[-1].startswith("fusion, layer ")
+    assert Image.open(outputs[0]).width > 8 * 64 and len(decode_all(outputs[1])) == 8
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "words"),
     [
-        (["--output", "maps.txt"], "--output maps.txt: must end in one of .png"),
-        (["--output", "nosuch/maps.png"], "--output nosuch/maps.png: there is no such folder."),
-        (["--output", "folder.png"], "--output folder.png: is a folder; name a file."),
-        (["--num_clips", "0"], "--num_clips 0: must be at least 1."),
-        (["--fps", "nan"], "--fps nan: must be from 0.1 to 50."),
-        (["--num_frames", "0"], "--num_frames 0: must be at least 1."),
-        (["--text", ""], "The query is empty"),
-        (["--text", "собака ловит"], "The query 'собака ловит' has CYRILLIC letters"),
-        (["--num_frames", "1000"], "`max_num_frames`"),
-        (["--model", "./nosuch"], "./nosuch: there is no such folder."),
-        (["--model", "no/such"], "no/such: there is no such model."),
-        (["--model", "bert"], "bert: holds a BertModel, which is no SViTT."),
+        ({"output": ["maps.txt"]}, "`output` must end in one of .png"),
+        ({"output": ["nosuch/maps.png"]}, "`output` must be in a folder that exists"),
+        ({"output": ["folder.png"]}, "folder.png: cannot be written"),
+        ({"num_clips": 0}, "`num_clips` must be at least 1"),
+        ({"fps": float("nan")}, "`fps` must be from 0.1 to 50"),
+        ({"num_frames": 0}, "`num_frames` must be at least 1"),
+        ({"model": "./nosuch"}, "./nosuch: there is no such folder."),
     ],
 )
-def test_wrong_options_are_one_sentence(demo, tmp_path, monkeypatch, capsys, options, message):
+def test_wrong_options_are_one_sentence(demo, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    (tmp_path / "bert").mkdir()
     (tmp_path / "folder.png").mkdir()
-    (tmp_path / "bert/config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, demo / "data/videos/test_00000.mp4", "--model", demo / "model", *options)
-    assert ended.value.code == 2 and message in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} == {"bert", "folder.png"}
-
-
-def test_a_bad_video_is_one_sentence(demo, tmp_path, monkeypatch, capsys):
-    (tmp_path / "bad.mp4").write_text("not a video")
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, tmp_path / "bad.mp4", "--model", demo / "model", "--output", tmp_path / "sheet.png")
-    assert ended.value.code == 2 and "bad.mp4" in capsys.readouterr().err and not (tmp_path / "sheet.png").exists()
+    settings = {"video": str(demo / "data/videos/test_00000.mp4"), "model": str(demo / "model")} | options
+    with pytest.raises(InputError, match=words):
+        explain(**settings)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.png"}
