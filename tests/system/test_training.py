@@ -18,7 +18,6 @@ from unittest import mock
 import psutil
 import pytest
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
