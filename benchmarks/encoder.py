@@ -97,7 +97,9 @@ def make_call(args: argparse.Namespace, name: str, num_frames: int, device: str)
 
 
 def make_matching(args: argparse.Namespace) -> dict[str, Call]:
-    """Return ways to score `--rerank` captions for a video; each returns the scores."""
+    """Return ways to score `--rerank` captions for a video: each pair by itself, or sharing its keys and values."""
+    from svitt.evaluation.retrieval import itm_scores  # brings data sets along, which the encoder needs none of
+
     vision = vision_settings(args, args.frames[0])
     same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     text = {name: vision[name] for name in same} | {"encoder_width": args.hidden_size}
@@ -115,20 +117,17 @@ def make_matching(args: argparse.Namespace) -> dict[str, Call]:
         texts = model.get_text_features(ids, mask).last_hidden_state
 
     @torch.no_grad()
-    def match(videos: torch.Tensor, chosen=slice(None), length: int = TEXT_LENGTH) -> torch.Tensor:
-        states, is_word = texts[chosen, :length], mask[chosen, :length]
-        return model.match(video_hidden_states=videos, text_hidden_states=states, attention_mask=is_word)
+    def match(videos: torch.Tensor) -> torch.Tensor:
+        return model.match(video_hidden_states=videos, text_hidden_states=texts, attention_mask=mask)
 
-    def by_length() -> torch.Tensor:
-        scores = torch.empty(args.rerank, device=args.device)
-        for chosen in lengths.argsort().split(max(args.rerank // 4, 1)):
-            scores[chosen] = match(video, chosen, int(lengths[chosen].max()))
-        return scores
+    def of_evaluation() -> torch.Tensor:
+        pairs = torch.ones(1, args.rerank, dtype=torch.bool)
+        return itm_scores(model, [video], texts, mask, pairs, "mean")[0].to(args.device)
 
     return {
         "naive": lambda: match(video.repeat(args.rerank, 1, 1)),
-        "shared": lambda: match(video),
-        "shared, by length": by_length,
+        "match": lambda: match(video),
+        "itm_scores": of_evaluation,
     }
 
 
