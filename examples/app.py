@@ -31,8 +31,8 @@ from svitt.errors import InputError, exit_on_bad_input, sentence_of
 from svitt.evaluation.answering import AnsweringArguments, find_answer_list
 from svitt.processing_svitt import read_video, sample_frame_indices
 from svitt.search import Hit, IndexReport, SViTTIndex
-from svitt.search.cli import clock, summary
 from svitt.search.clips import frames_shown, times_or_equal
+from svitt.search.index import clock, summary
 from svitt.search.maps import contact_sheet, overlay, token_maps
 
 DEMO = Path("demo")  # of `make demo` and `make demo-qa`
