@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
+from datasets import Dataset
 
 from .errors import ArgumentError, InputError, sentence_of, writing
 from .processing_svitt import VideoDecodeError
@@ -62,10 +63,10 @@ def fail_together(function: Callable, *args, **kwargs) -> Any:
 
 
 def share_of(items):
-    """Return this process's items of a list or Dataset: every `num_processes`-th, from its index on."""
+    """Return this process's items of a list, tensor or Dataset: every `num_processes`-th, from its index on."""
     state = PartialState()
     share = slice(state.process_index, None, state.num_processes)
-    return items[share] if isinstance(items, list) else items.select(range(len(items))[share])
+    return items.select(range(len(items))[share]) if isinstance(items, Dataset) else items[share]
 
 
 def numbers_of_share(length: int) -> range:
