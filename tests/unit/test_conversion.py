@@ -1,7 +1,6 @@
 """Names, positions, safe reading, original checkpoints and pretrained towers."""
 
 import json
-import math
 import pathlib
 
 import pytest
@@ -32,10 +31,9 @@ from svitt.conversion import (
     convert_checkpoint,
     convert_state_dict,
     decoder_from_fusion_layers,
-    expand_num_frames,
+    expanded,
     infer_config,
     init_from_towers,
-    resize_position_embeddings,
     resize_relative_position_bias,
 )
 from svitt.errors import InputError
@@ -121,12 +119,6 @@ def test_two_names_of_one_weight_are_an_error():
         convert_state_dict(original)
 
 
-def test_index_buffers_are_listed(caplog):
-    with caplog.at_level("INFO", "svitt.conversion"):
-        convert_state_dict(original_weights("pretrain"))
-    assert "relative_position_index" in caplog.text and "position_ids" in caplog.text
-
-
 def test_tied_weights_that_differ_are_reported_and_made_one(caplog):
     original = original_weights("pretrain")
     original["text_encoder.cls.predictions.decoder.weight"] += 1
@@ -161,53 +153,9 @@ def test_downstream_models_start_from_the_keys_of_the_original(run):
     assert downstream_sources(original, run) == run["loaded_from"]
 
 
-def test_question_answering_starts_from_a_pretrained_model():
-    weights = convert_state_dict(original_weights("pretrain"))
-    config = infer_config(converted("pretrain"), original_config(), text_config={"num_attention_heads": 4})
-    model = SViTTForVideoQuestionAnswering(config)
-    weights |= decoder_from_fusion_layers(weights, config.text_config.fusion_layer)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not missing
-    assert {name.split(".")[0] for name in unexpected if ".pooler." not in name} == {
-        "cls",
-        "itm_head",
-        "temp",
-        "text_proj",
-        "vision_proj",
-    }
-    layers = model.text_decoder.bert.encoder.layer
-    assert len(layers) == 2
-    for layer, source in zip(layers, model.text_model.encoder.layer[2:], strict=True):
-        assert torch.equal(layer.crossattention.self.key.weight, source.crossattention.self.key.weight)
-
-
 # ----------------------------------------------------------------------------------------------------
 # Positions
 # ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", json.loads((GOLDEN / "case08_relpos_interpolation" / "config.json").read_text())["tables"]
-)
-def test_relative_position_bias_golden(name, golden, assert_close):
-    case = golden("case08_relpos_interpolation")
-    table = case.json["tables"][name]
-    side = (math.isqrt((table["src_rows"] - 3) // table["src_t_size"]) + 1) // 2
-    source_grid = ((table["src_t_size"] + 1) // 2, side, side)
-    actual = resize_relative_position_bias(case.inputs[name], source_grid, tuple(table["dst_window"]))
-    assert_close(actual, case.outputs[name])
-
-
-def test_relative_position_bias_of_images_golden(golden, assert_close):
-    case = golden("case08b_relpos_interpolation_2d")
-    actual = resize_relative_position_bias(case.inputs["table"], (1, 4, 4), (1, 5, 5))
-    assert_close(actual, case.outputs["table"])
-
-
-def test_absolute_positions_golden(golden, assert_close):
-    case = golden("case08c_abs_pos_interpolation")
-    assert_close(resize_position_embeddings(case.inputs["pos"], 6), case.outputs["pos"])
-    assert resize_position_embeddings(case.inputs["pos"], 4) is case.inputs["pos"]
 
 
 def test_space_and_time_are_resized_together(assert_close):
@@ -226,29 +174,19 @@ def test_a_table_of_another_grid_is_an_error():
         resize_relative_position_bias(torch.zeros(52, 4), (2, 4, 4), (4, 4, 4))
 
 
-def test_expand_num_frames(golden, assert_close):
-    """The model for longer clips has the golden table, and agrees with the old one resized on the fly."""
-    case = golden("case08_relpos_interpolation")
+def test_a_model_for_longer_clips_agrees_with_the_old_one_resized_on_the_fly(assert_close):
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    dense = {"token_drop_loc": [0], "token_keep_rate": 1.0, "sparse_random_attn": None}
     config = SViTTConfig(
-        vision_config=dict(
-            num_frames=4, image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2
-        )
-        | dict(intermediate_size=32, token_drop_loc=[0], token_keep_rate=1.0, sparse_random_attn=None),
-        text_config=dict(vocab_size=200, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
-        | dict(intermediate_size=32, fusion_layer=1, encoder_width=16, mask_token_id=4),
+        vision_config=size | dense | {"num_frames": 4, "image_size": 32, "patch_size": 8},
+        text_config=size | {"vocab_size": 200, "fusion_layer": 1, "encoder_width": 16, "mask_token_id": 4},
     )
-    model = SViTTModel(config).eval()
-    tables = [name for name in model.state_dict() if name.endswith("bias_table")]
-    model.load_state_dict({name: case.inputs["f_T4_to_T8"] for name in tables}, strict=False)
-    weights, longer = expand_num_frames(model.state_dict(), config, 8)
-    assert (config.vision_config.num_frames, longer.vision_config.num_frames) == (4, 8)
-    for name in tables:
-        assert_close(weights[name], case.outputs["f_T4_to_T8"])
-    expanded = SViTTModel(longer).eval()
-    expanded.load_state_dict(weights)
+    model = randomise(SViTTModel(config))
+    longer = expanded(model, 8).eval()
+    assert (model.config.vision_config.num_frames, longer.config.vision_config.num_frames) == (4, 8)
     clip = torch.randn(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert_close(expanded.vision_model(clip).pooler_output, model.vision_model(clip).pooler_output)
+        assert_close(longer.vision_model(clip).pooler_output, model.vision_model(clip).pooler_output)
 
 
 # ----------------------------------------------------------------------------------------------------
