@@ -43,8 +43,7 @@ class Video:
         """What [`read_video`] takes."""
         if self.shard is None:
             return self.name
-        member = {"shard": self.shard, "offset": self.offset, "size": self.size, "path": self.name}
-        return read_member({"video": member})["video"]
+        return {"path": self.name, "bytes": read_member(self.shard, self.offset, self.size)}
 
     def is_unchanged(self) -> bool:
         """Whether the file is there, as it was."""

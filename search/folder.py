@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
-from ..data.check import write_line
+from ..data.check import write_bad_videos
 from ..distributed import fail_together, write_whole_file
 from ..errors import InputError, writing
 from .table import ClipTable
@@ -83,11 +83,13 @@ class BadVideos:
         return errors
 
     def add(self, video: str, error: str):
-        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
-            write_line(file, {"video": video, "error": error})
+        write_bad_videos(self.path, [{"video": video, "error": error, "where": "index"}], append=True)
 
     def write(self, errors: dict[str, str]):
         """In place of all that was there."""
-        lines = (json.dumps({"video": video, "error": errors[video]}, ensure_ascii=False) for video in sorted(errors))
+        lines = (
+            json.dumps({"video": video, "error": errors[video], "where": "index"}, ensure_ascii=False)
+            for video in sorted(errors)
+        )
         with writing(self.path):
             write_whole_file(self.path, "".join(f"{line}\n" for line in lines))
