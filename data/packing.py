@@ -114,7 +114,7 @@ def pack(
 
 
 def read_samples(annotation_files: list[str], video_dir: str, **options) -> list[dict]:
-    """Return the videos of annotations in their order, each with its path, its size and all that is annotated of it."""
+    """Return the videos of annotations in their order, each with its path, its size and all that is said of it."""
     kind, samples = kind_of(annotation_files[0]), {}
     for file in annotation_files:
         rows = Rows(file, video_dir, **options)
@@ -128,9 +128,9 @@ def read_samples(annotation_files: list[str], video_dir: str, **options) -> list
                     for name, values in fields.items():
                         samples[key]["fields"][name] += values
                     continue
-                sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path))}
-                sample["fields"] = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
-                samples[key] = sample
+                sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path)), "where": row.where}
+                fields_of = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
+                samples[key] = sample | {"fields": fields_of}
     return list(samples.values())
 
 
@@ -141,7 +141,7 @@ def write_shard(path: Path, samples: list[dict], videos: Iterator, may_skip: boo
         for sample, video in zip(samples, videos, strict=False):
             name = sample["fields"]["video"]
             if isinstance(video, VideoDecodeError) and may_skip:
-                bad.append({"video": name, "error": str(video), "where": path.name})
+                bad.append({"video": name, "error": str(video), "where": sample["where"]})
                 continue
             if isinstance(video, Exception):
                 raise video

@@ -276,6 +276,9 @@ def test_questions(video_dir):
     assert "question_type" not in text_ids.column_names
     rows = [{key: value for key, value in row.items() if key != "question_id"} for row in rows]
     assert load_questions(write(video_dir, rows), video_dir)["question_id"][:] == [0, 1]
+    options = {"options": ["dog", "cat"], "answer": ["cat", 0]}
+    questions = load_questions(write(video_dir, [QUESTION | options]), video_dir)
+    assert (questions["answer"][:], questions["options"][:]) == ([["cat", "dog"]], [["dog", "cat"]])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-from functools import partial
 from itertools import cycle, islice
 
 import numpy as np
@@ -264,9 +263,6 @@ def test_rows_of_shards_are_shuffled_a_few_shards_at_a_time():
 
 def mixed_loader(num_workers=0, seed=0):
     """Batches of two of 11 rows, and of three of 7 rows, which hold what was drawn for them."""
-
-    def clips(num_rows):
-        return ClipDataset(videos_of(range(num_rows)), partial(torch.tensor), "skip", seed)
 
     parts = {"video": ClipDataset(videos_of(range(11)), draw), "image": ClipDataset(videos_of(range(7)), draw)}
     batches = {"video": ShuffledBatches(11, 2, seed), "image": ShuffledBatches(7, 3, seed)}

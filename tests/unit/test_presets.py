@@ -2,7 +2,7 @@
 """Presets: each loads from files laid out as the original's users have them; faults are sentences."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 
 import av
@@ -305,24 +305,16 @@ def test_faults_of_ones_own_file(tmp_path, content, message):
 
 def test_evaluation_leaves_dropping_in_fusion_to_the_model():
     """A converted checkpoint, which the original evaluates with all tokens in fusion, is evaluated so here."""
-    given = [f"--{name}={value}" for name, value in SETTINGS["retrieval"]["didemo"].items()]
-    options = {name.strip("-").partition("=")[0] for name in given}
-    settings = dataclass(
-        type("Settings", (), {"__annotations__": dict.fromkeys(options, str), **dict.fromkeys(options)})
-    )
+    options = [(name, str, None) for name in SETTINGS["retrieval"]["didemo"]]
+    settings = make_dataclass("Settings", [*options, ("evaluate_only", bool, False)])
 
     def rate(*args, name="didemo"):
-        parser = HfArgumentParser((DatasetArguments, settings, EvaluateOnly))
+        parser = HfArgumentParser((DatasetArguments, settings))
         return parse_with_preset(parser, "retrieval", ["--dataset", name, *args])[1][1].fusion_token_keep_rate
 
     assert rate() == rate("--evaluate_only", "False") == "0.1"
     assert rate("--evaluate_only") is rate(name="msrvtt_mc") is None
     assert rate("--evaluate_only", "--fusion_token_keep_rate", "0.2") == "0.2"
-
-
-@dataclass
-class EvaluateOnly:
-    evaluate_only: bool = False
 
 
 def test_settings_are_defaults_that_a_configuration_and_the_command_line_override(tmp_path):
