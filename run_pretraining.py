@@ -75,7 +75,7 @@ def main():
     retrieval.check_stop_key(task.stop_key, sets)
     pairs = {}
     for split in training.values():
-        captions = split.load(missing_videos=processing.missing_videos(is_training=True))
+        captions = split.load(processing.missing_videos(is_training=True))
         pairs.setdefault(split.medium, []).append(annotations.training_pairs(captions, task.match_by))
     pairs = {medium: annotations.join_pairs(parts) for medium, parts in pairs.items()}
 
@@ -108,7 +108,7 @@ def main():
     )
     write_whole(output_dir, partial(write_settings, settings))
     trainer.train(checkpoint)
-    trainer.save_model()
+    write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
 
     results = {split: evaluate(model, split) for split in sets}
     if sets:

@@ -26,12 +26,12 @@ from svitt import SViTTForVideoTextRetrieval
 from svitt.conversion import load_model_and_processor
 from svitt.data import annotations, loaders, presets
 from svitt.distributed import check_launch, check_output, write_whole
-from svitt.errors import InputError, exit_on_bad_input
+from svitt.errors import exit_on_bad_input
 from svitt.evaluation import retrieval
 from svitt.training import start
 from svitt.training.card import settings_of, write_card, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
-from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments, check_task
 
 
 @dataclass
@@ -44,10 +44,7 @@ class TaskArguments:
     evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
     stop_key: str | None = field(
         default=None,
-        metadata={
-            "help": "Split whose best r_mean, or accuracy of multiple choice, picks the epoch to keep: `validation` if "
-            "given, else the last."
-        },
+        metadata={"help": "Split whose best r_mean, or accuracy of multiple choice, is kept: `validation` if given."},
     )
     join_captions: bool = field(
         default=False, metadata={"help": "Paragraph retrieval: join a row's captions into one (DiDeMo, ActivityNet)."}
@@ -74,27 +71,21 @@ def main():
     stop_key = task.stop_key or ("validation" if "validation" in sets else None)
     retrieval.check_stop_key(stop_key, sets)
     is_trained = "train" in splits and not task.evaluate_only
-    if not is_trained and not sets:
-        raise InputError("There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate.")
-    if not is_trained and args.push_to_hub:
-        raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")
-    pairs = None
+    check_task(is_trained, sets, args)
     if is_trained:
-        missing = processing.missing_videos(is_training=True)
-        captions = splits["train"].load(join_captions=task.join_captions, missing_videos=missing)
+        missing_videos = processing.missing_videos(is_training=True)
+        captions = splits["train"].load(missing_videos, join_captions=task.join_captions)
         pairs = annotations.training_pairs(captions, task.match_by)
 
     set_seed(args.seed)
+    lengths = {name: getattr(processing, name) for name in ("num_frames", "max_text_length")}
     model, processor = load_model_and_processor(
-        task.model_name_or_path,
-        SViTTForVideoTextRetrieval,
-        num_frames=processing.num_frames,
-        max_text_length=processing.max_text_length,
-        **vars(dropping),
+        task.model_name_or_path, SViTTForVideoTextRetrieval, **lengths, **vars(dropping)
     )
     evaluation.set_frames(processor.video_processor.num_frames)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
-    reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
+    num_workers = args.dataloader_num_workers
+    reading = processing, bad_videos, args.per_device_eval_batch_size, num_workers
 
     def score(model: SViTTForVideoTextRetrieval, split: str):
         return retrieval.score_split(trainer.accelerator, model, split, sets[split], processor, evaluation, *reading)
@@ -103,12 +94,12 @@ def main():
         metrics = retrieval.metrics_of(score(model, split), sets[split])
         return {f"{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
 
-    loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
+    loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed, num_workers
     is_choice = isinstance(sets.get(stop_key), annotations.ChoiceSet)
     trainer = SViTTTrainer(
         model,
         args,
-        pairs and loaders.training_loader({"video": pairs}, processor, *loading, args.dataloader_num_workers),
+        loaders.training_loader({"video": pairs}, processor, *loading) if is_trained else None,
         partial(loaders.to_model_inputs, processor=processor),
         validate,
         eval_splits=[stop_key] if stop_key else [],
@@ -120,7 +111,7 @@ def main():
     if is_trained:
         write_whole(output_dir, partial(write_settings, settings))
         trainer.train(checkpoint)
-        trainer.save_model()
+        write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
         facts |= {"epoch": trainer.best_epoch}
 
     results = {}

@@ -26,12 +26,12 @@ from transformers import HfArgumentParser, set_seed
 from svitt import SViTTForVideoQuestionAnswering
 from svitt.data import loaders, presets
 from svitt.distributed import check_launch, check_output, write_whole
-from svitt.errors import InputError, exit_on_bad_input
+from svitt.errors import exit_on_bad_input
 from svitt.evaluation import answering, retrieval
 from svitt.training import start
 from svitt.training.card import settings_of, write_card, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
-from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments, check_task
 
 
 @dataclass
@@ -63,11 +63,8 @@ def main():
     stop_key = task.stop_key or ("validation" if "validation" in sets else None)
     retrieval.check_stop_key(stop_key, sets)
     is_trained = "train" in splits and not task.evaluate_only
-    if not is_trained and not sets:
-        raise InputError("There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate.")
-    if not is_trained and args.push_to_hub:
-        raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")
-    questions = splits["train"].load(missing_videos=processing.missing_videos(is_training=True)) if is_trained else None
+    check_task(is_trained, sets, args)
+    questions = splits["train"].load(processing.missing_videos(is_training=True)) if is_trained else None
 
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, dropping, processing)
@@ -76,6 +73,9 @@ def main():
     answers = answering.find_answer_list(
         answering_args, preset, questions, splits.get("train"), source.model_name_or_path
     )
+    rows_of = {"train": questions} if is_trained else {}
+    for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
+        answering.check_answers(split, rows, answers)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
 
@@ -101,15 +101,12 @@ def main():
         processing_class=processor,
     )
     results = {"num_processes": args.world_size}
-    rows_of = {"train": questions} if is_trained else {}
-    for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
-        answering.check_answers(split, rows, answers)
     if is_trained:
         metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
         trainer.accelerator.print(f"train: {answering.coverage_line(metrics)}")
         write_whole(output_dir, partial(write_settings, settings), partial(answering.save_answer_list, answers))
         trainer.train(checkpoint)
-        trainer.save_model()
+        write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
         results |= {"train": metrics, "epoch": trainer.best_epoch}
     elif trainer.is_world_process_zero():
         answering.warn_of_new_decoder(model, source.model_name_or_path)
@@ -123,11 +120,11 @@ def main():
         )
     write_whole(output_dir, partial(write_settings, settings), partial(write_results, results))
     if is_trained:
-        rows = {}
-        for split in sets:
-            for name, key in {"model": "accuracy", "most frequent answer": "most_frequent", "chance": "chance"}.items():
-                if key in results[split]:
-                    rows[f"{split}, {name}"] = answering.flat_metrics(results[split][key])
+        rows = {
+            f"{split}, {name}": figures
+            for split in sets
+            for name, figures in answering.compared(results[split]).items()
+        }
         base_model = source.model_name_or_path or source.vision_name_or_path or source.config_name
         write_card(trainer, rows, [splits["train"].source], base_model)
     if args.push_to_hub:

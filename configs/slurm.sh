@@ -13,7 +13,7 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
-config=${CONFIG:-configs/ddp.yaml} # or configs/fsdp2.yaml
+config=${CONFIG:-configs/ddp.yaml}
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 
 save_and_queue_again() {

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -407,6 +407,14 @@ class RunCallback(TrainerCallback):
             text = f"SIGTERM: stopped after update {state.global_step}; --resume_from_checkpoint latest goes on."
             trainer.accelerator.print(text, flush=True)
             sys.exit(0)
+
+
+def check_task(is_trained: bool, eval_splits: Collection[str], args: SViTTTrainingArguments):
+    """Raise an `InputError` where there is nothing to train or to evaluate, or nothing to publish."""
+    if not is_trained and not eval_splits:
+        raise InputError("There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate.")
+    if not is_trained and args.push_to_hub:
+        raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")
 
 
 def raise_if(problem: Exception | None):

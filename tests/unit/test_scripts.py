@@ -1,0 +1,320 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""The three scripts beyond what the contract suite runs: presets, settings, cards, publishing, faults."""
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from huggingface_hub import HfApi, metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from PIL import Image
+from safetensors.torch import load_file
+
+from svitt import SViTTForPreTraining, SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTProcessor
+from svitt.data.presets import load_preset, preset_names
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(demo, output_dir, task="retrieval", **options):
+    """Run a script in this process; an option `True` is a switch, and `None` leaves one out."""
+    options = {
+        "model_name_or_path": demo / "model",
+        "video_dir": demo / "data/videos",
+        "output_dir": output_dir,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 1e-3,
+        "num_train_epochs": 1,
+    } | options
+    pairs = ((f"--{name}", value) for name, value in options.items() if value is not None)
+    script = str(ROOT / f"run_{task}.py")
+    AcceleratorState._reset_state(True)  # private, but nothing else lets a process begin a second run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *(str(part) for pair in pairs for part in pair if part is not True)])
+        runpy.run_path(script, run_name="__main__")
+
+
+def captions(demo, *splits):
+    names = {"train": "train", "validation": "val", "test": "test"}
+    return {f"{split}_file": demo / f"data/{names[split]}.json" for split in splits}
+
+
+def questions(demo, *splits):
+    return {name: str(file).replace(".json", "_questions.json") for name, file in captions(demo, *splits).items()}
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+# ---- What a run leaves
+
+
+def test_evaluation_alone_writes_results_ranks_and_settings(demo, tmp_path, capsys):
+    run(demo, tmp_path / "out", **captions(demo, "train", "test"), evaluate_only=True, k_test=5)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"ranks_test.parquet", "results.json", "settings.yaml"}
+    results = read(tmp_path / "out", "results.json")
+    assert results["num_processes"] == 1 and "epoch" not in results
+    assert "R@10" in capsys.readouterr().out
+
+
+def test_training_leaves_a_card_and_settings_that_run_again(demo, tmp_path):
+    run(demo, tmp_path / "out", **captions(demo, "train", "test"), max_text_length=16, flip_prob=0.0)
+    metadata, results = metadata_load(tmp_path / "out/README.md"), read(tmp_path / "out", "results.json")["test"]
+    _, evaluations = model_index_to_eval_results(metadata["model-index"])
+    found = {(result.dataset_name, result.metric_type): result.metric_value for result in evaluations}
+    assert found == {(f"test, {kind}", name): results[kind][name] for kind in ("itm", "itc") for name in results[kind]}
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| test, chance |" in card and "train.json" in card and str(demo) not in card
+    assert SViTTProcessor.from_pretrained(tmp_path / "out")(text="a", padding="max_length")["input_ids"][15:] == [0]
+
+    again = {"video_dir": None, "per_device_train_batch_size": None, "learning_rate": None, "num_train_epochs": None}
+    run(demo, tmp_path / "again", config=tmp_path / "out/settings.yaml", **again)
+    before, after = weights_of(tmp_path / "out"), weights_of(tmp_path / "again")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_dataset_file_gives_splits_and_settings_that_the_command_line_overrides(demo, tmp_path):
+    (tmp_path / "demo.yaml").write_text(
+        "splits:\n"
+        "  train: {annotation: train.json, videos: videos}\n"
+        "  val_small: {annotation: val.json, videos: videos}\n"
+        "settings: {num_train_epochs: 2, per_device_train_batch_size: 8, learning_rate: 1e-3, token_keep_rate: 0.9,\n"
+        "           fusion_token_keep_rate: 0.5, match_by: caption, k_test: 3, stop_key: val_small}\n"
+    )
+    options = {"dataset_file": tmp_path / "demo.yaml", "data_dir": demo / "data", "video_dir": None}
+    run(demo, tmp_path / "out", **options, num_train_epochs=1)
+    results = read(tmp_path / "out", "results.json")
+    assert results["epoch"] == 1 and set(results) == {"num_processes", "epoch", "val_small"}
+    assert results["val_small"]["itm"]["txt_r5"] == results["val_small"]["itm"]["txt_r10"]  # k_test is 3
+    config = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "out").config
+    assert (config.vision_config.token_keep_rate, config.text_config.token_keep_rate) == (0.9, 0.5)
+    # What overrides the dataset is kept for the next run, also where it is the script's own default.
+    assert yaml.safe_load((tmp_path / "out/settings.yaml").read_text())["num_train_epochs"] == 1
+
+
+def test_training_can_stop_by_multiple_choice(demo, tmp_path):
+    rows = read(demo, "data/val.json")
+    choices = [{"video": row["video"], "caption": [row["caption"], "up", "down"], "answer": 0} for row in rows]
+    (tmp_path / "choices.json").write_text(json.dumps(choices))
+    split = "splits: {choices: {annotation: choices.json, rows: multiple_choice}}"
+    (tmp_path / "data.yaml").write_text(split)
+    options = captions(demo, "train") | {"dataset_file": tmp_path / "data.yaml", "stop_key": "choices"}
+    run(demo, tmp_path / "out", **options)
+    [checkpoint] = (tmp_path / "out").glob("checkpoint-*")
+    best = read(checkpoint, "trainer_state.json")["best_metric"]
+    assert best == read(tmp_path / "out", "results.json")["choices"]["ensemble"]["accuracy"]
+
+
+def test_the_trained_model_is_published_without_the_data(demo, tmp_path, monkeypatch, capsys):
+    published = []
+    address = type("Address", (), {"repo_id": "ada/out"})
+    monkeypatch.setattr(
+        "transformers.trainer.hf_api", lambda: type("Api", (), {"create_repo": lambda *_, **__: address})
+    )
+    monkeypatch.setattr(HfApi, "upload_folder", lambda api, **options: published.append(options) or "the address")
+    run(demo, tmp_path / "out", **captions(demo, "train"), push_to_hub=True)
+    [options] = published
+    assert options["repo_id"] == "ada/out" and "results.json" not in options["allow_patterns"]
+    assert capsys.readouterr().out.endswith("the address\n")
+    assert 'AutoModel.from_pretrained("ada/out"' in (tmp_path / "out/README.md").read_text()
+
+
+def test_corpora_of_videos_images_and_shards_are_mixed(demo, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", "from svitt.data.packing import main; main()", "--output_dir", str(tmp_path)]
+    source = ["--annotation_file", demo / "data/train.json", "--video_dir", demo / "data/videos"]
+    subprocess.run([*command, *map(str, source), "--samples_per_shard", "4", "--num_workers", "1"], check=True)
+    rows = []
+    for number, color in enumerate(["red", "green", "blue", "yellow"] * 2):
+        Image.new("RGB", (40, 40), color).save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "caption": f"a {color} square"})
+    (tmp_path / "images.json").write_text(json.dumps(rows))
+    (tmp_path / "dataset.yaml").write_text(
+        "splits:\n"
+        f"  train: {{annotation: {demo}/data/train.json, videos: {demo}/data/videos}}\n"
+        "  train_images: {annotation: images.json, medium: image}\n"
+        "  train_shards: {shards: 'train-*.tar'}\n"
+    )
+    frames, forward = [], SViTTForPreTraining.forward
+
+    def recording_forward(self, pixel_values, *args, **kwargs):
+        frames.append(pixel_values.shape[1])
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(SViTTForPreTraining, "forward", recording_forward)
+    options = {"dataset_file": tmp_path / "dataset.yaml", "video_dir": None, "per_device_train_batch_size": 4}
+    run(demo, tmp_path / "out", "pretraining", **options)
+    assert sorted(frames) == [1, 1] + [4] * 8  # every row once: 8 images, 16 videos twice
+
+
+# ---- Questions
+
+
+def test_an_untrained_model_takes_the_answers_of_the_split_train(demo, tmp_path):
+    row = {"video": "test_00000.mp4", "question": "what?"}
+    answers = ["left", "up", "right"]
+    (tmp_path / "train.json").write_text(json.dumps([row | {"answer": answer} for answer in answers]))
+    (tmp_path / "test.json").write_text(json.dumps([row | {"answer": "up"}]))
+    files = {"train_file": tmp_path / "train.json", "test_file": tmp_path / "test.json"}
+    with pytest.warns(UserWarning, match="The answers mean nothing yet: .*was never trained to answer questions"):
+        run(demo, tmp_path / "out", "videoqa", **files, evaluate_only=True)
+    [row] = pq.read_table(tmp_path / "out/predictions_test.parquet").to_pylist()
+    assert sorted(row["best_answers"]) == sorted(answers)
+
+
+def test_a_trained_model_has_its_answers_lengths_and_card(demo, tmp_path):
+    options = {"max_question_length": 12, "max_answer_length": 6, "no_augment": True, "num_train_epochs": 2}
+    run(demo, tmp_path / "out", "videoqa", **questions(demo, "train", "validation"), **options)
+    [state] = [read(path, "trainer_state.json") for path in (tmp_path / "out").glob("checkpoint-8")]
+    scores = [line["eval_validation_accuracy"] for line in state["log_history"] if "eval_validation_accuracy" in line]
+    results = read(tmp_path / "out", "results.json")
+    assert len(scores) == 2 and results["epoch"] == 1 + scores.index(max(scores))
+    assert results["validation"]["accuracy"]["overall"] == max(scores)
+    assert results["train"] == {"coverage": 100.0, "num_questions": 32}
+    processor = SViTTProcessor.from_pretrained(tmp_path / "out")
+    assert processor(text="up " * 20)["attention_mask"] == [1] * 12
+    assert processor.encode_answers("up " * 20)["attention_mask"].tolist() == [[1] * 6]
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| validation, most frequent answer |" in card and "visual-question-answering" in card
+
+
+# ---- Presets
+
+
+def layout(demo, preset):
+    """The files of a preset, with the demo's clips; its rows of any kind."""
+    for split in preset.splits.values():
+        rows = read(demo, "data/val_questions.json" if split.rows == "questions" else "data/val.json")[:6]
+        if split.rows == "captions":
+            rows = [{"video": row["video"], "caption": [row["caption"], "then it ends"]} for row in rows]
+        if split.rows == "multiple_choice":
+            rows = [{"video": row["video"], "caption": ["a", "up", "down", "left", "red"], "answer": 0} for row in rows]
+        split.annotation.parent.mkdir(parents=True, exist_ok=True)
+        split.annotation.write_text(json.dumps(rows))
+        if not split.videos.exists():
+            split.videos.symlink_to(demo / "data/videos")
+    if preset.answer_list is not None:
+        preset.answer_list.write_text('["red", "up", "left", "blue", "green"]')
+
+
+PRESETS = [(task, name) for task in ("pretraining", "retrieval", "videoqa") for name in preset_names(task)]
+
+
+@pytest.mark.parametrize(("task", "name"), PRESETS)
+def test_presets_run_from_the_command_line_to_results(demo, tmp_path, task, name):
+    preset = load_preset(task, name, tmp_path / "data")
+    layout(demo, preset)
+    options = {"dataset": name, "data_dir": tmp_path / "data", "max_steps": 1, "video_dir": None}
+    options |= {"learning_rate": None, "num_train_epochs": None, "per_device_train_batch_size": 2, "k_test": 2}
+    if task != "videoqa":
+        options["max_text_length"] = 24  # positions of the demo's model
+    run(demo, tmp_path / "out", task, **options)
+    written = yaml.safe_load((tmp_path / "out/settings.yaml").read_text())
+    given = {name for name, value in options.items() if value is not None} | {"per_device_eval_batch_size"}
+    assert {key: written.get(key) for key in preset.settings if key not in given} == {
+        key: None if key == "fusion_token_keep_rate" and name == "msrvtt_mc" else value
+        for key, value in preset.settings.items()
+        if key not in given
+    }
+    results = read(tmp_path / "out", "results.json")
+    assert {split for split in preset.splits if split != "train"} <= set(results)
+    if "train" in preset.splits:
+        classes = {"videoqa": SViTTForVideoQuestionAnswering, "pretraining": SViTTForPreTraining}
+        model = classes.get(task, SViTTForVideoTextRetrieval).from_pretrained(tmp_path / "out")
+        assert model.config.vision_config.token_keep_rate == preset.settings["token_keep_rate"]
+
+
+# ---- Faults
+
+
+FAULTS = [
+    ("retrieval", {"stop_key": "tset"}, ["--stop_key", "validation, test", "tset"]),
+    ("retrieval", {"num_frames_test": 6}, ["--num_frames_test", "multiple", "6"]),
+    ("retrieval", {"max_text_length": 600}, ["--max_text_length", "32", "600"]),
+    ("retrieval", {"model_name_or_path": "no/such/model/anywhere"}, ["no/such/model/anywhere"]),
+    ("retrieval", {"validation_file": None, "test_file": None}, ["--train_file", "--test_file"]),
+    ("retrieval", {"output_dir": ROOT / "setup.py"}, ["--output_dir", "folder"]),
+    ("retrieval", {"test_file": "duplicate.json"}, ["duplicate.json", "row 2", "`video`"]),
+    ("retrieval", {"dataset": "msrvt"}, ["msrvt", "retrieval, but: anet, charades"]),
+    ("retrieval", {"dataset_file": "choices.yaml"}, ["split train", "multiple_choice, but this takes captions"]),
+    ("retrieval", {"push_to_hub": True}, ["--push_to_hub", "nothing is trained"]),
+    ("retrieval", {"token_keep_rate": 0.0}, ["--token_keep_rate", "above 0"]),
+    ("retrieval", {"per_device_train_batch_size": 0}, ["--per_device_train_batch_size", "at least 1"]),
+    ("pretraining", {}, ["There is nothing to train on"]),
+    ("pretraining", {"train_file": "good.json", "model_name_or_path": None}, ["Give one of", "model_name_or_path"]),
+    ("pretraining", {"train_file": "good.json", "report_to": "nosuch"}, ["--report_to nosuch"]),
+    ("pretraining", {"train_file": "good.json", "larger_lr": 1.0}, ["--larger_lr and --larger_lr_names"]),
+    ("pretraining", {"config": "nosuch.yaml"}, ["nosuch.yaml: cannot be read"]),
+    ("videoqa", {"test_file": "question.json"}, ["split test: there is no list of answers", "--answer_list"]),
+    ("videoqa", {"test_file": "question.json", "answer_list": "other.json"}, ["split test: none of its answers, such"]),
+    ("videoqa", {"test_file": "good.json"}, ["good.json, row 1: `question` is missing"]),
+    ("videoqa", {"test_file": "question.json", "max_text_length": 8, "max_question_length": 9}, ["8", "9"]),
+]
+
+
+@pytest.mark.parametrize(("task", "options", "words"), FAULTS, ids=str)
+def test_a_fault_is_one_sentence_and_exit_code_2(demo, tmp_path, monkeypatch, capfd, task, options, words):
+    monkeypatch.chdir(tmp_path)
+    row = {"video": "train_00000.mp4", "caption": "x"}
+    files = {"good": [row], "duplicate": [row, row], "other": ["yes", "no"]}
+    files["question"] = [{"video": "train_00000.mp4", "question": "what?", "answer": "red"}]
+    for name, content in files.items():
+        Path(f"{name}.json").write_text(json.dumps(content))
+    Path("choices.yaml").write_text("splits: {train: {annotation: a.json, rows: multiple_choice}}")
+    given = captions(demo, "validation", "test") if task == "retrieval" else {}
+    with pytest.raises(SystemExit) as ended:
+        run(demo, **{"output_dir": tmp_path / "out"} | given | options, task=task)
+    errors = capfd.readouterr().err
+    [sentence] = [line for line in errors.splitlines() if line.startswith(f"run_{task}.py: ")]
+    assert ended.value.code == 2 and "Traceback" not in errors and sentence.endswith("."), errors
+    assert all(word in sentence for word in words), sentence
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of so many kB, or mounts it anew with another size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kilobytes):
+        options = f"{'remount,' if folder.is_mount() else ''}rw,size={kilobytes}k"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk can be mounted here")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_before(demo, small_disk, tmp_path, capfd):
+    options = captions(demo, "train") | {"save_steps": 1, "save_total_limit": 9, "resume_from_checkpoint": "latest"}
+    options |= {"per_device_train_batch_size": 4}
+    run(demo, tmp_path / "whole", "pretraining", **options)
+    kilobytes = sum(path.stat().st_size for path in (tmp_path / "whole/checkpoint-1").iterdir()) / 1000
+    out = small_disk(round(2.5 * kilobytes)) / "out"
+    with pytest.raises(SystemExit) as ended:
+        run(demo, out, "pretraining", **options)
+    errors = capfd.readouterr().err
+    assert ended.value.code == 2 and f"{out}: cannot be written" in errors and "Traceback" not in errors
+    assert {path.parent.name for path in out.glob("*/complete")} == {"checkpoint-1", "checkpoint-2"}
+    small_disk(100_000)
+    run(demo, out, "pretraining", **options)
+    before, after = weights_of(tmp_path / "whole"), weights_of(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
