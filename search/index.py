@@ -421,7 +421,8 @@ def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProce
     model, processor = load_model_and_processor(name, num_frames=num_frames)
     if not hasattr(model, "match"):
         raise InputError(f"{name}: is a {type(model).__name__}, which does not compare videos with texts.")
-    return model.eval().to(PartialState().device), processor
+    device = PartialState(cpu=not torch.accelerator.is_available()).device  # else processes on CPUs would work alone
+    return model.eval().to(device), processor
 
 
 def fingerprint_of(name: str, known: dict | None = None) -> dict:
