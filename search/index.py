@@ -282,12 +282,13 @@ class SViTTIndex:
         is_fused = text is not None and rerank
         query = self.embed_video(video) if text is None else self.embed_text(text)
         rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k)
-        hits = [Hit(row["video"], row["start"], row["end"], row["similarity"]) for row in rows]
-        for hit, row in zip(hits, rows, strict=True):
-            if not Source.of(row).is_unchanged():
+        found = {source_and_span(row): Hit(row["video"], row["start"], row["end"], row["similarity"]) for row in rows}
+        for (source, _), hit in found.items():
+            if not source.is_unchanged():
                 hit.note = "the video has gone or changed since it was indexed"
+        hits = list(found.values())
         if is_fused:
-            self._rerank(hits, rows, text)
+            self._rerank(found, text)
             hits.sort(key=lambda hit: (hit.score is not None, hit.score or 0.0), reverse=True)
         return hits[:top_k]
 
@@ -330,13 +331,12 @@ class SViTTIndex:
         return self.model.get_video_features(pixels)
 
     @torch.no_grad()
-    def _rerank(self, hits: list[Hit], rows: list[dict], text: str, batch_size: int = 16):
+    def _rerank(self, found: dict[tuple["Source", "Span"], Hit], text: str, batch_size: int = 16):
         """Set the score of each hit whose span can still be read, and a note for the others."""
         words, processor = self._encode_text(text), self.processor.video_processor
         states = self.model.get_text_features(**words).last_hidden_state
-        found = {(Source.of(row), Span.of(row)): hit for row, hit in zip(rows, hits, strict=True) if hit.note is None}
-        readable = []
-        for source, keys in groupby(sorted(found), key=lambda key: key[0]):
+        readable, unchanged = [], sorted(key for key, hit in found.items() if hit.note is None)
+        for source, keys in groupby(unchanged, key=lambda key: key[0]):
             spans = [span for _, span in keys]
             try:
                 _, clips = read_spans(source, lambda metadata, spans=spans: spans, processor)
@@ -426,7 +426,8 @@ def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProce
     model, processor = load_model_and_processor(name, num_frames=num_frames)
     if not hasattr(model, "match"):
         raise InputError(f"{name}: is a {type(model).__name__}, which does not compare videos with texts.")
-    return model.eval().to(PartialState().device), processor
+    device = PartialState(cpu=not torch.accelerator.is_available()).device  # else processes on CPUs would work alone
+    return model.eval().to(device), processor
 
 
 def fingerprint_of(name: str, known: dict | None = None) -> dict:
@@ -458,10 +459,6 @@ class Source(NamedTuple):
     shard: str = ""
     offset: int = 0
     size: int = 0
-
-    @classmethod
-    def of(cls, row: dict) -> "Source":
-        return cls(*(row[name] for name in cls._fields))
 
     def open(self) -> str | dict:
         """Return what [`read_video`] takes."""
@@ -542,9 +539,11 @@ class Span(NamedTuple):
     first: int
     last: int
 
-    @classmethod
-    def of(cls, row: dict) -> "Span":
-        return cls(*(row[name] for name in cls._fields))
+
+def source_and_span(row: dict) -> tuple[Source, Span]:
+    """Return what a row of the table was made of."""
+    source, span = (kind(*(row[name] for name in kind._fields)) for kind in (Source, Span))
+    return source, span
 
 
 def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:

@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,30 +25,20 @@ MIN_SIDE, MARGIN, LINE_HEIGHT = 128, 6, 20  # pixels of a frame, between frames,
 
 @dataclass
 class TokenMaps:
-    """Which patches of T frames survive each drop of a model; h x w patches a frame.
+    """Which patches of T frames survive each drop of a model; h x w patches a frame."""
 
-    Args:
-        frames: (T, H, W, 3) uint8, as the model sees them.
-        vision: (drops, T, h, w) bool, true for the patches left after each drop of the video encoder.
-        vision_layers: the layer of each, numbered as in `token_drop_loc`.
-        text: the sentence, if any.
-        fusion: as `vision`, of the drops where the sentence looks at the video; none without a sentence.
-        fusion_layers: the layer of each.
-    """
-
-    frames: np.ndarray
-    vision: np.ndarray
-    vision_layers: list[int]
+    frames: np.ndarray  # (T, H, W, 3) uint8, as the model sees them
+    vision: np.ndarray  # (drops, T, h, w) bool, true for the patches left after each drop of the video encoder
+    vision_layers: list[int]  # the layer of each, numbered as in `token_drop_loc`
     text: str | None
-    fusion: np.ndarray
+    fusion: np.ndarray  # as `vision`, of the drops where the sentence looks at the video; none without a sentence
     fusion_layers: list[int]
 
     def stages(self) -> list[tuple[str, np.ndarray]]:
         """Return the name and the map of what the model is given, and of each drop."""
         drops = [(f"video encoder, layer {i}", kept) for i, kept in zip(self.vision_layers, self.vision, strict=True)]
         drops += [(f"fusion, layer {i}", kept) for i, kept in zip(self.fusion_layers, self.fusion, strict=True)]
-        everything = np.ones((len(self.frames), *self.vision.shape[2:]), dtype=bool)
-        return [("video", everything), *drops]
+        return [("video", np.ones((len(self.frames), *self.vision.shape[2:]), dtype=bool)), *drops]
 
     def labels(self) -> list[str]:
         """Return what share of the patches is left at each of [`stages`]."""
@@ -68,7 +59,6 @@ def token_maps(
 
     Args:
         model: any SViTT, or a bare `SViTTVisionModel`; used in evaluation mode.
-        processor: the model's.
         video: one, of the kinds that [`SViTTVideoProcessor`] takes.
         text: caption or question, for a model that fuses it with the video.
         num_frames: of a clip, by default the processor's.
@@ -93,9 +83,8 @@ def token_maps(
     kept, fused = list(seen.token_idx or ()), []
     if text is not None:
         words = processor(text=[text] * num_clips, return_tensors="pt").to(model.device)
-        fusion = text_model(
-            **words, encoder_hidden_states=model.vision_layernorm(seen.last_hidden_state), mode="multimodal"
-        )
+        tokens = model.vision_layernorm(seen.last_hidden_state)
+        fusion = text_model(**words, encoder_hidden_states=tokens, mode="multimodal")
         # Fusion counts in the tokens that it is given, in their order.
         positions = kept[-1] if kept else token_order(vision_model.config.token_3d_order, grid, model.device)
         positions = positions.expand(num_clips, -1)
@@ -103,7 +92,7 @@ def token_maps(
             positions = positions.gather(1, index)
             fused.append(positions)
 
-    frame_numbers = split_clips(torch.arange(videos.shape[1])[None], num_frames, strided_clips).flatten()
+    frame_numbers = split_clips(torch.arange(videos.shape[1])[None], num_frames, strided_clips).flatten().numpy()
     return TokenMaps(
         frames=videos[0].permute(0, 2, 3, 1).numpy(),
         vision=masks_of(kept, grid, frame_numbers),
@@ -118,17 +107,15 @@ def drop_layers(model: PreTrainedModel) -> list[int]:
     return [i for i, layer in enumerate(model.encoder.layer) if layer.drops_tokens]
 
 
-def masks_of(positions: list[torch.Tensor], grid: tuple[int, int, int], frame_numbers: torch.Tensor) -> np.ndarray:
-    """Return masks (drops, T, h, w) in the order of the frames, from row-major positions (clips, kept) per drop.
+def masks_of(positions: list[torch.Tensor], grid: tuple[int, int, int], frame_numbers: np.ndarray) -> np.ndarray:
+    """Return masks (drops, T, h, w) from row-major positions (clips, kept) per drop.
 
-    Args:
-        grid: of a clip.
-        frame_numbers: (T,) place in the video of each frame of the first clip, of the second, and so on.
+    `frame_numbers` (T,) are the places in the video of the frames of the first clip, of the second, and so on.
     """
     masks = np.zeros((len(positions), len(frame_numbers), *grid[1:]), dtype=bool)
     for mask, kept in zip(masks, positions, strict=True):
-        of_clips = torch.zeros(len(kept), grid[0] * grid[1] * grid[2], dtype=torch.bool)
-        mask[frame_numbers.numpy()] = of_clips.scatter(1, kept.cpu(), True).view(mask.shape).numpy()
+        of_clips = torch.zeros(len(kept), math.prod(grid), dtype=torch.bool)
+        mask[frame_numbers] = of_clips.scatter(1, kept.cpu(), True).view(mask.shape).numpy()
     return masks
 
 
@@ -151,15 +138,13 @@ def contact_sheet(maps: TokenMaps) -> Image.Image:
     Above each row stands which drop it is and what share is left; on top, the sentence.
     """
     rows = [beside(shown(maps.frames, kept)) for _, kept in maps.stages()]
-    lines = ([] if maps.text is None else [f'"{maps.text}"'], maps.labels())
-    row_height, top = LINE_HEIGHT + len(rows[0]) + MARGIN, MARGIN + LINE_HEIGHT * len(lines[0])
-    sheet = Image.new("RGB", (MARGIN + rows[0].shape[1], top + row_height * len(rows)), "white")
+    top, height = MARGIN if maps.text is None else MARGIN + LINE_HEIGHT, LINE_HEIGHT + len(rows[0]) + MARGIN
+    sheet = Image.new("RGB", (MARGIN + rows[0].shape[1], top + height * len(rows)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for line in lines[0]:
-        draw.text((MARGIN, MARGIN), line, fill="black", font=font)
-    for number, (row, label) in enumerate(zip(rows, lines[1], strict=True)):
-        draw.text((MARGIN, top + number * row_height), label, fill="black", font=font)
-        sheet.paste(Image.fromarray(row), (MARGIN, top + number * row_height + LINE_HEIGHT))
+    draw.text((MARGIN, MARGIN), maps.text or "", fill="black", font=font)
+    for number, (row, label) in enumerate(zip(rows, maps.labels(), strict=True)):
+        draw.text((MARGIN, top + number * height), label, fill="black", font=font)
+        sheet.paste(Image.fromarray(row), (MARGIN, top + number * height + LINE_HEIGHT))
     return sheet
 
 
@@ -189,12 +174,7 @@ def explain(
 ) -> list[str]:
     """Write token maps of a video, as a contact sheet (`.png`, ...) or an overlay (`.mp4`), and return their labels.
 
-    Args:
-        model: folder or Hub name of a SViTT. The others are those of [`token_maps`] and [`overlay`].
-
-    Raises:
-        InputError: if there is no such model, it takes no text, or an output cannot be written.
-        VideoDecodeError: if the video cannot be read.
+    `model` is the folder or Hub name of a SViTT; the others are those of [`token_maps`] and [`overlay`].
     """
     outputs = [Path(path) for path in output]
     for path in outputs:
