@@ -150,7 +150,13 @@ def ask_tab(answerer: Answerer):
         gr.Textbox(label="Question", placeholder=QUESTIONS[0]),
         gr.Textbox(label="Answers to choose from, separated by commas (default: the model's own)"),
     ]
-    gr.Interface(told(answerer.__call__), inputs, gr.Label(num_top_classes=5), flagging_mode="never", api_name="ask")
+    gr.Interface(
+        told(answerer.__call__),
+        inputs,
+        gr.Label(label="Answer", num_top_classes=5),
+        flagging_mode="never",
+        api_name="ask",
+    )
 
 
 def videos_tab(index: SViTTIndex):
@@ -165,7 +171,7 @@ def videos_tab(index: SViTTIndex):
         return f"{len(report.added)} videos added; {len(index)} clips to search.{bad and ' Not indexed:'}{bad}"
 
     inputs = [gr.File(file_count="multiple", label="Upload"), gr.Textbox(label="or a folder on this machine")]
-    gr.Interface(told(add), inputs, gr.Markdown(), flagging_mode="never", api_name="add")
+    gr.Interface(told(add), inputs, gr.Markdown(label="Report"), flagging_mode="never", api_name="add")
 
 
 def build_page(index: SViTTIndex, answerer: Answerer | None, is_private: bool) -> gr.Blocks:
