@@ -108,7 +108,7 @@ class Answerer:
         return {choices[i]: p for i, p in zip(ranked[0].tolist(), probabilities[0].tolist(), strict=True)}
 
 
-def search_tab(index: SViTTIndex):
+def search_tab(page: gr.Blocks, index: SViTTIndex):
     with gr.Row():
         sentence = gr.Textbox(placeholder="Describe what the clip shows", show_label=False, scale=5)
         button = gr.Button("Search", variant="primary", scale=1)
@@ -122,8 +122,8 @@ def search_tab(index: SViTTIndex):
     def search(sentence: str):
         hits = index.search(sentence, top_k=9)
         rows = [
-            [Path(hit.video).name, round(hit.start, 1), round(hit.end, 1), f"{hit.score:.2f}" if hit.score else "",
-             f"{hit.similarity:.3f}"] for hit in hits
+            [Path(hit.video).name, round(hit.start, 1), round(hit.end, 1), hit.score and round(hit.score, 2),
+             round(hit.similarity, 3)] for hit in hits
         ]  # fmt: skip
         return (hits, sentence), rows, *(show(hits[0], sentence) if hits else (None, None))
 
@@ -131,10 +131,9 @@ def search_tab(index: SViTTIndex):
         if not os.path.isfile(hit.video):  # in a shard, or gone
             return None, None
         frames = frames_between(hit.video, hit.start, hit.end, index.settings["num_frames"])
-        gr.set_static_paths(hit.video)  # plays it from where it lies
-        return gr.Video(hit.video, playback_position=hit.start), contact_sheet(
-            token_maps(index.model, index.processor, frames, sentence)
-        )
+        sheet = contact_sheet(token_maps(index.model, index.processor, frames, sentence))
+        page.allowed_paths.append(hit.video)  # else Gradio plays only what is below the current folder
+        return gr.Video(hit.video, playback_position=hit.start), sheet
 
     def select(found: tuple[list[Hit], str], event: gr.SelectData):
         return show(found[0][event.index[0]], found[1])
@@ -151,7 +150,13 @@ def ask_tab(answerer: Answerer):
         gr.Textbox(label="Question", placeholder=QUESTIONS[0]),
         gr.Textbox(label="Answers to choose from, separated by commas (default: the model's own)"),
     ]
-    gr.Interface(told(answerer.__call__), inputs, gr.Label(num_top_classes=5), flagging_mode="never", api_name="ask")
+    gr.Interface(
+        told(answerer.__call__),
+        inputs,
+        gr.Label(label="Answer", num_top_classes=5),
+        flagging_mode="never",
+        api_name="ask",
+    )
 
 
 def videos_tab(index: SViTTIndex):
@@ -166,14 +171,14 @@ def videos_tab(index: SViTTIndex):
         return f"{len(report.added)} videos added; {len(index)} clips to search.{bad and ' Not indexed:'}{bad}"
 
     inputs = [gr.File(file_count="multiple", label="Upload"), gr.Textbox(label="or a folder on this machine")]
-    gr.Interface(told(add), inputs, gr.Markdown(), flagging_mode="never", api_name="add")
+    gr.Interface(told(add), inputs, gr.Markdown(label="Report"), flagging_mode="never", api_name="add")
 
 
 def build_page(index: SViTTIndex, answerer: Answerer | None, is_private: bool) -> gr.Blocks:
-    with gr.Blocks(title="SViTT", analytics_enabled=False) as page:
+    with gr.Blocks(title="SViTT", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown("# Search your videos\nFind the moments that a sentence describes, and ask questions about them.")
         with gr.Tab("Search"):
-            search_tab(index)
+            search_tab(page, index)
         if answerer is not None:
             with gr.Tab("Ask"):
                 ask_tab(answerer)

@@ -72,7 +72,10 @@ def test_add_search_play_and_ask(demo, app, answerer, tmp_path):
             visitor.get_by_placeholder("Describe what the clip shows").fill("a red circle hops")
             visitor.get_by_role("button", name="Search").click()
             visitor.wait_for_function("() => document.querySelector('video')?.readyState > 1")
-            visitor.get_by_text("test_0000").first.wait_for()
+            rows = visitor.get_by_role("gridcell").filter(has_text="test_0000").locator("visible=true")
+            first = visitor.locator("video").first.get_attribute("src")
+            rows.nth(1).click()
+            visitor.wait_for_function("first => document.querySelector('video')?.src != first", arg=first)
             visitor.get_by_role("tab", name="Ask").click()
             visitor.locator("input[type=file]").locator("visible=true").or_(
                 visitor.locator("[role=tabpanel]:visible input[type=file]")
