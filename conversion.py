@@ -485,8 +485,7 @@ def names_in_pickles(path: Name) -> set[str]:
         ValueError: for what torch would take without end: compressed, too long, nested too deeply.
     """
     with open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-        if not is_zip:
+        if file.read(4) != b"PK\x03\x04":
             file.seek(0)
             return set().union(*(_names_in_pickle(file) for _ in range(5)))  # head, checkpoint, list of storages
         with zipfile.ZipFile(file) as archive:
