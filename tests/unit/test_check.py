@@ -131,7 +131,7 @@ def test_folders_are_followed_through_links_once_each(tmp_path):
     for name in ("clips/a", "clips/b", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "one.mp4").touch()
-    for link, target in (("clips/b/other", "../../elsewhere"), ("clips/again", "a"), ("clips/b/up", "..")):
+    for link, target in (("clips/b/other", "../../elsewhere"), ("clips/again", "a"), ("clips/b/up", "../..")):
         (tmp_path / link).symlink_to(target)
     found = [os.path.realpath(path) for path in files_below(str(tmp_path / "clips"))]
     assert sorted(found) == [str(tmp_path / name / "one.mp4") for name in ("clips/a", "clips/b", "elsewhere")]

@@ -307,6 +307,7 @@ def shards_of(folder):
     return {name: content for name, content in contents(folder).items() if name.endswith(".tar")}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(many, tmp_path):
     output = tmp_path / "out"
     options = {"samples_per_shard": 2, "short_side": 200}
