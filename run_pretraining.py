@@ -194,7 +194,7 @@ def run_stage(
     results = {"epoch": end.best_epoch, "step": end.best_step, "num_processes": accelerator.num_processes}
     results |= evaluate(model)
     for split in sets:
-        accelerator.print(retrieval.recall_table(split, results[split]))
+        accelerator.print(retrieval.results_table({split: results[split]}))
     write_whole(folder, lambda folder: (folder / "results.json").write_text(json.dumps(results, indent=2)))
     if accelerator.is_main_process:
         describe(folder, args, splits, {split: results[split] for split in sets}, end, hub_name)
