@@ -133,16 +133,16 @@ def add_pack(commands):
 
 
 def pack(verify: str | None, **args) -> int | None:
-    from .data import shards
+    from .data import packing
 
     if verify is not None:
-        faults = shards.verify(verify)
+        faults = packing.verify(verify)
         print(*faults or [f"{verify}: complete and undamaged."], sep="\n")
         return min(1, len(faults))
     for name in ("video_dir", "annotation_file", "output_dir"):
         if args[name] is None:
             raise InputError(f"--{name} is missing; only --verify can do without.")
-    return shards.pack(**args)
+    return packing.pack(**args)
 
 
 # ---- Search

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 from encoder import bytes_of_call, in_fresh_process
 
 from svitt.search.table import COLUMNS, SpanTable
