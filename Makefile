@@ -50,8 +50,7 @@ demo-qa: $(READY)
 	$(VENV)/bin/python examples/make_demo_dataset.py $(DEMO)/data
 	$(VENV)/bin/python examples/make_tiny_model.py $(DEMO)/data/train.json $(DEMO)/data/train_questions.json $(DEMO)/qa_model
 	$(RUN) run_pretraining.py --model_name_or_path $(DEMO)/qa_model --output_dir $(DEMO)/pretrained $(TRAINING) \
-	    --train_file $(DEMO)/data/train.json --match_by caption --per_device_train_batch_size 32 --max_grad_norm 5 \
-	    --num_train_epochs 36
+	    --train_file $(DEMO)/data/train.json --match_by caption --max_grad_norm 5 --num_train_epochs 36
 	$(RUN) run_videoqa.py --model_name_or_path $(DEMO)/pretrained --output_dir $(DEMO)/qa_out $(TRAINING) \
 	    --train_file $(DEMO)/data/train_questions.json --validation_file $(DEMO)/data/val_questions.json \
 	    --test_file $(DEMO)/data/test_questions.json --per_device_train_batch_size 64 --max_grad_norm 5 --num_train_epochs 24
