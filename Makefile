@@ -1,13 +1,14 @@
 # make demo        trains a tiny SViTT to search clips made on the spot: 4 minutes on two cores
 # make demo-qa     trains another to answer questions about them: half an hour on two cores
-# make test        all tests except the long ones
-# make test-long   the long tests, which take minutes each
-# make bench       speed and memory, as JSON in $(BENCH): under a quarter of an hour on two cores
+# make test        the contract and unit tests: under 4 minutes on two cores
+# make test-all    these and the slow ones, of several processes, kills and full-size models
+# make test-long   those that take minutes each
+# make test-matrix installs this package unlocked, with the newest and the oldest dependencies, and reads a video with each
 # make lint        checks style, layout and types
-# make test-matrix tests with the oldest dependencies that setup.cfg allows, and with the newest
 # make lock        pins everything that requirements.txt needs, with hashes; make lock-check fails if that is overdue
+# make bench       speed and memory, as JSON in $(BENCH)
 # make docs        writes the API reference to site/
-# make dist        builds the wheel and the source archive in dist/, identical to the byte on every machine
+# make dist        builds the wheel and the source archive in dist/
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
@@ -16,14 +17,16 @@ READY = $(VENV)/ready
 UV = $(VENV)/bin/uv
 # Each kind of machine (CPU, CUDA, ROCm) has its own build of torch, which brings these along: no lock can hold their hashes.
 TORCH = torch sympy mpmath networkx
-RESOLVE = $(UV) pip compile --quiet --no-header --no-annotate --python-version 3.11 --override configs/no_torch.txt \
-    $(TORCH:%=--no-emit-package %)
-LOCK = $(RESOLVE) --universal --generate-hashes requirements.txt --output-file
+LOCK = $(UV) pip compile --quiet --no-header --no-annotate --python-version 3.11 --override configs/no_torch.txt \
+    $(TORCH:%=--no-emit-package %) --universal --generate-hashes requirements.txt --output-file
+CHECK_PYTHON = $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
+    'Python 3.11 or later is needed, $(PYTHON) is ' + sys.version.split()[0] + '; make PYTHON=python3.11 takes another.' or 0)"
 
-.PHONY: demo demo-qa test test-long test-matrix bench lint lock lock-check docs dist
+.PHONY: demo demo-qa test test-all test-long test-matrix bench lint lock lock-check docs dist
 .DELETE_ON_ERROR:
 
 $(READY): requirements.lock setup.cfg
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "$$(grep ^torch== requirements.txt)" "$$(grep ^uv== requirements.txt)"
 	$(UV) pip install --quiet --python $(VENV) --require-hashes --no-deps --requirement requirements.lock
@@ -31,8 +34,8 @@ $(READY): requirements.lock setup.cfg
 	touch $@
 
 # One thread suits a model this small; a worker process decodes on the other core.
-TRAINING = --video_dir $(DEMO)/data/videos --no_augment --dataloader_num_workers 1 --learning_rate 1e-3 --larger_lr 1e-2 \
-    --larger_lr_names relative_position_bias_table --warmup_epochs 1 --min_lr_multi 0.01
+TRAINING = --video_dir $(DEMO)/data/videos --no_augment --dataloader_num_workers 1 --learning_rate 1e-3 \
+    --larger_lr 1e-2 --larger_lr_names relative_position_bias_table --warmup_epochs 1 --min_lr_multi 0.01
 RUN = OMP_NUM_THREADS=1 $(VENV)/bin/python
 
 demo: $(READY)
@@ -53,23 +56,34 @@ demo-qa: $(READY)
 	    --test_file $(DEMO)/data/test_questions.json --per_device_train_batch_size 64 --max_grad_norm 5 --num_train_epochs 24
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
+
+test-all: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not long"
 
 test-long: $(READY)
-	$(VENV)/bin/python -m pytest -q -s -m long
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -s -m long
+
+# Users install without the lock. TORCH_oldest=torch==2.13.0 reuses a build that is already here.
+TORCH_newest ?= $(shell grep ^torch== requirements.txt)
+TORCH_oldest ?= torch==2.8.0
+RESOLUTION_newest = highest
+RESOLUTION_oldest = lowest-direct
+
+test-matrix: test-newest test-oldest
+
+test-newest test-oldest: test-%: $(READY)
+	$(PYTHON) -m venv --clear $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet "$(TORCH_$*)"
+	$(UV) pip install --quiet --python $(VENV)-$* --resolution $(RESOLUTION_$*) . "$(TORCH_$*)"
+	$(VENV)-$*/bin/python examples/make_demo_dataset.py $(VENV)-$*/data --train 2 --val 0 --test 0
+	cd $(VENV)-$* && bin/python -c "import svitt.search" && bin/svitt check --video_dir data/videos
 
 bench: $(READY)
-	$(VENV)/bin/python benchmarks/attention.py --frames 4 8 16 --rounds 3 --output $(BENCH)/attention.json
-	$(VENV)/bin/python benchmarks/encoder.py --frames 4 8 --rounds 3 --output $(BENCH)/encoder.json
-	$(VENV)/bin/python benchmarks/encoder.py --frames 16 --rounds 2 --contestants edges nodes sparse \
-	    --output $(BENCH)/encoder_16.json
-	$(VENV)/bin/python benchmarks/encoder.py --backward --frames 4 8 --rounds 2 --contestants sparse \
+	$(VENV)/bin/python benchmarks/encoder.py --frames 4 8 16 --rounds 3 --output $(BENCH)/encoder.json
+	$(VENV)/bin/python benchmarks/encoder.py --backward --memory --frames 4 8 --rounds 2 --contestants dense sparse \
 	    --output $(BENCH)/encoder_backward.json
-	$(VENV)/bin/python benchmarks/training_step.py --batch_size 2 --rounds 2 --output $(BENCH)/training_step.json
-	$(VENV)/bin/python benchmarks/reranking.py --videos 2 --rounds 3 --output $(BENCH)/reranking.json
-	$(VENV)/bin/python benchmarks/answering.py --memory --rounds 3 --output $(BENCH)/answering.json
-	$(VENV)/bin/python benchmarks/scaling.py --frames 4 8 16 32 --max_dense_frames 16 --rounds 2 \
-	    --output $(BENCH)/scaling.json
+	$(VENV)/bin/python benchmarks/encoder.py --rerank 128 --frames 4 --rounds 3 --output $(BENCH)/reranking.json
 
 lint: $(READY)
 	$(VENV)/bin/ruff check
@@ -85,23 +99,6 @@ lock-check: $(READY)
 	cp requirements.lock $(VENV)/requirements.lock
 	$(LOCK) $(VENV)/requirements.lock
 	diff requirements.lock $(VENV)/requirements.lock
-
-# MATRIX_TORCH_lowest=torch==2.13.0 reuses a build that is already here.
-MATRIX_TORCH_lowest ?= torch==2.8.0
-MATRIX_TORCH_highest ?= $(shell grep ^torch== requirements.txt)
-MATRIX_RESOLUTION_lowest = lowest-direct
-MATRIX_RESOLUTION_highest = highest
-MATRIX_TESTS ?= -m "not slow and not long"
-
-test-matrix: test-matrix-lowest test-matrix-highest
-
-test-matrix-%: $(READY)
-	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/pip install --quiet "$(MATRIX_TORCH_$*)"
-	$(RESOLVE) --resolution $(MATRIX_RESOLUTION_$*) --extra test setup.cfg --output-file $(VENV)-$*/requirements.txt
-	$(UV) pip install --quiet --python $(VENV)-$* --requirement $(VENV)-$*/requirements.txt
-	$(VENV)-$*/bin/pip install --quiet --no-deps --editable .
-	$(VENV)-$*/bin/python -m pytest -q $(MATRIX_TESTS)
 
 docs: $(READY)
 	$(VENV)/bin/python docs/build_reference.py site

@@ -50,7 +50,7 @@ def add_convert(commands):
         ("towers", "convert_towers", "join a BEiT and a BERT to a fresh SViTT"),
         ("expand", "convert_to_longer_clips", "make a SViTT for longer clips from one for shorter clips"),
     ):
-        parser = add_command(kinds, name, convert, help)
+        parser = add_command(kinds, name, convert, help, aliases=["checkpoint"] if name == "original" else [])
         parser.set_defaults(function=function)
         add = parser.add_argument
         if name == "original":
@@ -133,16 +133,16 @@ def add_pack(commands):
 
 
 def pack(verify: str | None, **args) -> int | None:
-    from .data import shards
+    from .data import packing
 
     if verify is not None:
-        faults = shards.verify(verify)
+        faults = packing.verify(verify)
         print(*faults or [f"{verify}: complete and undamaged."], sep="\n")
         return min(1, len(faults))
     for name in ("video_dir", "annotation_file", "output_dir"):
         if args[name] is None:
             raise InputError(f"--{name} is missing; only --verify can do without.")
-    return shards.pack(**args)
+    return packing.pack(**args)
 
 
 # ---- Search
@@ -165,11 +165,10 @@ def index(videos: list[str], batch_size: int, num_workers: int, **settings):
     from accelerate import PartialState
 
     from .distributed import check_launch
-    from .search.index import SViTTIndex, check_loading, summary
+    from .search.index import SViTTIndex, summary
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_launch()
-    check_loading(batch_size, num_workers)  # before a folder is made
     built = SViTTIndex.create(**settings)
     report = built.add(videos, batch_size, num_workers)
     if state.is_main_process:
@@ -221,13 +220,7 @@ def add_explain(commands):
     help = "show which patches of a video the model, or a sentence, keeps"
     add = add_command(commands, "explain", explain, help).add_argument
     add("video", help="video or image")
-    add(
-        "--model",
-        "--model_name_or_path",
-        dest="model_name_or_path",
-        required=True,
-        help="folder or Hub name of a SViTT",
-    )
+    add("--model", "--model_name_or_path", required=True, help="folder or Hub name of a SViTT")
     add("--text", help="sentence: shows which patches it keeps")
     add("--num_frames", type=int, help="frames of a clip (default: the model's own)")
     add("--num_clips", type=int, default=1, help="clips that the video is cut into (default: %(default)s)")
@@ -240,7 +233,7 @@ def add_explain(commands):
 def explain(**args):
     from .search import maps
 
-    maps.run(argparse.Namespace(**args))
+    maps.explain(**args)
 
 
 if __name__ == "__main__":

@@ -22,25 +22,9 @@ AUTO_MAP = {
 
 TOKEN_ORDERS = ("none", "zcurve", "hilbert")
 LOSSES = ("itc", "itm", "mlm")
-# What an answer decoder without settings of its own takes from the text encoder, to start from its weights.
-DECODER_FIELDS_OF_TEXT = (
-    "vocab_size",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "initializer_range",
-    "layer_norm_eps",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "mask_token_id",
-    "tie_word_embeddings",
-)
+# What an answer decoder does not take from the text encoder, to start from the weights of its fusion layers.
+OWN_FIELDS_OF_DECODER = {"num_hidden_layers", "is_decoder", "use_cache", "fusion_layer", "encoder_width"}
+OWN_FIELDS_OF_DECODER |= {"token_keep_rate", "token_drop_loc", "token_keep_strategy", "attn_mask_padding"}
 
 
 def _require(condition: bool, message: str):
@@ -48,43 +32,24 @@ def _require(condition: bool, message: str):
         raise ValueError(message)
 
 
-def _validate_transformer(config: PreTrainedConfig):
-    for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        value = getattr(config, field)
-        _require(value >= 1, f"`{field}` must be at least 1, got {value}.")
-    _require(
-        config.hidden_size % config.num_attention_heads == 0,
-        f"`hidden_size` ({config.hidden_size}) must be divisible by `num_attention_heads` "
-        f"({config.num_attention_heads}).",
-    )
-    for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        value = getattr(config, field)
-        _require(0 <= value < 1, f"`{field}` must be in [0, 1), got {value}.")
-    _require(
-        config.hidden_act in ACT2FN,
-        f"`hidden_act` must be one of Transformers', such as gelu; got {config.hidden_act!r}.",
-    )
-    scale = config.initializer_range
-    _require(0 <= scale < float("inf"), f"`initializer_range` must be a finite number, at least 0; got {scale}.")
+def _validate_transformer(config: PreTrainedConfig, sizes: tuple[str, ...]):
+    for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", *sizes):
+        _require(getattr(config, field) >= 1, f"`{field}` must be at least 1, got {getattr(config, field)}.")
+    width, heads = config.hidden_size, config.num_attention_heads
+    _require(width % heads == 0, f"`hidden_size` ({width}) must be divisible by `num_attention_heads` ({heads}).")
+    activation = config.hidden_act
+    _require(activation in ACT2FN, f"`hidden_act` must be one of Transformers', such as gelu; got {activation!r}.")
 
 
 def _validate_token_dropping(config: PreTrainedConfig, first_layer: int, strategies: tuple[str, ...]):
-    keep_rate, last_layer = config.token_keep_rate, config.num_hidden_layers - 1
-    _require(0 < keep_rate <= 1, f"`token_keep_rate` must be in (0, 1], got {keep_rate}.")
-    _require(
-        config.token_keep_strategy in strategies,
-        f"`token_keep_strategy` must be one of {', '.join(strategies)}, got {config.token_keep_strategy!r}.",
-    )
+    rate, strategy, last_layer = config.token_keep_rate, config.token_keep_strategy, config.num_hidden_layers - 1
+    _require(0 < rate <= 1, f"`token_keep_rate` must be in (0, 1], got {rate}.")
+    _require(strategy in strategies, f"`token_keep_strategy` must be one of {', '.join(strategies)}, got {strategy!r}.")
     for layer in config.token_drop_loc:
         _require(
             first_layer <= layer <= last_layer,
-            f"`token_drop_loc` names layer {layer}, but tokens can only be dropped after layers "
-            f"{first_layer} to {last_layer}.",
+            f"`token_drop_loc` names layer {layer}; tokens can be dropped after layers {first_layer} to {last_layer}.",
         )
-    _require(
-        len(set(config.token_drop_loc)) == len(config.token_drop_loc),
-        f"`token_drop_loc` must not name a layer twice, got {list(config.token_drop_loc)}.",
-    )
 
 
 @auto_docstring(checkpoint="svitt-base")
@@ -167,35 +132,17 @@ class SViTTVisionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        _validate_transformer(self)
-        for field in ("num_frames", "image_size", "patch_size", "num_channels", "attn_block_size"):
-            value = getattr(self, field)
-            _require(value >= 1, f"`{field}` must be at least 1, got {value}.")
-        _require(
-            self.image_size % self.patch_size == 0,
-            f"`image_size` ({self.image_size}) must be divisible by `patch_size` ({self.patch_size}).",
-        )
-        _require(
-            self.num_frames <= self.max_num_frames,
-            f"`num_frames` ({self.num_frames}) must not exceed `max_num_frames` ({self.max_num_frames}).",
-        )
-        _require(0 <= self.drop_path_rate < 1, f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
-        _require(
-            0 < self.layer_scale_init_value < 1e9,
-            f"`layer_scale_init_value` must be positive and below 1e9, got {self.layer_scale_init_value}.",
-        )
+        _validate_transformer(self, ("num_frames", "image_size", "patch_size", "num_channels", "attn_block_size"))
+        _validate_token_dropping(self, first_layer=0, strategies=("cls_attn", "random"))
+        image, patch, order = self.image_size, self.patch_size, self.token_3d_order
+        _require(image % patch == 0, f"`image_size` ({image}) must be divisible by `patch_size` ({patch}).")
+        _require(order in TOKEN_ORDERS, f"`token_3d_order` must be one of {', '.join(TOKEN_ORDERS)}, got {order!r}.")
         local, random = self.sparse_local_attn, self.sparse_random_attn
         _require(local == 0 or local % 2 == 1 and local > 0, f"`sparse_local_attn` must be odd or 0, got {local}.")
-        _require(random is None or random >= 0, f"`sparse_random_attn` must be None or at least 0, got {random}.")
         _require(
-            random is None or local + random >= 1,
-            "`sparse_local_attn` and `sparse_random_attn` are both 0: patch tokens would attend to the CLS token "
-            "alone. Set one of them, or `sparse_random_attn=None` for dense attention.",
-        )
-        _validate_token_dropping(self, first_layer=0, strategies=("cls_attn", "random"))
-        _require(
-            self.token_3d_order in TOKEN_ORDERS,
-            f"`token_3d_order` must be one of {', '.join(TOKEN_ORDERS)}, got {self.token_3d_order!r}.",
+            random is None or random >= 0 and local + random >= 1,
+            f"`sparse_random_attn` must be None (dense attention) or at least {1 if local == 0 else 0}, got {random}: "
+            "each block of patch tokens attends to at least one.",
         )
 
     @property
@@ -204,18 +151,17 @@ class SViTTVisionConfig(PreTrainedConfig):
         return self.image_size // self.patch_size
 
 
-@auto_docstring(checkpoint="svitt-base")
-@strict
-class SViTTTextConfig(PreTrainedConfig):
-    r"""
+# What the encoder and the decoder of text say of the same fields.
+TEXT_FIELDS_DOC = r"""
     mask_token_id (`int`, *optional*, defaults to 103):
         Id of `[MASK]`, for masked language modeling. `[CLS]` is `bos_token_id`, `[SEP]` is `eos_token_id`.
-    fusion_layer (`int`, *optional*, defaults to 9):
-        First layer with cross-attention to the video; the layers before it see text only.
+    fusion_layer (`int`, *optional*):
+        First layer with cross-attention to the video: by default 9, and 0 in a decoder, which looks at the question.
     encoder_width (`int`, *optional*, defaults to 768):
         Width of the states that cross-attention looks at.
-    token_keep_rate (`float`, *optional*, defaults to 0.1):
-        Share of the video's patch tokens that the fusion layers after a drop still see.
+    token_keep_rate (`float`, *optional*):
+        Share of the video's patch tokens that the fusion layers after a drop still see: by default 0.1, and 1.0 in a
+        decoder, which keeps all of the question.
     token_drop_loc (`list[int]`, *optional*):
         Fusion layers after whose cross-attention video tokens are dropped. Defaults to `[fusion_layer]`.
     token_keep_strategy (`str`, *optional*, defaults to `"cls_attn"`):
@@ -223,8 +169,12 @@ class SViTTTextConfig(PreTrainedConfig):
         (`"avg_attn"`), or random ones (`"random"`).
     attn_mask_padding (`bool`, *optional*, defaults to `True`):
         Whether `"avg_attn"` leaves padded text tokens out of its average. `False` reproduces the original code.
-    """
+"""
 
+
+@auto_docstring(checkpoint="svitt-base", custom_args=TEXT_FIELDS_DOC)
+@strict
+class SViTTTextConfig(PreTrainedConfig):
     model_type = "svitt_text_model"
     base_config_key = "text_config"
 
@@ -261,38 +211,17 @@ class SViTTTextConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        _validate_transformer(self)
-        for field in ("vocab_size", "max_position_embeddings", "type_vocab_size", "encoder_width"):
-            value = getattr(self, field)
-            _require(value >= 1, f"`{field}` must be at least 1, got {value}.")
+        _validate_transformer(self, ("vocab_size", "max_position_embeddings", "type_vocab_size", "encoder_width"))
+        layer, depth = self.fusion_layer, self.num_hidden_layers
         _require(
-            0 <= self.fusion_layer <= self.num_hidden_layers,
-            f"`fusion_layer` must be between 0 and `num_hidden_layers` ({self.num_hidden_layers}), "
-            f"got {self.fusion_layer}.",
+            0 <= layer <= depth, f"`fusion_layer` must be between 0 and `num_hidden_layers` ({depth}), got {layer}."
         )
-        _validate_token_dropping(self, self.fusion_layer, strategies=("cls_attn", "avg_attn", "random"))
+        _validate_token_dropping(self, layer, strategies=("cls_attn", "avg_attn", "random"))
 
 
-@auto_docstring(checkpoint="svitt-base")
+@auto_docstring(checkpoint="svitt-base", custom_args=TEXT_FIELDS_DOC)
 @strict
 class SViTTTextDecoderConfig(SViTTTextConfig):
-    r"""
-    mask_token_id (`int`, *optional*, defaults to 103):
-        Id of `[MASK]`; not used by the decoder.
-    fusion_layer (`int`, *optional*, defaults to 0):
-        First layer with cross-attention to the question: all layers have it.
-    encoder_width (`int`, *optional*, defaults to 768):
-        Width of the question states.
-    token_keep_rate (`float`, *optional*, defaults to 1.0):
-        The decoder keeps all question tokens.
-    token_drop_loc (`list[int]`, *optional*):
-        Not used by the decoder.
-    token_keep_strategy (`str`, *optional*, defaults to `"cls_attn"`):
-        Not used by the decoder.
-    attn_mask_padding (`bool`, *optional*, defaults to `True`):
-        Not used by the decoder.
-    """
-
     model_type = "svitt_text_decoder"
     base_config_key = "decoder_config"
 
@@ -361,30 +290,23 @@ class SViTTConfig(PreTrainedConfig):
 
     def _decoder_settings_like_fusion_layers(self) -> dict:
         text = self.text_config
-        return {
-            **{field: getattr(text, field) for field in DECODER_FIELDS_OF_TEXT},
-            "encoder_width": text.hidden_size,
-            "num_hidden_layers": max(text.num_hidden_layers - text.fusion_layer, 1),
-        }
+        shared = SViTTTextConfig.__annotations__.keys() - OWN_FIELDS_OF_DECODER
+        num_layers = max(text.num_hidden_layers - text.fusion_layer, 1)
+        own = {"encoder_width": text.hidden_size, "num_hidden_layers": num_layers}
+        return {field: getattr(text, field) for field in shared} | own
 
     def validate_architecture(self):
-        vision, text, decoder = self.vision_config, self.text_config, self.decoder_config
-        _require(
-            text.encoder_width == vision.hidden_size,
-            f"`text_config.encoder_width` ({text.encoder_width}) must equal `vision_config.hidden_size` "
-            f"({vision.hidden_size}).",
-        )
-        _require(
-            decoder.encoder_width == text.hidden_size,
-            f"`decoder_config.encoder_width` ({decoder.encoder_width}) must equal `text_config.hidden_size` "
-            f"({text.hidden_size}).",
-        )
-        _require(self.embed_dim >= 1, f"`embed_dim` must be at least 1, got {self.embed_dim}.")
-        _require(self.temp > 0, f"`temp` must be positive, got {self.temp}.")
-        _require(0 < self.mlm_prob <= 1, f"`mlm_prob` must be in (0, 1], got {self.mlm_prob}.")
-        for name, weight in self.loss_weight.items():
+        for reader, seen, name in (
+            ("text_config", self.vision_config, "vision_config"),
+            ("decoder_config", self.text_config, "text_config"),
+        ):
+            width = getattr(self, reader).encoder_width
+            _require(
+                width == seen.hidden_size,
+                f"`{reader}.encoder_width` ({width}) must equal `{name}.hidden_size` ({seen.hidden_size}).",
+            )
+        for name in self.loss_weight:
             _require(name in LOSSES, f"`loss_weight` names {name!r}; the losses are {', '.join(LOSSES)}.")
-            _require(weight >= 0, f"`loss_weight[{name!r}]` must not be negative, got {weight}.")
 
 
 SViTTConfig.register_for_auto_class()

@@ -38,17 +38,16 @@ from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
 logger = logging.getLogger(__name__)
 
+Name = str | os.PathLike  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
 BIAS_TABLE = "relative_position_bias.relative_position_bias_table"
 
 
-# ----------------------------------------------------------------------------------------------------
-# Saved models
-# ----------------------------------------------------------------------------------------------------
+# ---- Saved models
 
 
 def load_model_and_processor(
-    path: str | os.PathLike,
+    path: Name,
     model_class: type[PreTrainedModel] | None = None,
     *,
     num_frames: int | None = None,
@@ -84,22 +83,28 @@ def load_model_and_processor(
 
 
 @contextmanager
-def loading(name: str | os.PathLike) -> Iterator[None]:
+def loading(name: Name) -> Iterator[None]:
     """Raise an `InputError` for all that a folder which is missing, damaged or hostile makes libraries raise."""
     folder = Path(name)
     if not folder.is_dir() and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
         raise InputError(f"{name}: there is no such folder.")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{name}: is no folder of a model, it has no config.json.")
+    with in_one_sentence(f"{name}: cannot be loaded"):
+        yield
+
+
+@contextmanager
+def in_one_sentence(what: str) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # tokenizers raises nothing more special
-        raise InputError(f"{name}: cannot be loaded ({reason_of(error)}).") from error
+    except Exception as error:  # of libraries, to which strangers' files and fields may do anything
+        raise InputError(f"{what} ({reason_of(error)}).") from error
 
 
-def class_of(path: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedModel]:
+def class_of(path: Name, config: SViTTConfig) -> type[PreTrainedModel]:
     """Return the class that a model was saved from."""
     [architecture, *_] = config.architectures or ["SViTTModel"]
     if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
@@ -107,7 +112,7 @@ def class_of(path: str | os.PathLike, config: SViTTConfig) -> type[PreTrainedMod
     return getattr(modeling_svitt, architecture)
 
 
-def load_model(path: str | os.PathLike, config: SViTTConfig, model_class: type[PreTrainedModel]) -> PreTrainedModel:
+def load_model(path: Name, config: SViTTConfig, model_class: type[PreTrainedModel]) -> PreTrainedModel:
     """Load weights in float32; an `InputError` where those of the class that was saved are missing or do not fit."""
     source_class = class_of(path, config)
     with torch.device("meta"):
@@ -121,22 +126,20 @@ def load_model(path: str | os.PathLike, config: SViTTConfig, model_class: type[P
         use_safetensors=True,
     )
     for name, shape, expected in sorted(report["mismatched_keys"]):
-        raise InputError(f"{path}: {name} is of {by(shape)} values, its configuration needs {by(expected)}.")
+        raise InputError(f"{path}: {name} has the shape {tuple(shape)}, its configuration needs {tuple(expected)}.")
     if missing := needed & report["missing_keys"]:
         raise InputError(f"{path}: lacks weights of its {source_class.__name__}: {listed(missing)}.")
     return model
 
 
-def load_processor(
-    path: str | os.PathLike, num_frames: int | None = None, max_text_length: int | None = None
-) -> SViTTProcessor:
+def load_processor(path: Name, num_frames: int | None = None, max_text_length: int | None = None) -> SViTTProcessor:
     """Load the processor of a model, with other frames or another text length."""
     settings = {"num_frames": num_frames, "max_length": max_text_length}
     settings = {name: value for name, value in settings.items() if value is not None}
     return SViTTProcessor.from_pretrained(path, trust_remote_code=False, **settings)
 
 
-def load_tokenizer(name: str | os.PathLike) -> BertTokenizer:
+def load_tokenizer(name: Name) -> BertTokenizer:
     """Load the BERT tokenizer in a folder or of a Hub name."""
     try:
         tokenizer = BertTokenizer.from_pretrained(name)
@@ -164,14 +167,14 @@ def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> S
     return SViTTProcessor(SViTTVideoProcessor(size=size, num_frames=vision.num_frames, **kwargs), tokenizer)
 
 
-def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: str | os.PathLike):
+def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: Name):
     """Write model and processor to a new folder, which is complete or not there."""
     check_unused(output_dir)
     write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
     logger.info("%s written to %s.", type(model).__name__, output_dir)
 
 
-def check_unused(output_dir: str | os.PathLike):
+def check_unused(output_dir: Name):
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise InputError(f"{output_dir}: is in use; name a folder that does not exist yet, or an empty one.")
@@ -230,14 +233,7 @@ def listed(names: Iterable[str]) -> str:
     return printable(", ".join(names[:20] + more))
 
 
-def by(size: Iterable[int]) -> str:
-    """(2, 3) -> `2 x 3`"""
-    return " x ".join(map(str, size)) or "1"
-
-
-# ----------------------------------------------------------------------------------------------------
-# Names
-# ----------------------------------------------------------------------------------------------------
+# ---- Names
 
 # Original prefix -> ours, first match first. Below a prefix all names are the same.
 PREFIXES = {
@@ -245,13 +241,8 @@ PREFIXES = {
     "text_encoder.bert.": "text_model.",
     "text_encoder.cls.": "cls.",
     "text_encoder.": "text_model.",
-    "text_decoder.": "text_decoder.",
-    "vision_layernorm.": "vision_layernorm.",
-    "vision_proj.": "vision_proj.",
-    "text_proj.": "text_proj.",
-    "itm_head.": "itm_head.",
-    "temp": "temp",
 }
+PREFIXES |= {name: name for name in ("text_decoder.", "vision_layernorm.", "vision_proj.", "text_proj.", "itm_head.")}
 TOWER_PREFIXES = ("embeddings.", "encoder.", "pooler.", "layernorm.")  # of one encoder on its own, named as ours
 INDEX_BUFFERS = ("relative_position_index", "position_ids")  # functions of the configuration, which the port computes
 # Second names of tensors -> first names.
@@ -282,7 +273,7 @@ def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
     if unknown or not renamed:
         raise InputError(
             f"These are not names of weights of an original SViTT model: {listed(unknown) or 'none at all'}. They "
-            f"start with {', '.join(PREFIXES)}, or in an encoder alone with {', '.join(TOWER_PREFIXES)}."
+            f"are temp or start with {', '.join(PREFIXES)}, or in an encoder alone with {', '.join(TOWER_PREFIXES)}."
         )
     kept = [name for name in original if not name.endswith(INDEX_BUFFERS)]
     weights = {renamed[name]: original[name] for name in kept}
@@ -299,10 +290,8 @@ def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def _rename(name: str) -> str | None:
-    for original, ours in PREFIXES.items():
-        if name == original or original.endswith(".") and name.startswith(original):
-            return ours + name.removeprefix(original)
-    return None
+    renamed = (ours + name.removeprefix(original) for original, ours in PREFIXES.items() if name.startswith(original))
+    return name if name == "temp" else next(renamed, None)
 
 
 def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
@@ -328,9 +317,7 @@ def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_la
     return weights
 
 
-# ----------------------------------------------------------------------------------------------------
-# Positions: from images to clips, from short to long clips, from one image size to another
-# ----------------------------------------------------------------------------------------------------
+# ---- Positions: from images to clips, from short to long clips, from one image size to another
 
 
 def resize_relative_position_bias(
@@ -439,9 +426,7 @@ def expanded(model: PreTrainedModel, num_frames: int, fields: Mapping | None = N
     return longer
 
 
-def convert_to_longer_clips(
-    path: str | os.PathLike, output_dir: str | os.PathLike, num_frames: int, token_keep_rate: float | None = None
-):
+def convert_to_longer_clips(path: Name, output_dir: Name, num_frames: int, token_keep_rate: float | None = None):
     """Write a SViTT for clips of `num_frames` frames, perhaps with more tokens dropped, made from a saved one."""
     check_unused(output_dir)
     check_number("num_frames", num_frames, 1)
@@ -449,9 +434,7 @@ def convert_to_longer_clips(
     save_folder(expanded(model, num_frames), processor, output_dir)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Checkpoints of strangers
-# ----------------------------------------------------------------------------------------------------
+# ---- Checkpoints of strangers
 
 # Ten times what weights and an optimizer of a large model take. An opcode makes an object of 200 bytes at most, and
 # tuples nested deeper than this would overflow Python's stack when they are hashed.
@@ -460,14 +443,12 @@ MAX_OPCODES, MAX_TUPLES, MAX_CONFIG_VALUES = 10**6, 50_000, 10**5
 TIMES_SHARED = 4
 # Objects of these packages are pickled as calls, which stubs answer. No other call is let pass.
 ANSWERED = ("collections", "copyreg", "datetime", "numpy", "omegaconf", "pathlib")
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # whose names of modules protocol 2 keeps
 BUILTINS_RENAMED = ("builtins.int", "builtins.str", "builtins.range")  # which protocol 2 calls long, unicode, xrange
 
 
 class Stub:
     """In place of an object that is neither tensor nor plain container: keeps its attributes, runs nothing."""
-
-    def __new__(cls, *args):
-        return super().__new__(cls)
 
     def __init__(self, *args):
         pass
@@ -497,15 +478,14 @@ def stub_for(name: str) -> type:
     return Stub if name.startswith(tuple(f"{package}." for package in ANSWERED)) else Uncalled(name, (DictStub,), {})
 
 
-def names_in_pickles(path: str | os.PathLike) -> set[str]:
+def names_in_pickles(path: Name) -> set[str]:
     """Return the names of all classes and functions that a checkpoint asks for, without running it.
 
     Raises:
         ValueError: for what torch would take without end: compressed, too long, nested too deeply.
     """
     with open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-        if not is_zip:
+        if file.read(4) != b"PK\x03\x04":
             file.seek(0)
             return set().union(*(_names_in_pickle(file) for _ in range(5)))  # head, checkpoint, list of storages
         with zipfile.ZipFile(file) as archive:
@@ -524,13 +504,13 @@ def _names_in_pickle(file) -> set[str]:
             raise ValueError("it holds more objects than weights and their optimizer take")
         if opcode.name == "GLOBAL":
             module, name = value.split(" ")
-            names.add(f"{ {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module) }.{name}")
+            names.add(f"{PYTHON_2.get(module, module)}.{name}")
     if "builtins.bytearray" in names:  # torch calls it, with any size
         raise pickle.UnpicklingError("it makes byte arrays")
     return names
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict:
+def read_checkpoint(path: Name) -> dict:
     """Read what `torch.save` wrote, in its zip or its legacy format, without running anything that it contains.
 
     Tensors of zip files stay on the disk until they are used.
@@ -556,16 +536,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     return checkpoint
 
 
-def weights_of(path: str | os.PathLike, checkpoint: dict) -> Weights:
+def weights_of(path: Name, checkpoint: dict) -> Weights:
     """Return the tensors under 'model', or of a checkpoint that is a state dict itself."""
     weights = checkpoint.get("model", checkpoint)
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str)
-        and isinstance(value, torch.Tensor)
-        and value.layout is torch.strided
-        and not value.is_meta
-        for name, value in weights.items()
-    ):
+    if not isinstance(weights, dict) or not all(map(is_weight, weights.items())):
         raise InputError(f"{path}: has no dict of weights under 'model'; its entries are {listed(checkpoint)}.")
     if sum(value.nbytes for value in weights.values()) > TIMES_SHARED * os.path.getsize(path):
         raise InputError(f"{path}: is refused, its weights are larger than what it stores.")
@@ -598,9 +572,7 @@ def plain(value, counter: Iterator[int] | None = None):
     return [plain(item, counter) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-# ----------------------------------------------------------------------------------------------------
-# Original checkpoint -> Hub folder
-# ----------------------------------------------------------------------------------------------------
+# ---- Original checkpoint -> Hub folder
 
 # What the original code does where the checkpoint's configuration says nothing ...
 ORIGINAL_VISION_DEFAULTS = {
@@ -610,15 +582,14 @@ ORIGINAL_VISION_DEFAULTS = {
     "sparse_random_attn": None,
     "attn_block_size": 1,
 }
-ORIGINAL_TEXT_DEFAULTS = {"token_keep_rate": 1.0}
 # ... and whatever it says.
 ORIGINAL_BEHAVIOUR = {"attn_mask_padding": False}
 
 
 def convert_checkpoint(
-    path: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    tokenizer: str | os.PathLike = "bert-base-uncased",
+    path: Name,
+    output_dir: Name,
+    tokenizer: Name = "bert-base-uncased",
     vision_config: dict | None = None,
     text_config: dict | None = None,
 ):
@@ -641,21 +612,15 @@ def convert_checkpoint(
     """
     check_unused(output_dir)
     checkpoint = read_checkpoint(path)
-    original = weights_of(path, checkpoint)
-    weights = convert_state_dict(original)
+    weights = convert_state_dict(weights_of(path, checkpoint))
     logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
     tokenizer = load_tokenizer(tokenizer)
     text_config = {**special_token_ids(tokenizer), **(text_config or {})}
-    try:
-        config = infer_config(original, plain(checkpoint.get("config")), vision_config, text_config)
+    with in_one_sentence(f"{path}: its configuration is none of an original model"):
+        config = infer_config(weights, plain(checkpoint.get("config")), vision_config, text_config)
         model_class = _model_class(weights)
         with torch.device("meta"):  # takes no memory, whatever sizes were inferred
             check_fit(model_class(config), weights)
-    except InputError:
-        raise
-    except Exception as error:  # fields that are not of the type or the size they should be
-        reason = reason_of(error)
-        raise InputError(f"{path}: its configuration is none of an original model ({reason}).") from error
     model = model_class(config)
     model.load_state_dict(weights, strict=False)
     save_folder(model, make_processor(config, tokenizer), output_dir)
@@ -672,7 +637,7 @@ def _model_class(weights: Weights) -> type[PreTrainedModel]:
 
 
 def infer_config(
-    original: Mapping[str, torch.Tensor],
+    weights: Weights,
     original_config: Mapping | None = None,
     vision_config: dict | None = None,
     text_config: dict | None = None,
@@ -680,27 +645,19 @@ def infer_config(
     """Return the configuration of an original model.
 
     Args:
-        original: Its state dict, under the original's names.
+        weights: Its state dict, under our names.
         original_config: Its training configuration as plain data, if known: `vision_encoder_args`,
             `text_encoder_args`, `video_input`, `image_res`, `temp`, `loss_weight`, ... are read.
         vision_config: Fields of [`SViTTVisionConfig`] that take precedence.
         text_config: Fields of [`SViTTTextConfig`] that take precedence.
-
-    Raises:
-        InputError: if the weights do not tell a size (heads of another width than 64, or several grids that fit the
-            bias tables) and nothing else does.
     """
     check_fields(SViTTVisionConfig, vision_config)
     check_fields(SViTTTextConfig, text_config)
-    weights = convert_state_dict({name: original[name] for name in original if not name.endswith(INDEX_BUFFERS)})
     trained = original_config if isinstance(original_config, Mapping) else {}
     if not trained:
-        logger.warning(
-            "The checkpoint has no configuration: sparsity is taken to be the published one, "
-            "with the defaults of `SViTTVisionConfig`."
-        )
-    vision = _vision_settings(original, weights, trained, vision_config or {})
-    text = _text_settings(weights, "text_model.", trained, text_config or {})
+        logger.warning("The checkpoint has no configuration: fields that no shape tells have the published values.")
+    vision = _vision_settings(weights, trained, vision_config or {})
+    text = _text_settings(weights, trained, text_config or {})
     joint = {field: trained[field] for field in ("temp", "mlm_prob", "itm_hard_neg", "loss_weight") if field in trained}
     if "vision_proj.weight" in weights:
         joint["embed_dim"] = len(weights["vision_proj.weight"])
@@ -710,125 +667,82 @@ def infer_config(
     return SViTTConfig(vision_config=vision, text_config=text, **joint)
 
 
-def _vision_settings(original: Mapping, weights: Weights, trained: Mapping, given: dict) -> dict:
+def _vision_settings(weights: Weights, trained: Mapping, given: dict) -> dict:
     prefix = "vision_model."
-    hidden_size, num_channels, patch_size, _ = _shape(
-        weights, f"{prefix}embeddings.patch_embeddings.projection.weight", 4
-    )
-    num_layers = _num_layers(weights, prefix)
+    width, num_channels, patch_size, _ = _shape(weights, f"{prefix}embeddings.patch_embeddings.projection.weight", 4)
     sizes = {
-        "hidden_size": hidden_size,
+        "hidden_size": width,
         "num_channels": num_channels,
         "patch_size": patch_size,
-        "num_hidden_layers": num_layers,
+        "num_hidden_layers": _num_layers(weights, prefix),
         "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight", 2)[0],
         "use_mean_pooling": f"{prefix}layernorm.weight" not in weights,
         "use_absolute_position_embeddings": f"{prefix}embeddings.position_embeddings" in weights,
-        "use_relative_position_bias": f"{prefix}encoder.layer.0.attention.attention.{BIAS_TABLE}" in weights,
+        "use_relative_position_bias": _bias_table_name(prefix, 0) in weights,
     }
-    settings = {**(ORIGINAL_VISION_DEFAULTS if trained else {}), "num_attention_heads": hidden_size // 64}
+    settings = (ORIGINAL_VISION_DEFAULTS if trained else {}) | {"num_attention_heads": width // 64}
     settings |= _fields(SViTTVisionConfig, trained, "vit_config", "vision_encoder_args")
     clips = {"num_frames": (trained.get("video_input") or {}).get("num_frames"), "image_size": trained.get("image_res")}
     settings |= {field: value for field, value in clips.items() if value is not None}
     if "token_drop_loc" in settings:  # the original ignores layers that do not exist
-        settings["token_drop_loc"] = [layer for layer in settings["token_drop_loc"] if layer < num_layers]
-    settings |= {**sizes, **ORIGINAL_BEHAVIOUR, **given}
+        layers = range(sizes["num_hidden_layers"])
+        settings["token_drop_loc"] = [layer for layer in settings["token_drop_loc"] if layer in layers]
+    settings |= sizes | ORIGINAL_BEHAVIOUR | given
 
     if sizes["use_relative_position_bias"]:
-        num_rows, settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0), 2)
-        index = next((tensor for name, tensor in original.items() if name.endswith("relative_position_index")), None)
-        settings["num_frames"], settings["image_size"] = _clip_size(
-            num_rows, settings, num_patches=None if index is None else len(index) - 1
-        )
-    elif sizes["use_absolute_position_embeddings"]:
-        num_positions = _shape(weights, f"{prefix}embeddings.position_embeddings", 3)[1]
-        settings["image_size"] = math.isqrt(num_positions - 1) * patch_size
+        settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0), 2)[1]
     return settings
 
 
-def _clip_size(num_rows: int, settings: dict, num_patches: int | None) -> tuple[int, int]:
-    """Return frames and image size, from the rows of a bias table, (2T-1)(2H-1)(2H-1) + 3, and what else is known."""
-    patch_size = settings["patch_size"]
-    fitting = []
-    for grid_size in range(1, math.isqrt(num_rows) + 1):
-        num_offsets, rest = divmod(num_rows - 3, (2 * grid_size - 1) ** 2)
-        num_frames, image_size = (num_offsets + 1) // 2, grid_size * patch_size
-        if (
-            rest == 0
-            and num_offsets > 0
-            and num_patches in (None, num_frames * grid_size**2)
-            and settings.get("num_frames") in (None, num_frames)
-            and settings.get("image_size") in (None, image_size)
-        ):
-            fitting.append((num_frames, image_size))
-    if len(fitting) != 1:
-        known = {field: settings[field] for field in ("num_frames", "image_size") if field in settings}
-        raise InputError(
-            f"Bias tables of {num_rows} rows and patches of {patch_size} pixels fit "
-            + (f"several (num_frames, image_size): {fitting}; say which." if fitting else f"no clips with {known}.")
-        )
-    return fitting[0]
-
-
-def _text_settings(weights: Weights, prefix: str, trained: Mapping, given: dict) -> dict:
-    sizes = _text_sizes(weights, prefix)
-    settings = {**ORIGINAL_TEXT_DEFAULTS, **_fields(SViTTTextConfig, trained, "bert_config", "text_encoder_args")}
+def _text_settings(weights: Weights, trained: Mapping, given: dict) -> dict:
+    sizes = _text_sizes(weights, "text_model.")
+    settings = {"token_keep_rate": 1.0} | _fields(SViTTTextConfig, trained, "bert_config", "text_encoder_args")
+    layers = range(sizes["fusion_layer"], sizes["num_hidden_layers"])
     if "token_drop_loc" in settings:
-        layers = range(sizes["fusion_layer"], sizes["num_hidden_layers"])
         settings["token_drop_loc"] = [layer for layer in settings["token_drop_loc"] if layer in layers]
-    settings |= {**sizes, **ORIGINAL_BEHAVIOUR, **given}
-    if "num_attention_heads" not in settings:
-        if sizes["hidden_size"] % 64:
-            raise InputError(
-                "The weights of BERT do not tell its number of heads, and at a width of "
-                f"{sizes['hidden_size']} they are not 64 wide; say `num_attention_heads` in `text_config`."
-            )
-        settings["num_attention_heads"] = sizes["hidden_size"] // 64
-    return settings
+    settings |= sizes | ORIGINAL_BEHAVIOUR | given
+    if "num_attention_heads" not in settings and sizes["hidden_size"] % 64:
+        raise InputError(
+            "The weights of BERT do not tell its number of heads, and at a width of "
+            f"{sizes['hidden_size']} they are not 64 wide; say `num_attention_heads` in `text_config`."
+        )
+    return {"num_attention_heads": sizes["hidden_size"] // 64} | settings
 
 
 def _text_sizes(weights: Weights, prefix: str) -> dict:
-    vocab_size, hidden_size = _shape(weights, f"{prefix}embeddings.word_embeddings.weight", 2)
-    num_layers = _num_layers(weights, prefix)
-    cross_keys = [f"{prefix}encoder.layer.{layer}.crossattention.self.key.weight" for layer in range(num_layers)]
-    fusion_layer = next((layer for layer, name in enumerate(cross_keys) if name in weights), num_layers)
-    sizes = {
-        "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
-        "num_hidden_layers": num_layers,
-        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight", 2)[0],
-        "max_position_embeddings": _shape(weights, f"{prefix}embeddings.position_embeddings.weight", 2)[0],
-        "type_vocab_size": _shape(weights, f"{prefix}embeddings.token_type_embeddings.weight", 2)[0],
-        "fusion_layer": fusion_layer,
-    }
-    if fusion_layer < num_layers:
-        sizes["encoder_width"] = _shape(weights, cross_keys[fusion_layer], 2)[1]
+    sizes = {"num_hidden_layers": _num_layers(weights, prefix)}
+    sizes["vocab_size"], sizes["hidden_size"] = _shape(weights, f"{prefix}embeddings.word_embeddings.weight", 2)
+    for field, name in (
+        ("intermediate_size", "encoder.layer.0.intermediate.dense"),
+        ("max_position_embeddings", "embeddings.position_embeddings"),
+        ("type_vocab_size", "embeddings.token_type_embeddings"),
+    ):
+        sizes[field] = _shape(weights, f"{prefix}{name}.weight", 2)[0]
+    sizes["fusion_layer"] = sizes["num_hidden_layers"]
+    for layer in reversed(range(sizes["num_hidden_layers"])):
+        key = f"{prefix}encoder.layer.{layer}.crossattention.self.key.weight"
+        if key in weights:
+            sizes |= {"fusion_layer": layer, "encoder_width": _shape(weights, key, 2)[1]}
     return sizes
 
 
 def _fields(config_class: type, trained: Mapping, *sections: str) -> dict:
     """Return what sections of the original's configuration say of the fields of ours."""
-    found = {}
-    for section in sections:
-        values = trained.get(section)
-        if isinstance(values, Mapping):  # `bert_config` is the path of a file in the published configurations
-            found |= {field: value for field, value in values.items() if field in config_class.__annotations__}
-    return found
+    found = [trained[section] for section in sections if isinstance(trained.get(section), Mapping)]  # not file names
+    return {field: value for part in found for field, value in part.items() if field in config_class.__annotations__}
 
 
 def _num_layers(weights: Weights, prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
-    last = max((int(match[1]) for match in map(pattern.match, weights) if match), default=-1)
-    if last >= len(weights):
-        raise InputError(f"The checkpoint has weights of layer {last}, but not of all before it.")
-    return 1 + last
+    num_layers = 1 + max((int(match[1]) for match in map(pattern.match, weights) if match), default=-1)
+    if num_layers > len(weights):
+        raise InputError(f"The checkpoint has weights of layer {num_layers - 1}, but not of all before it.")
+    return num_layers
 
 
 def _shape(weights: Weights, name: str, num_dims: int) -> torch.Size:
-    if name not in weights:
-        raise InputError(f"The checkpoint has no `{name}`.")
-    if weights[name].dim() != num_dims:
-        raise InputError(f"`{name}` has {weights[name].dim()} dimensions instead of {num_dims}.")
+    if name not in weights or weights[name].dim() != num_dims:
+        raise InputError(f"The checkpoint has no `{name}` of {num_dims} dimensions.")
     return weights[name].shape
 
 
@@ -845,8 +759,8 @@ def check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = N
     own = model.state_dict()
     for name, tensor in weights.items():
         if name in own and own[name].shape != tensor.shape:
-            sizes = f"{name}, of {by(tensor.shape)} values instead of {by(own[name].shape)}"
-            raise InputError(f"The weights do not fit the configuration: size mismatch for {sizes}.")
+            shapes = f"{tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+            raise InputError(f"The weights do not fit the configuration: {name} has the shape {shapes}.")
     if unexpected := weights.keys() - own.keys():
         raise InputError(f"{type(model).__name__} has no place for {listed(unexpected)}.")
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
@@ -856,9 +770,7 @@ def check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = N
     return new
 
 
-# ----------------------------------------------------------------------------------------------------
-# BEiT + BERT -> fresh SViTT
-# ----------------------------------------------------------------------------------------------------
+# ---- BEiT + BERT -> fresh SViTT
 
 NEW_MODULES = (
     rf".*\.{BIAS_TABLE}$|.*\.crossattention\.|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\.|temp$|cls\."
@@ -866,8 +778,8 @@ NEW_MODULES = (
 
 
 def init_from_towers(
-    vision: str | os.PathLike,
-    text: str | os.PathLike,
+    vision: Name,
+    text: Name,
     num_frames: int = 4,
     image_size: int | None = None,
     fusion_layer: int | None = None,
@@ -900,12 +812,12 @@ def init_from_towers(
     if fusion_layer is None:
         fusion_layer = text_fields["num_hidden_layers"] * 3 // 4
     text_fields |= {"fusion_layer": fusion_layer, "encoder_width": vision_fields["hidden_size"]}
-    config = SViTTConfig(
-        vision_config={**vision_fields, **(vision_config or {})},
-        text_config={**text_fields, **(text_config or {})},
-        **kwargs,
-    )
-    model = SViTTForPreTraining(config)
+    with in_one_sentence("The fields do not fit these towers"):
+        parts = {
+            "vision_config": vision_fields | (vision_config or {}),
+            "text_config": text_fields | (text_config or {}),
+        }
+        model = SViTTForPreTraining(SViTTConfig(**parts, **kwargs))
     weights = vision_weights | text_weights
     new = check_fit(model, weights, may_lack=NEW_MODULES)
     model.load_state_dict(weights, strict=False)
@@ -914,7 +826,7 @@ def init_from_towers(
     return model
 
 
-def _beit_tower(name: str | os.PathLike, num_frames: int, image_size: int | None) -> tuple[dict, Weights]:
+def _beit_tower(name: Name, num_frames: int, image_size: int | None) -> tuple[dict, Weights]:
     """Return fields of [`SViTTVisionConfig`] and weights, under our names, from a BEiT."""
     config, weights = _pretrained(BeitModel, name, may_lack=r"pooler\.")
     for field in ("image_size", "patch_size"):
@@ -945,7 +857,7 @@ def _beit_tower(name: str | os.PathLike, num_frames: int, image_size: int | None
     return fields, {f"vision_model.{name}": tensor for name, tensor in weights.items()}
 
 
-def _bert_tower(name: str | os.PathLike) -> tuple[dict, Weights]:
+def _bert_tower(name: Name) -> tuple[dict, Weights]:
     """Return fields of [`SViTTTextConfig`] and weights from a BERT, with its word prediction head if it has one."""
     architectures = AutoConfig.from_pretrained(name, trust_remote_code=False).architectures or []
     has_head = any(architecture.endswith(("ForMaskedLM", "ForPreTraining")) for architecture in architectures)
@@ -962,16 +874,16 @@ def _bert_tower(name: str | os.PathLike) -> tuple[dict, Weights]:
 
 
 def _pretrained(
-    model_class: type[PreTrainedModel], name: str | os.PathLike, may_lack: str | None = None, **kwargs
+    model_class: type[PreTrainedModel], name: Name, may_lack: str | None = None, **kwargs
 ) -> tuple[AutoConfig, Weights]:
     """Return configuration and float32 weights of a pretrained model, under the names of checkpoints."""
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
-        raise InputError(f"{name} is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
+        raise InputError(f"{name}: is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
     model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
     missing = [key for key in report["missing_keys"] if may_lack is None or not re.match(may_lack, key)]
     if missing:
-        raise InputError(f"{name} lacks weights of a {model_class.__name__}: {listed(missing)}.")
+        raise InputError(f"{name}: lacks weights of a {model_class.__name__}: {listed(missing)}.")
     if report["unexpected_keys"]:
         logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
@@ -981,10 +893,10 @@ def _pretrained(
 
 
 def convert_towers(
-    vision: str | os.PathLike,
-    text: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    tokenizer: str | os.PathLike | None = None,
+    vision: Name,
+    text: Name,
+    output_dir: Name,
+    tokenizer: Name | None = None,
     image_mean: list[float] | None = None,
     image_std: list[float] | None = None,
     text_config: dict | None = None,
@@ -1000,7 +912,7 @@ def convert_towers(
     save_folder(model, make_processor(model.config, tokenizer, **statistics), output_dir)
 
 
-def image_statistics(vision: str | os.PathLike) -> dict:
+def image_statistics(vision: Name) -> dict:
     """Return `image_mean` and `image_std` that a vision tower was trained with, where its folder says so."""
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)

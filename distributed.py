@@ -69,7 +69,7 @@ def share_of(items):
 
 
 def numbers_of_share(length: int) -> range:
-    """Return the places among all items of those of a share of this length."""
+    """Return where the items of this process's share, of so many, stand among all."""
     state = PartialState()
     return range(state.process_index, state.process_index + length * state.num_processes, state.num_processes)
 

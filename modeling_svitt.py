@@ -13,16 +13,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -30,18 +29,15 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, Ima
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.beit.modeling_beit import BeitDropPath
 from transformers.models.bert.modeling_bert import (
-    BertAttention,
     BertEmbeddings,
     BertIntermediate,
     BertLMPredictionHead,
     BertOnlyMLMHead,
     BertOutput,
-    BertSelfAttention,
     BertSelfOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple, is_triton_available
-from transformers.utils.deprecation import deprecate_kwarg
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import (
     OutputRecorder,
@@ -52,13 +48,36 @@ from transformers.utils.output_capturing import (
 
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 
-# What Transformers calls `cache` is `past_key_values` in 5.23, the oldest release that we support; `deprecate_kwarg` is
-# silent about what was deprecated by then.
-CACHE_RENAMED = "5.23.0"
+# Transformers 5.23 keeps a decoder's cache under another name than later releases do.
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithCrossAttentions.__dataclass_fields__ else "past_key_values"
 
-# ----------------------------------------------------------------------------------------------------
-# Outputs
-# ----------------------------------------------------------------------------------------------------
+# What several `forward` methods say of their arguments.
+CLIPS_DOC = r"""
+    pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
+        Clips, of any number of frames up to `max_num_frames` of the configuration. 4-dimensional input is a batch of
+        images, that is, of clips of one frame.
+"""
+RETRIEVAL_DOC = (
+    CLIPS_DOC
+    + r"""
+    video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        Clips with the same id are positives of each other's texts. By default every clip is its own.
+    negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        For each text, the clip of the batch to tell it from; drawn by default.
+    negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        For each clip, the text of the batch to tell it from; drawn by default.
+    return_loss (`bool`, *optional*):
+        Whether to compute the losses. Defaults to doing so in training mode.
+"""
+)
+MLM_DOC = r"""
+    mlm_input_ids (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+        Texts with words masked; `input_ids` masked at random by default.
+    mlm_labels (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+        Words to predict, -100 elsewhere; given along with `mlm_input_ids`.
+"""
+
+# ---- Outputs
 
 
 @auto_docstring(custom_intro="Output of the video encoder, and of `get_video_features`.")
@@ -154,13 +173,36 @@ class SViTTOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-# ----------------------------------------------------------------------------------------------------
-# Order of the tokens
-# ----------------------------------------------------------------------------------------------------
+@auto_docstring(custom_intro="Output of [`SViTTForVideoQuestionAnswering`].")
+@dataclass
+class SViTTQuestionAnsweringOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Weighted negative log-likelihood of the answers, per question.
+    logits (`torch.FloatTensor` of shape `(num_answers, answer_length, vocab_size)`):
+        Logits of the word after each word of the answers.
+    answer_loss (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
+        Negative log-likelihood of each answer, summed over its words.
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Of the decoder, as are hidden states and attentions.
+    question_hidden_states (`torch.FloatTensor` of shape `(batch_size, question_length, hidden_size)`):
+        States of the question after looking at the video.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    answer_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    question_hidden_states: torch.FloatTensor | None = None
+
+
+# ---- Order of the tokens
 
 
 def token_order(order: str, grid: tuple[int, ...], device: torch.device | None = None) -> torch.Tensor:
-    """Positions of the patch tokens in the order in which they are laid out, so that a block is a compact region.
+    """Return the positions of patch tokens in the order in which they are laid out, so that blocks are compact.
 
     Args:
         order: `"none"` (row-major), `"zcurve"` (Morton) or `"hilbert"`.
@@ -177,7 +219,7 @@ def token_order(order: str, grid: tuple[int, ...], device: torch.device | None =
 
 
 def _interleave_bits(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
-    """Morton code: bit 0 of each axis (t, y, x) in the three lowest bits, then bit 1, and so on."""
+    """Return the Morton code: bit 0 of each axis (t, y, x) in the three lowest bits, then bit 1, and so on."""
     code = torch.zeros_like(axes[0])
     for bit in range(num_bits):
         for place, axis in enumerate(axes):
@@ -186,7 +228,7 @@ def _interleave_bits(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
 
 
 def _hilbert_distance(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
-    """Distance along the Hilbert curve (Skilling, Programming the Hilbert curve, 2004)."""
+    """Return the distance along the Hilbert curve (Skilling, Programming the Hilbert curve, 2004)."""
     for bit in reversed(range(1, num_bits)):
         side, below = 1 << bit, (1 << bit) - 1
         for i in range(len(axes)):
@@ -203,9 +245,7 @@ def _hilbert_distance(axes: list[torch.Tensor], num_bits: int) -> torch.Tensor:
     return _interleave_bits([axis ^ flips for axis in reversed(axes)], num_bits)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Relative positions
-# ----------------------------------------------------------------------------------------------------
+# ---- Relative positions
 
 
 class RelativePositions:
@@ -225,17 +265,17 @@ class RelativePositions:
         self.masked = self.num_rows  # row that `lookup_bias` fills with -inf
 
     def coordinates(self, positions: torch.Tensor) -> torch.Tensor:
-        """Packed int32 coordinates of row-major positions, same shape."""
+        """Return packed int32 coordinates of row-major positions, same shape."""
         _, height, width = self.grid
         frames, rows, columns = torch.unravel_index(positions, self.grid)
         return ((frames * (2 * height - 1) + rows) * (2 * width - 1) + columns).int()
 
     def rows(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Rows (..., queries, keys) for packed coordinates (..., queries) and (..., keys)."""
+        """Return rows (..., queries, keys) for packed coordinates (..., queries) and (..., keys)."""
         return query[..., :, None] - key[..., None, :] + self.num_offsets // 2
 
     def dense_rows(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Rows (P, 1 + n, 1 + n) for all pairs of the CLS token and patches with packed coordinates (P, n)."""
+        """Return rows (P, 1 + n, 1 + n) for all pairs of the CLS token and patches with packed coordinates (P, n)."""
         rows = F.pad(self.rows(coordinates, coordinates), (1, 0, 1, 0))
         rows[:, 0, :] = self.cls_to_patch
         rows[:, :, 0] = self.patch_to_cls
@@ -243,12 +283,12 @@ class RelativePositions:
         return rows
 
     def cls_rows(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Rows (1, 1, 1 + n) for the CLS query and all tokens."""
+        """Return rows (1, 1, 1 + n) for the CLS query and all tokens."""
         rows = torch.full((1, 1, coordinates.shape[1]), self.cls_to_patch, device=coordinates.device)
         return F.pad(rows, (1, 0), value=self.cls_to_cls)
 
     def rows_of_table_for(self, num_frames: int, device: torch.device) -> torch.Tensor | None:
-        """Rows of a table for `num_frames` frames that make up, in order, the table for this number of frames.
+        """Return the rows of a table for `num_frames` frames that make up, in order, the table for ours.
 
         Temporal offsets are resized by nearest neighbour (the paper's temporal sparse expansion). `None` where the
         two are the same.
@@ -263,18 +303,16 @@ class RelativePositions:
 
 
 def with_masked_row(table: torch.Tensor) -> torch.Tensor:
-    """A table (rows, h) as `lookup_bias` takes it, (h, rows + 1): behind its end stands -inf."""
+    """Return a table (rows, h) as `lookup_bias` takes it, (h, rows + 1): behind its end stands -inf."""
     return F.pad(table.t(), (0, 1), value=float("-inf"))
 
 
 def lookup_bias(padded_table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Biases (P, h, ...) at rows (P, ...) of a table of `with_masked_row`."""
+    """Return biases (P, h, ...) at rows (P, ...) of a table of `with_masked_row`."""
     return padded_table.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Edge sparsity: which blocks a block of queries attends to
-# ----------------------------------------------------------------------------------------------------
+# ---- Edge sparsity: which blocks a block of queries attends to
 
 _fixed_block_patterns: Iterator[torch.Tensor] | None = None
 
@@ -304,21 +342,17 @@ def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
     pattern = next(_fixed_block_patterns, None)
     if pattern is None:
         raise ValueError("`fixed_block_pattern` ran out of patterns: each sparse attention layer takes one.")
-    if pattern.dim() != 2 or pattern.shape[0] != num_blocks:
+    if pattern.dim() != 2 or len(pattern) != num_blocks or pattern.min() < 0 or pattern.max() >= num_blocks:
         raise ValueError(
-            f"`fixed_block_pattern` was given a pattern of shape {tuple(pattern.shape)} for a layer with {num_blocks} "
-            f"blocks; it must be ({num_blocks}, blocks attended to)."
-        )
-    if pattern.min() < 0 or pattern.max() >= num_blocks:
-        raise ValueError(
-            f"`fixed_block_pattern` was given a pattern that holds block {pattern.max()} for a layer whose blocks are "
-            f"0 to {num_blocks - 1}."
+            f"`fixed_block_pattern` was given a pattern of shape {tuple(pattern.shape)} with blocks up to "
+            f"{pattern.max()}; a layer with {num_blocks} blocks takes ({num_blocks}, blocks attended to), below "
+            f"{num_blocks}."
         )
     return pattern.to(device)
 
 
 def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) -> torch.Tensor:
-    """Key blocks of each query block: its neighbours around the ring, then the best-scored others.
+    """Return the key blocks of each query block: its neighbours around the ring, then the best-scored others.
 
     Args:
         scores: (M, M) non-negative.
@@ -337,7 +371,7 @@ def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) ->
 
 
 def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Random-looking scores that depend on the broadcast integer keys alone: the same in any batch, process and device.
+    """Return random-looking scores of the broadcast integer keys alone: the same in any batch, process and device.
 
     A chained 32-bit integer hash (constants of Wellons' hash-prospector, all below 2^31 so that int64 never overflows),
     followed by the last key, in [0, 2^20), so that no two of what it numbers are alike.
@@ -352,18 +386,16 @@ def fixed_scores(*keys: int | torch.Tensor, device: torch.device) -> torch.Tenso
 
 
 def evaluation_block_scores(seed: int, layer: int, num_blocks: int, device: torch.device) -> torch.Tensor:
-    """Scores (M, M) for `draw_block_pattern` that make it a fixed function of the arguments."""
+    """Return scores (M, M) for `draw_block_pattern` that make it a fixed function of the arguments."""
     block = torch.arange(num_blocks, device=device)
     return fixed_scores(seed, layer, num_blocks, block[:, None], block, device=device)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Node sparsity: which tokens stay
-# ----------------------------------------------------------------------------------------------------
+# ---- Node sparsity: which tokens stay
 
 
 def select_tokens(scores: torch.Tensor, keep_rate: float) -> torch.Tensor:
-    """The ceil(keep_rate * n) best of n tokens by scores (B, n), in ascending order: (B, kept) int64."""
+    """Return the ceil(keep_rate * n) best of n tokens by scores (B, n), ascending: (B, kept) int64."""
     num_kept = math.ceil(keep_rate * scores.shape[1])
     return scores.topk(num_kept, dim=1).indices.sort(dim=1).values
 
@@ -375,13 +407,11 @@ def keep_tokens(tokens: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 
 
 def with_cls(kept: torch.Tensor) -> torch.Tensor:
-    """Indices of the CLS token and of patch tokens in a sequence that starts with the CLS token: (B, 1 + k)."""
+    """Return indices (B, 1 + k) of the CLS token and of patch tokens in a sequence that starts with the CLS token."""
     return F.pad(kept + 1, (1, 0))
 
 
-# ----------------------------------------------------------------------------------------------------
-# Vision
-# ----------------------------------------------------------------------------------------------------
+# ---- Attention
 
 
 def eager_attention_forward(
@@ -394,7 +424,10 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(query key^T * scaling + mask) value: (B, h, Q, d), (B, h, J, d) -> (B, Q, h, d), (B, h, Q, J)."""
+    """Return softmax(query key^T * scaling + mask) value and the softmax.
+
+    (B, h, Q, d) queries and (B, h, J, d) keys and values give (B, Q, h, d) and (B, h, Q, J).
+    """
     scores = (query * scaling) @ key.transpose(2, 3)
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -403,13 +436,37 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), probs
 
 
-# Of gathered keys and values: what fits into the caches of a CPU, with room for the rest.
-CACHE_BYTES = 2**24
+class SViTTAttention(nn.Module):
+    """Projections under the names of BEiT and BERT checkpoints, and the attention function that `config` names."""
+
+    def __init__(self, config: PreTrainedConfig, key_width: int, key_bias: bool = True, is_causal: bool = False):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = is_causal
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(key_width, config.hidden_size, bias=key_bias)
+        self.value = nn.Linear(key_width, config.hidden_size)
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, n, h * d) -> (B, h, n, d)"""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def attend(
+        self, query, key, value, mask: torch.Tensor | None, needs_probs: bool = False, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the context (B, Q, h, d) of queries (B, h, Q, d), and the probabilities (B, h, Q, J) if needed."""
+        attention_interface: Callable = eager_attention_forward
+        if not needs_probs:
+            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        return attention_interface(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
 
 
-def is_training_on_cpu(states: torch.Tensor) -> bool:
-    """Where memory is worth a little arithmetic. (`torch.compile` finds its own balance.)"""
-    return states.requires_grad and states.device.type == "cpu" and not torch.compiler.is_compiling()
+# ---- Vision
 
 
 class BlockLayout(NamedTuple):
@@ -446,83 +503,6 @@ def lay_out_blocks(
         padding_row = relative_positions.masked if mask_padding else relative_positions.patch_to_cls
         rows[..., 1:].masked_fill_(is_padding[:, None], padding_row)
     return BlockLayout(block_size, key_index, rows, relative_positions.masked)
-
-
-class SlotLayout(NamedTuple):
-    """`BlockLayout` for flex attention, whose tiles are powers of two: each block lies in a larger slot of S places.
-
-    A slot holds a copy of the CLS token, the G tokens of a block (padding where they run out), and free places.
-    """
-
-    block_size: int
-    token_index: torch.Tensor  # (M * S,) the token at each place; 1 + n is the zero token of unmasked padding
-    query_coordinates: torch.Tensor  # (P, M * S) packed, so that max(query - key, 0) is a row of `bias_table`
-    key_coordinates: torch.Tensor
-    cls_row: int
-    mask: BlockMask
-
-    def bias_table(self, table: torch.Tensor) -> torch.Tensor:
-        """A table of `with_masked_row`, with the row of CLS keys in front too, whatever its size: (h, 2 + rows)."""
-        return torch.cat([table[:, self.cls_row, None], table], dim=1)
-
-
-def lay_out_slots(
-    pattern: torch.Tensor,
-    coordinates: torch.Tensor,
-    relative_positions: RelativePositions,
-    block_size: int,
-    mask_padding: bool,
-) -> SlotLayout:
-    """`lay_out_blocks` for flex attention."""
-    num_blocks, num_tokens, device = pattern.shape[0], coordinates.shape[1], pattern.device
-    slot_size = max(32, 1 << block_size.bit_length())  # the power of two above G; kernels are made for 32 or more
-    place = torch.arange(slot_size, device=device)
-    token = torch.arange(num_blocks, device=device)[:, None] * block_size + place
-    is_cls, is_free, is_padding = place == 0, place > block_size, token > num_tokens
-    is_hidden = is_free | is_padding if mask_padding else is_free.expand_as(token)
-    is_zero = is_padding & ~is_hidden
-    token_index = token.masked_fill(is_cls | is_hidden, 0).masked_fill(is_zero, num_tokens + 1)
-
-    # Coordinates at CLS and hidden places only have to be possible; a huge one of a key leads to row 0.
-    query_coordinates = coordinates.index_select(1, (token - 1).clamp(0, num_tokens - 1).flatten())
-    key_coordinates = query_coordinates - relative_positions.num_offsets // 2 - 1
-    key_coordinates = key_coordinates.masked_fill((is_cls | is_zero).flatten(), 1 << 30)
-    return SlotLayout(
-        block_size,
-        token_index.flatten(),
-        query_coordinates,
-        key_coordinates,
-        relative_positions.patch_to_cls,
-        slot_mask(pattern, torch.where(is_cls, 2, 1).masked_fill(is_hidden, 3)),
-    )
-
-
-def slot_mask(pattern: torch.Tensor, levels: torch.Tensor) -> BlockMask:
-    """Mask of slots (M, S) that see others by a pattern (M, L + K): their places of level 1, and 2 in the first.
-
-    So each query meets one of the copies of the CLS token, the level-2 places, and no slot is spent on that key.
-    """
-    num_blocks, num_seen = pattern.shape
-    sees = torch.zeros(num_blocks, num_blocks, dtype=torch.int, device=pattern.device)
-    sees = sees.scatter(1, pattern, 1).scatter(1, pattern[:, :1], 2)
-    slot = torch.arange(num_blocks, device=pattern.device).repeat_interleave(levels.shape[1])
-    levels = levels.int().flatten()
-
-    def mask_mod(batch, head, query, key):  # the whole truth: the list below only spares kernels the other tiles
-        return sees[slot[query], slot[key]] >= levels[key]
-
-    return BlockMask.from_kv_blocks(
-        torch.full((1, 1, num_blocks), num_seen, dtype=torch.int, device=pattern.device),
-        F.pad(pattern, (0, num_blocks - num_seen))[None, None].int(),
-        BLOCK_SIZE=len(slot) // num_blocks,
-        mask_mod=mask_mod,
-    )
-
-
-@cache
-def compiled_flex_attention() -> Callable:
-    """Compiled once for all shapes; tuned, as the backward tile taken otherwise may be larger than a slot (H100)."""
-    return torch.compile(flex_attention, dynamic=True, options={"max_autotune": True})
 
 
 class SViTTVisionEmbeddings(nn.Module):
@@ -566,49 +546,36 @@ class SViTTRelativePositionBias(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_rows, config.num_attention_heads))
 
     def forward(self, table_rows: torch.Tensor | None = None) -> torch.Tensor:
-        """The table (rows, h), resized by `RelativePositions.rows_of_table_for` where `table_rows` are given."""
+        """Return the table (rows, h), resized by `RelativePositions.rows_of_table_for` where `table_rows` are given."""
         table = self.relative_position_bias_table
         return table if table_rows is None else table.index_select(0, table_rows)
 
 
-class SViTTVisionSelfAttention(nn.Module):
+class SViTTVisionSelfAttention(SViTTAttention):
     """Attention of each patch token to the CLS token and its blocks (or to all tokens), and of the CLS token to all."""
 
     def __init__(self, config: SViTTVisionConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        super().__init__(config, config.hidden_size, key_bias=False)
         self.relative_position_bias = SViTTRelativePositionBias(config) if config.use_relative_position_bias else None
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        blocks: BlockLayout | SlotLayout | None,
+        blocks: BlockLayout | None,
         dense_rows: torch.Tensor | None,
         cls_rows: torch.Tensor,
         table_rows: torch.Tensor | None,
         needs_cls_probs: bool,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The context (B, 1 + n, D), the probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
-        query, key, value = (
-            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
-        )
+        """Return the context (B, 1 + n, D), probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
+        query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
         table = None
         if self.relative_position_bias is not None:
             table = with_masked_row(self.relative_position_bias(table_rows))
         if blocks is not None:
             cls_context, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
-            if isinstance(blocks, SlotLayout):
-                patch_context = self.slot_attention(query, key, value, table, blocks)
-            else:
-                patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
+            patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
             return torch.cat([cls_context, patch_context], dim=1).flatten(2), cls_probs, cls_probs
 
         bias = lookup_bias(table, dense_rows).to(query.dtype) if table is not None else None
@@ -619,119 +586,39 @@ class SViTTVisionSelfAttention(nn.Module):
         return context.flatten(2), probs, cls_probs
 
     def cls_attention(self, query, key, value, table, cls_rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """The CLS query sees all tokens: context (B, 1, h, d) and probabilities (B, h, 1, 1 + n)."""
+        """Let the CLS query see all tokens: context (B, 1, h, d) and probabilities (B, h, 1, 1 + n)."""
         bias = lookup_bias(table, cls_rows).to(query.dtype) if table is not None else None
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        return eager_attention_forward(self, query[:, :, :1], key, value, bias, self.scaling, dropout)
+        return self.attend(query[:, :, :1], key, value, bias, needs_probs=True)
 
     def block_attention(self, query, key, value, table, blocks: BlockLayout, **kwargs) -> torch.Tensor:
-        """Each block of patch queries (B, h, n, d) sees its own keys: context (B, n, h, d)."""
-        if query.shape[2] % blocks.block_size and not self.config.attn_mask_padding:
-            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))  # the zero token that stands for padding
-        implementation = self.config._attn_implementation
-        if implementation == "sdpa" and query.device.type == "cpu" and not query.requires_grad:
-            return self.block_attention_in_cache(query, key, value, table, blocks)
-        if not is_training_on_cpu(query):
-            return self.block_attention_at_once(query, key, value, table, blocks, implementation, **kwargs)
-        if implementation == "sdpa":
-            implementation = "eager"  # where the bias learns, the sdpa of a CPU takes a slower way
-        attention = partial(self.block_attention_at_once, blocks=blocks, implementation=implementation, **kwargs)
-        # Gathered keys, values and biases are many times what they are gathered from: backward gathers them again.
-        has_dropout = self.training and self.config.attention_probs_dropout_prob > 0
-        return checkpoint(attention, query, key, value, table, use_reentrant=False, preserve_rng_state=has_dropout)
+        """Let each block of patch queries (B, h, n, d) see its own keys: context (B, n, h, d).
 
-    def block_attention_at_once(self, query, key, value, table, blocks: BlockLayout, implementation: str, **kwargs):
-        """Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions."""
+        Blocks are folded into heads: one attention call, and one bias for the batch while clips share positions.
+        """
         num_heads, num_tokens = query.shape[1:3]
         num_blocks, num_keys = blocks.key_index.shape
         num_missing = num_blocks * blocks.block_size - num_tokens
-        query = F.pad(query, (0, 0, 0, num_missing)) if num_missing else query
+        if num_missing:
+            query = F.pad(query, (0, 0, 0, num_missing))
+            if not self.config.attn_mask_padding:  # the zero token that stands for padding
+                key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         query = query.reshape(-1, num_heads * num_blocks, blocks.block_size, self.head_dim)
         key, value = (
             tokens.index_select(2, blocks.key_index.flatten()).view(-1, num_heads * num_blocks, num_keys, self.head_dim)
             for tokens in (key, value)
         )
-        bias = self.block_bias(table, blocks.bias_rows, blocks.masked_row, query.dtype)
-        context, _ = self.attend(query, key, value, bias.flatten(1, 2), implementation, **kwargs)
+        bias = self.block_bias(table, blocks, query.dtype).flatten(1, 2)
+        context, _ = self.attend(query, key, value, bias, **kwargs)
         context = context.unflatten(2, (num_heads, num_blocks)).permute(0, 3, 1, 2, 4).flatten(1, 2)
         return context[:, :num_tokens]
 
-    def block_attention_in_cache(self, query, key, value, table, blocks: BlockLayout) -> torch.Tensor:
-        """The same without gradients, a few blocks of a clip at a time: their keys stay in the cache of a CPU."""
-        query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))  # (B, n, h, d), as projected
-        num_tokens, num_heads = query.shape[1:3]
-        num_keys, block_size = blocks.key_index.shape[1], blocks.block_size
-        at_once = max(CACHE_BYTES // (2 * num_keys * num_heads * self.head_dim * key.element_size()), 1)
-        num_whole = num_tokens // block_size
-        starts = [*range(0, num_whole, at_once), num_whole] if num_whole else [0]
-        spans = [(first, last, block_size) for first, last in zip(starts, starts[1:], strict=False)]
-        if num_tokens % block_size:
-            spans.append((num_whole, num_whole + 1, num_tokens % block_size))
-
-        context = torch.empty_like(query)
-        for clip in range(len(query)):
-            rows = blocks.bias_rows[clip if len(blocks.bias_rows) > 1 else 0]
-            for first, last, size in spans:
-                span = slice(first * block_size, first * block_size + (last - first) * size)
-                index = blocks.key_index[first:last].flatten()
-                span_key, span_value = (
-                    tokens[clip].index_select(0, index).view(last - first, num_keys, num_heads, -1).transpose(1, 2)
-                    for tokens in (key, value)
-                )
-                span_query = query[clip, span].view(last - first, size, num_heads, -1).transpose(1, 2)
-                bias = self.block_bias(table, rows[None, first:last, :size], blocks.masked_row, query.dtype)
-                attended = F.scaled_dot_product_attention(
-                    span_query, span_key, span_value, bias[0].transpose(0, 1), scale=self.scaling
-                )
-                context[clip, span] = attended.transpose(1, 2).flatten(0, 1)
-        return context
-
-    def block_bias(self, table, rows, masked_row: int, dtype: torch.dtype) -> torch.Tensor:
-        """Biases (P, h, M, G, J) at rows (P, M, G, J); without a table, 0 and -inf, the same for all heads."""
+    def block_bias(self, table, blocks: BlockLayout, dtype: torch.dtype) -> torch.Tensor:
+        """Return biases (P, h, M, G, J) of the blocks; without a table, 0 and -inf, the same for all heads."""
         if table is not None:
-            return lookup_bias(table, rows).to(dtype)
-        is_masked = (rows == masked_row)[:, None].expand(-1, self.config.num_attention_heads, -1, -1, -1)
+            return lookup_bias(table, blocks.bias_rows).to(dtype)
+        is_masked = blocks.bias_rows == blocks.masked_row
+        is_masked = is_masked[:, None].expand(-1, self.config.num_attention_heads, -1, -1, -1)
         return torch.zeros_like(is_masked, dtype=dtype).masked_fill(is_masked, float("-inf"))
-
-    def slot_attention(self, query, key, value, table, slots: SlotLayout) -> torch.Tensor:
-        """`block_attention` through flex attention, of queries (B, h, 1 + n, d)."""
-        batch_size, num_tokens = query.shape[0], query.shape[2] - 1
-        if not self.config.attn_mask_padding:  # the zero token that stands for padding
-            query, key, value = (F.pad(tokens, (0, 0, 0, 1)) for tokens in (query, key, value))
-        query, key, value = (tokens.index_select(2, slots.token_index) for tokens in (query, key, value))
-
-        score_mod = None
-        if table is not None:
-            table = slots.bias_table(table)
-            # Whole batches of coordinates, as compiled code would be another for broadcast ones.
-            query_coordinates, key_coordinates = (
-                coordinates.expand(batch_size, -1).contiguous()
-                for coordinates in (slots.query_coordinates, slots.key_coordinates)
-            )
-
-            def score_mod(score, batch, head, query, key):  # type: ignore[misc]
-                row = query_coordinates[batch, query] - key_coordinates[batch, key]
-                return score + table[head, row.clamp(min=0)]
-
-        # On the CPU the plain function is the reference of the kernels; inside compiled code it is compiled with it.
-        is_plain = query.device.type == "cpu" or torch.compiler.is_compiling()
-        attention = flex_attention if is_plain else compiled_flex_attention()
-        slot_size = slots.mask.BLOCK_SIZE[0]
-        tile = min(slot_size, 64)
-        tiles = {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile, "FORCE_USE_FLEX_ATTENTION": True}
-        context = attention(query, key, value, score_mod, slots.mask, self.scaling, kernel_options=tiles)
-        context = context.unflatten(2, (-1, slot_size))[:, :, :, 1 : 1 + slots.block_size]
-        return context.flatten(2, 3)[:, :, :num_tokens].transpose(1, 2)
-
-    def attend(
-        self, query, key, value, bias, implementation: str | None = None, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        implementation = implementation or self.config._attn_implementation
-        if implementation == "flex_attention":  # dense layers: no tile could be left out
-            implementation = "sdpa"
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        return attention_interface(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
 
 
 class SViTTVisionOutput(nn.Module):
@@ -753,26 +640,6 @@ class SViTTVisionAttention(nn.Module):
         super().__init__()
         self.attention = SViTTVisionSelfAttention(config)
         self.output = SViTTVisionOutput(config, config.hidden_size)
-
-
-@contextmanager
-def compute_again(product: torch.Tensor, function: Callable, argument: torch.Tensor):
-    """In training on a CPU, backward of what is called inside computes `product = function(argument)` again, unkept."""
-    if not is_training_on_cpu(product):
-        yield
-        return
-    address, shape, dtype = product.data_ptr(), product.shape, product.dtype  # an address of 0 has no data
-
-    def pack(saved: torch.Tensor) -> torch.Tensor | None:
-        is_product = saved.data_ptr() == address != 0 and saved.shape == shape and saved.dtype == dtype
-        # Detached, as an operation that keeps its own output, such as softmax, would be kept by it in turn, for ever.
-        return None if is_product else saved.detach()
-
-    def unpack(packed: torch.Tensor | None) -> torch.Tensor:
-        return function(argument) if packed is None else packed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
 
 
 class SViTTVisionLayer(GradientCheckpointingLayer):
@@ -797,27 +664,18 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here."""
         normed = self.layernorm_before(hidden_states)
-        with compute_again(normed, self.layernorm_before, hidden_states):
-            context, _, cls_probs = self.attention.attention(normed, needs_cls_probs=self.drops_tokens, **kwargs)
+        context, _, cls_probs = self.attention.attention(normed, needs_cls_probs=self.drops_tokens, **kwargs)
         kept = None
         if self.drops_tokens:  # here, since the rest of the layer works token by token
             kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
             hidden_states, context = keep_tokens(hidden_states, kept), keep_tokens(context, kept)
         attended = self.attention.output(context)
         hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
-        transformed = self.mlp(hidden_states)
+        transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
         return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept
 
-    def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        normed, activate = self.layernorm_after(hidden_states), self.intermediate.intermediate_act_fn
-        with compute_again(normed, self.layernorm_after, hidden_states):
-            expanded = self.intermediate.dense(normed)
-        activated = activate(expanded)
-        with compute_again(activated, activate, expanded):
-            return self.output(activated)
-
     def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """How much each patch token deserves to stay: (B, n)."""
+        """Return how much each patch token deserves to stay: (B, n)."""
         attention_from_cls = cls_probs[:, :, 0, 1:].mean(dim=1)
         if self.config.token_keep_strategy == "cls_attn":
             return attention_from_cls
@@ -839,8 +697,6 @@ class SViTTVisionEncoder(nn.Module):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop."""
         config, batch_size = self.config, len(hidden_states)
-        if config._attn_implementation == "flex_attention" and config.sparse_random_attn is not None:
-            self.check_flex_attention(hidden_states)
         relative_positions = RelativePositions(num_frames, config.grid_size, config.grid_size)
         table_rows = relative_positions.rows_of_table_for(config.num_frames, hidden_states.device)
         coordinates, dense_rows, token_idx = relative_positions.coordinates(positions), None, ()
@@ -866,22 +722,16 @@ class SViTTVisionEncoder(nn.Module):
 
     def draw_blocks(
         self, layer: int, coordinates: torch.Tensor, relative_positions: RelativePositions
-    ) -> BlockLayout | SlotLayout | None:
-        """The blocks of a layer, or `None` where attention is dense."""
+    ) -> BlockLayout | None:
+        """Return the blocks of a layer, or `None` where attention is dense."""
         config, num_tokens, device = self.config, coordinates.shape[1], coordinates.device
         if config.sparse_random_attn is None:
             return None
         num_local, num_random = config.sparse_local_attn, config.sparse_random_attn
         num_blocks = math.ceil(num_tokens / config.attn_block_size)
-        uses_flex = config._attn_implementation == "flex_attention"
         padding_takes_part = num_tokens % config.attn_block_size and not config.attn_mask_padding
         if _fixed_block_patterns is not None:
             pattern = _next_fixed_pattern(num_blocks, device)
-            if uses_flex and (pattern.sort(dim=1).values.diff(dim=1) == 0).any():
-                raise ValueError(
-                    "`fixed_block_pattern` names a block twice for a query block, which "
-                    "`attn_implementation='flex_attention'` cannot attend to twice: use 'sdpa' instead."
-                )
         elif num_blocks > num_local + num_random:
             if self.training:
                 scores = torch.rand(num_blocks, num_blocks, device=device)
@@ -892,60 +742,57 @@ class SViTTVisionEncoder(nn.Module):
             pattern = torch.arange(num_blocks, device=device).expand(num_blocks, -1)
         else:
             return None  # every block would see every block
-        lay_out = lay_out_slots if uses_flex else lay_out_blocks
-        return lay_out(pattern, coordinates, relative_positions, config.attn_block_size, config.attn_mask_padding)
-
-    def check_flex_attention(self, hidden_states: torch.Tensor):
-        """A `ValueError` says why flex attention cannot run here."""
-        config, device = self.config, hidden_states.device.type
-        head_dim = config.hidden_size // config.num_attention_heads
-        if self.training and config.attention_probs_dropout_prob > 0:
-            problem = f"has no dropout (`attention_probs_dropout_prob` is {config.attention_probs_dropout_prob})"
-        elif device in ("cpu", "mps") and torch.is_grad_enabled() and hidden_states.requires_grad:
-            problem = f"has no backward pass on device {device!r} (`torch.no_grad()` runs it forward)"
-        elif device == "cuda" and not is_triton_available():
-            problem = "needs Triton, which is not installed"
-        elif device == "cuda" and head_dim < 16:
-            problem = f"needs heads of at least 16 dimensions on a GPU, not {head_dim}"
-        else:
-            return
-        raise ValueError(f"`attn_implementation='flex_attention'` {problem}: use 'sdpa' instead.")
+        block_size, mask_padding = config.attn_block_size, config.attn_mask_padding
+        return lay_out_blocks(pattern, coordinates, relative_positions, block_size, mask_padding)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Text and fusion
-# ----------------------------------------------------------------------------------------------------
+# ---- Text and fusion
 
 
-class SViTTCrossAttention(nn.Module):
-    """Text queries, video keys and values. Texts may share a video, which is then projected once for all of them."""
+class SViTTSelfAttention(SViTTAttention):
+    """Each word sees the others, or in a decoder itself and the words before it, whose keys and values are cached."""
 
     def __init__(self, config: SViTTTextConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
+        super().__init__(config, config.hidden_size, is_causal=config.is_decoder)
         self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.needs_probs = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.encoder_width, config.hidden_size)
-        self.value = nn.Linear(config.encoder_width, config.hidden_size)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        token_index: torch.Tensor | None = None,
-        cache: EncoderDecoderCache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        cache: EncoderDecoderCache | None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, L, D) -> the context (B, L, D), and the probabilities (B, h, L, words seen) if there are any."""
+        query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
+        if cache is not None:
+            key, value = cache.self_attention_cache.update(key, value, self.layer_idx)
+        context, probs = self.attend(query, key, value, attention_mask, **kwargs)
+        return context.flatten(2), probs
+
+
+class SViTTCrossAttention(SViTTAttention):
+    """Text queries, video keys and values. Texts may share a video, which is then projected once for all of them."""
+
+    def __init__(self, config: SViTTTextConfig, layer_idx: int):
+        super().__init__(config, config.encoder_width)
+        self.layer_idx = layer_idx
+        self.needs_probs = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        video: torch.Tensor,
+        video_mask: torch.Tensor | None,
+        token_index: torch.Tensor | None,
+        cache: EncoderDecoderCache | None,
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: texts (B * c, text_length, D); text i looks at video i // c.
-            encoder_hidden_states: videos (B, n, encoder_width).
-            attention_mask: additive, (B or B * c, 1, 1, tokens seen).
+            video: (B, n, encoder_width).
+            video_mask: additive, (B or B * c, 1, 1, tokens seen).
             token_index: (B * c, k) the tokens of its video that each text still sees; all of them if `None`.
 
         Returns:
@@ -953,39 +800,26 @@ class SViTTCrossAttention(nn.Module):
         """
         num_texts, text_length = hidden_states.shape[:2]
         query = self.heads(self.query(hidden_states))
-        key, value = self.project(encoder_hidden_states, cache)
+        key, value = self.project(video, cache)
         if token_index is not None:
             key, value = (self.tokens_of_each_text(tokens, token_index) for tokens in (key, value))
         # The texts of a video are laid end to end along the query axis.
         query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)
-
-        attention_interface: Callable = eager_attention_forward
-        if not self.needs_probs:
-            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        context, probs = attention_interface(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
-        )
+        context, probs = self.attend(query, key, value, video_mask, self.needs_probs, **kwargs)
         if probs is not None:
             probs = probs.unflatten(2, (-1, text_length)).transpose(1, 2).flatten(0, 1)
         return context.reshape(num_texts, text_length, -1), probs
 
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-    def project(
-        self, encoder_hidden_states: torch.Tensor, cache: EncoderDecoderCache | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, h, n, d), from the cache where it has them."""
-        if cache is None:
-            return self.heads(self.key(encoder_hidden_states)), self.heads(self.value(encoder_hidden_states))
-        if cache.is_updated.get(self.layer_idx):
+    def project(self, video: torch.Tensor, cache: EncoderDecoderCache | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (B, h, n, d), from the cache where it has them."""
+        if cache is not None and cache.is_updated.get(self.layer_idx):
             cached = cache.cross_attention_cache.layers[self.layer_idx]
             return cached.keys, cached.values
-        cache.is_updated[self.layer_idx] = True
-        return cache.cross_attention_cache.update(*self.project(encoder_hidden_states, None), self.layer_idx)
+        key, value = self.heads(self.key(video)), self.heads(self.value(video))
+        if cache is not None:
+            cache.is_updated[self.layer_idx] = True
+            cache.cross_attention_cache.update(key, value, self.layer_idx)
+        return key, value
 
     @staticmethod
     def tokens_of_each_text(tokens: torch.Tensor, token_index: torch.Tensor) -> torch.Tensor:
@@ -996,13 +830,13 @@ class SViTTCrossAttention(nn.Module):
         return tokens.gather(3, index.expand(-1, -1, tokens.shape[2], -1, tokens.shape[4])).flatten(0, 1)
 
 
-class SViTTCrossAttentionBlock(nn.Module):
-    """Cross-attention, dense, residual and norm, under the names of BERT checkpoints."""
+class SViTTTextAttention(nn.Module):
+    """Self- or cross-attention, dense, residual and norm, under the names of BERT checkpoints."""
 
-    def __init__(self, config: SViTTTextConfig, layer_idx: int):
+    def __init__(self, attention: SViTTSelfAttention | SViTTCrossAttention):
         super().__init__()
-        self.self = SViTTCrossAttention(config, layer_idx)
-        self.output = BertSelfOutput(config)
+        self.self = attention
+        self.output = BertSelfOutput(attention.config)
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         context, probs = self.self(hidden_states, *args, **kwargs)
@@ -1016,42 +850,43 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         super().__init__()
         self.config = config
         self.drops_tokens = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
-        self.attention = BertAttention(config, is_causal=config.is_decoder, layer_idx=layer_idx)
-        self.crossattention = SViTTCrossAttentionBlock(config, layer_idx) if layer_idx >= config.fusion_layer else None
+        self.attention = SViTTTextAttention(SViTTSelfAttention(config, layer_idx))
+        self.crossattention = None
+        if layer_idx >= config.fusion_layer:
+            self.crossattention = SViTTTextAttention(SViTTCrossAttention(config, layer_idx))
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        token_index: torch.Tensor | None = None,
-        text_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
+        video: torch.Tensor | None,
+        video_mask: torch.Tensor | None,
+        token_index: torch.Tensor | None,
+        text_mask: torch.Tensor | None,
+        cls_only: bool,
         cache: Cache | None = None,
-        cls_only: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here.
+        """Return the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here.
 
-        With `cls_only`, those are the states of [CLS] alone, and nothing is dropped.
+        With `cls_only`, return the states of [CLS] alone, and drop nothing.
         """
-        # By position, as releases of Transformers differ in the cache's name.
-        hidden_states, _ = self.attention(hidden_states, attention_mask, None, None, cache, **kwargs)
+        hidden_states, _ = self.attention(hidden_states, attention_mask, cache, **kwargs)
         if cls_only:
             hidden_states = hidden_states[:, :1]
         kept = None
         if self.crossattention is not None:
             hidden_states, cross_probs = self.crossattention(
-                hidden_states, encoder_hidden_states, encoder_attention_mask, token_index, cache, **kwargs
+                hidden_states, video, video_mask, token_index, cache, **kwargs
             )
             if self.drops_tokens and not cls_only:
                 kept = select_tokens(self.token_scores(cross_probs, text_mask), self.config.token_keep_rate)
         return self.output(self.intermediate(hidden_states), hidden_states), kept
 
     def token_scores(self, cross_probs: torch.Tensor, text_mask: torch.Tensor | None) -> torch.Tensor:
-        """How much each video patch token deserves to stay, for each text: (texts, n)."""
+        """Return how much each video patch token deserves to stay, for each text: (texts, n)."""
         probs = cross_probs[..., 1:].mean(dim=1)
         if self.config.token_keep_strategy == "cls_attn":
             return probs[:, 0]
@@ -1076,30 +911,26 @@ class SViTTTextEncoder(nn.Module):
         hidden_states: torch.Tensor,
         layers: range,
         attention_mask: torch.Tensor | None,
-        encoder_hidden_states: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
+        video: torch.Tensor | None,
+        video_mask: torch.Tensor | None,
+        text_mask: torch.Tensor | None,
         cls_only: bool,
         **kwargs,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run some of the layers: text states (of [CLS] alone with `cls_only`), and what each drop kept."""
+        """Run some of the layers: return text states (of [CLS] alone with `cls_only`), and what each drop kept."""
         token_index, token_idx = None, ()
         for i in layers:
+            is_last = i == layers[-1]
             hidden_states, kept = self.layer[i](
-                hidden_states,
-                attention_mask,
-                encoder_hidden_states,
-                encoder_attention_mask,
-                token_index,
-                cls_only=cls_only and i == layers[-1],
-                **kwargs,
+                hidden_states, attention_mask, video, video_mask, token_index, text_mask, cls_only and is_last, **kwargs
             )
             if kept is None:
                 continue
             token_idx += (kept,)
-            if encoder_attention_mask is not None:
-                encoder_attention_mask = self.mask_of_kept_tokens(encoder_attention_mask, kept)
-            if len(kept) == len(encoder_hidden_states):
-                encoder_hidden_states = keep_tokens(encoder_hidden_states, kept)
+            if video_mask is not None:
+                video_mask = self.mask_of_kept_tokens(video_mask, kept)
+            if len(kept) == len(video):
+                video = keep_tokens(video, kept)
             else:  # texts that share a video keep different tokens of it: the video stays whole, to be projected once
                 token_index = with_cls(kept) if token_index is None else token_index.gather(1, with_cls(kept))
         return hidden_states, token_idx
@@ -1111,9 +942,7 @@ class SViTTTextEncoder(nn.Module):
         return mask.gather(3, with_cls(kept)[:, None, None])
 
 
-# ----------------------------------------------------------------------------------------------------
-# Encoders as models
-# ----------------------------------------------------------------------------------------------------
+# ---- Encoders as models
 
 
 @auto_docstring
@@ -1125,15 +954,26 @@ class SViTTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["SViTTVisionEmbeddings", "SViTTVisionLayer", "BertEmbeddings", "SViTTTextLayer"]
     _supports_sdpa = True
-    _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"relative_position_index", r"position_ids"]
 
-    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        # Texts are short and their attention may drop out, which flex attention cannot: it is for the sparse clips.
-        if requested_attention == "flex_attention" and isinstance(self.config, SViTTTextConfig):
-            requested_attention = "sdpa"
-        return super().get_correct_attn_implementation(requested_attention, is_init_check)
+    @property
+    def input_tower(self) -> "SViTTPreTrainedModel | None":
+        """Return the encoder inside a task model that words, or else clips, go into."""
+        return getattr(self, "text_model", None) or getattr(self, "vision_model", None)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return (self.input_tower or super()).get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        (self.input_tower or super()).set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.cls.predictions.decoder if hasattr(self, "cls") else None
+
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -1197,20 +1037,16 @@ class SViTTVisionModel(SViTTPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    @auto_docstring
+    @auto_docstring(
+        custom_args=CLIPS_DOC
+        + r"""
+    output_token_idx (`bool`, *optional*, defaults to `True`):
+        Whether to return the original positions of the patch tokens that survive each drop.
+"""
+    )
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        output_token_idx: bool = True,
-        **kwargs: Unpack[TransformersKwargs],
+        self, pixel_values: torch.Tensor, output_token_idx: bool = True, **kwargs: Unpack[TransformersKwargs]
     ) -> SViTTVisionModelOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips, of any number of frames up to `config.max_num_frames`. 4-dimensional input is a batch of images, that
-            is, of clips of one frame.
-        output_token_idx (`bool`, *optional*, defaults to `True`):
-            Whether to return the original positions of the patch tokens that survive each drop.
-        """
         pixel_values = self.check_clips(pixel_values)
         num_frames, grid = pixel_values.shape[1], self.config.grid_size
         hidden_states = self.embeddings(pixel_values)
@@ -1229,24 +1065,15 @@ class SViTTVisionModel(SViTTPreTrainedModel):
         )
 
     def check_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Clips (B, T, C, height, width) that this model can take; images (B, C, height, width) become clips.
-
-        Raises:
-            ValueError: if the shape does not fit the configuration.
-        """
-        config = self.config
+        """Return clips (B, T, C, height, width), also of images, or raise `ValueError` if the shape does not fit."""
         if pixel_values.dim() == 4:
             pixel_values = pixel_values[:, None]
-        frame = (config.num_channels, config.image_size, config.image_size)
-        if pixel_values.dim() != 5 or pixel_values.shape[2:] != frame:
+        frame, longest = (self.config.num_channels, *2 * [self.config.image_size]), self.config.max_num_frames
+        if pixel_values.dim() != 5 or pixel_values.shape[2:] != frame or not 1 <= pixel_values.shape[1] <= longest:
             raise ValueError(
                 f"`pixel_values` has shape {tuple(pixel_values.shape)}; the model takes clips of shape (batch_size, "
-                f"num_frames, {', '.join(map(str, frame))}) or images without the second dimension."
-            )
-        if not 1 <= pixel_values.shape[1] <= config.max_num_frames:
-            raise ValueError(
-                f"`pixel_values` holds clips of {pixel_values.shape[1]} frames; `max_num_frames` of the configuration "
-                f"allows 1 to {config.max_num_frames}."
+                f"num_frames, {', '.join(map(str, frame))}), of 1 to {longest} frames (`max_num_frames`), or images "
+                "without the second dimension."
             )
         return pixel_values
 
@@ -1265,7 +1092,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
     _input_embed_layer = "word_embeddings"
     _can_record_outputs = {
         "hidden_states": OutputRecorder(SViTTTextLayer, index=0),
-        "attentions": OutputRecorder(BertSelfAttention, index=1),
+        "attentions": OutputRecorder(SViTTSelfAttention, index=1),
         "cross_attentions": OutputRecorder(SViTTCrossAttention, index=1),
     }
 
@@ -1275,16 +1102,9 @@ class SViTTTextModel(SViTTPreTrainedModel):
         self.encoder = SViTTTextEncoder(config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value):
-        self.embeddings.word_embeddings = value
-
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
-    @deprecate_kwarg("past_key_values", version=CACHE_RENAMED, new_name="cache")
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -1314,7 +1134,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
             `"text"`, `"fusion"` or `"multimodal"`. By default told from the inputs: fusion with `text_embeds`,
             multimodal with `encoder_hidden_states` and words, text with words alone.
         cache (`Cache`, *optional*):
-            What a decoder returned for the words before `input_ids`. `past_key_values` is another name for it.
+            What a decoder returned for the words before `input_ids`.
         output_token_idx (`bool`, *optional*, defaults to `True`):
             Whether to return which video tokens were kept at each drop.
         cls_only (`bool`, *optional*, defaults to `False`):
@@ -1322,26 +1142,18 @@ class SViTTTextModel(SViTTPreTrainedModel):
             `last_hidden_state` is then `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
         layers = self.layers_of_mode(mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states)
-        if use_cache and self.config.is_decoder:
-            if not isinstance(cache, EncoderDecoderCache):
-                # `generate` hands over a bare `DynamicCache`, as our decoder alone is no encoder-decoder.
-                own_cache = DynamicCache(config=self.config) if cache is None else cache
-                cache = EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
-        else:
-            cache = None
-
+        cache = self.decoder_cache(cache) if use_cache and self.config.is_decoder else None
         hidden_states = text_embeds
         if hidden_states is None:
-            num_past = cache.get_seq_length() if cache is not None else 0
-            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, num_past)
+            hidden_states = self.embed(input_ids, token_type_ids, position_ids, inputs_embeds, cache)
         hidden_states, token_idx = self.encoder(
             hidden_states,
             layers,
             self.self_attention_mask(hidden_states, attention_mask, cache),
             encoder_hidden_states,
             self.cross_attention_mask(hidden_states, encoder_hidden_states, encoder_attention_mask),
+            attention_mask,
             cls_only,
-            text_mask=attention_mask,
             cache=cache,
             **kwargs,
         )
@@ -1352,30 +1164,45 @@ class SViTTTextModel(SViTTPreTrainedModel):
             token_idx=token_idx if output_token_idx and token_idx else None,
         )
 
+    def decoder_cache(self, cache: Cache | None) -> EncoderDecoderCache:
+        """Return the cache as one that has room for the keys and values of cross-attention."""
+        if isinstance(cache, EncoderDecoderCache):
+            return cache
+        # `generate` hands over a bare `DynamicCache`, as our decoder alone is no encoder-decoder.
+        own_cache = DynamicCache(config=self.config) if cache is None else cache
+        return EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
+
+    def embed(self, input_ids, token_type_ids, position_ids, inputs_embeds, cache: Cache | None) -> torch.Tensor:
+        """Return the states (B, L, D) of words that come after those of the cache."""
+        if position_ids is None and cache is not None:
+            words = input_ids if inputs_embeds is None else inputs_embeds
+            position_ids = cache.get_seq_length() + torch.arange(words.shape[1], device=words.device)[None]
+        return self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+
     def layers_of_mode(self, mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states) -> range:
-        """The layers that a mode runs; a `ValueError` says which inputs do not fit it."""
+        """Return the layers that a mode runs, or raise `ValueError` for inputs that do not fit it."""
         if mode is None:
             mode = "text" if encoder_hidden_states is None else "multimodal" if text_embeds is None else "fusion"
         split, depth = self.config.fusion_layer, self.config.num_hidden_layers
         layers = {"text": range(split), "fusion": range(split, depth), "multimodal": range(depth)}
         if mode not in layers:
             raise ValueError(f"`mode` must be one of {', '.join(layers)}, got {mode!r}.")
-        first_input = "`text_embeds`" if mode == "fusion" else "exactly one of `input_ids` and `inputs_embeds`"
-        given = [text_embeds is not None] if mode == "fusion" else [input_ids is not None, inputs_embeds is not None]
-        if sum(given) != 1:
-            raise ValueError(f"`mode={mode!r}` takes {first_input}.")
+        if mode == "fusion" and text_embeds is None:
+            raise ValueError("`mode='fusion'` takes `text_embeds`.")
+        if mode != "fusion" and (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(f"`mode={mode!r}` takes exactly one of `input_ids` and `inputs_embeds`.")
         if mode != "text" and encoder_hidden_states is None:
             raise ValueError(f"`mode={mode!r}` takes `encoder_hidden_states`, the tokens to look at.")
         return layers[mode]
 
     def self_attention_mask(self, hidden_states, attention_mask, cache) -> torch.Tensor | None:
-        """Which words each word attends to: all that are no padding, or in a decoder those before it and itself."""
+        """Mask which words each word sees: all but padding, or in a decoder itself and the words before it."""
         if not self.config.is_decoder:
             return create_bidirectional_mask(self.config, hidden_states, attention_mask)
         return create_causal_mask(self.config, hidden_states, attention_mask, cache)
 
     def cross_attention_mask(self, hidden_states, encoder_hidden_states, encoder_attention_mask) -> torch.Tensor | None:
-        """Additive (video_batch_size, 1, 1, video_length)."""
+        """Return the additive mask (video_batch_size, 1, 1, video_length)."""
         if encoder_hidden_states is None:
             return None
         if len(hidden_states) % len(encoder_hidden_states):
@@ -1390,9 +1217,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         return mask.masked_fill(blocked, torch.finfo(hidden_states.dtype).min)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Losses
-# ----------------------------------------------------------------------------------------------------
+# ---- Losses
 
 
 # Logits that `contrastive_loss` holds at once: 16 MB of them in float32.
@@ -1402,10 +1227,9 @@ ITC_LOGITS_AT_ONCE = 2**22
 def contrastive_loss(
     similarity: Callable, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor
 ) -> torch.Tensor:
-    """ITC: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
+    """Return the ITC loss: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
 
-    In large batches the (B, B) logits are computed a few rows at a time, and anew in the backward pass, so that memory
-    grows with B alone.
+    The (B, B) logits are computed a few rows at a time, and anew in the backward pass: memory grows with B alone.
 
     Args:
         similarity: gives the logits (videos, texts) of some embeddings.
@@ -1414,7 +1238,6 @@ def contrastive_loss(
         video_ids: (B,); pairs of the same id are positives.
     """
     rows_at_once = max(ITC_LOGITS_AT_ONCE // len(video_embeds), 1)
-    parts = list(zip(video_embeds.split(rows_at_once), video_ids.split(rows_at_once), strict=True))
 
     def log_partitions(rows: torch.Tensor, row_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logits = similarity(rows, text_embeds)
@@ -1423,21 +1246,15 @@ def contrastive_loss(
         per_positive = torch.where(is_same, logits, 0).sum(dim=1) / is_same.sum(dim=1)
         return logits.logsumexp(dim=1), logits.logsumexp(dim=0), per_positive
 
-    if len(parts) == 1:
-        per_video, per_text, positive = log_partitions(*parts[0])
-    else:
-        results = [checkpoint(log_partitions, *part, use_reentrant=False) for part in parts]
-        per_video, per_text, positive = (list(result) for result in zip(*results, strict=True))
-        per_video, per_text, positive = (
-            torch.cat(per_video),
-            torch.stack(per_text).logsumexp(dim=0),
-            torch.cat(positive),
-        )
-    return ((per_video + per_text) / 2 - positive).mean()
+    parts = zip(video_embeds.split(rows_at_once), video_ids.split(rows_at_once), strict=True)
+    results = [checkpoint(log_partitions, *part, use_reentrant=False) for part in parts]
+    per_video, per_text, positive = zip(*results, strict=True)
+    per_text = torch.stack(per_text).logsumexp(dim=0)
+    return ((torch.cat(per_video) + per_text) / 2 - torch.cat(positive)).mean()
 
 
 def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each row draw one column that is not a positive, in proportion to softmax(logits) (hard negatives).
+    """Draw one column for each row that is not a positive, in proportion to softmax(logits) (hard negatives).
 
     Returns:
         The columns (B,), and whether a row has a negative at all (B,); where it has none, its column means nothing.
@@ -1481,8 +1298,17 @@ def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: floa
     return torch.where(becomes_random, random_ids, masked_ids), input_ids.masked_fill(~is_chosen, -100)
 
 
+class AnswerStart(NamedTuple):
+    """What all answers to B questions about C clips each begin with: `[CLS]`, decoded."""
+
+    question: torch.Tensor  # (B * C, question_length, D) states after looking at a clip
+    question_mask: torch.Tensor | None  # (B * C, question_length)
+    logits: torch.Tensor  # (B, C, vocab_size) of the first word
+    cache: EncoderDecoderCache
+
+
 def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of whole answers (A,): logits (A, L, V) predict the next of ids (A, L) where unmasked."""
+    """Return the nll (A,) of whole answers: logits (A, L, V) predict the next of ids (A, L) where unmasked."""
     targets = answer_ids.masked_fill(answer_mask == 0, -100)[:, 1:]
     nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
     return nll.sum(dim=1)
@@ -1491,7 +1317,7 @@ def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torc
 def distinct_answers(
     shortlist: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Equal answers of shortlists (B, k) of a list (A, L) made one, lest float noise tell them apart.
+    """Make one of equal answers in shortlists (B, k) of a list (A, L), lest float noise tell them apart.
 
     Returns:
         Ids and mask of the R different answers, both (R, L), by length, as those of like lengths are decoded together;
@@ -1507,11 +1333,10 @@ def distinct_answers(
     return answer_ids, answer_mask, own, places.scatter(1, order, places)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Clips of a longer video
-# ----------------------------------------------------------------------------------------------------
+# ---- Clips of a longer video
 
 CLIP_ENSEMBLES = ("mean", "max", "lse", "concat")
+ANSWER_SCORINGS = ("published", "likelihood")
 
 
 def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = False) -> torch.Tensor:
@@ -1541,9 +1366,7 @@ def pool_clips(scores: torch.Tensor, ensemble: str) -> torch.Tensor:
     raise ValueError(f"The clips of a video can be combined by mean, max or lse, not by {ensemble!r}.")
 
 
-# ----------------------------------------------------------------------------------------------------
-# Tasks
-# ----------------------------------------------------------------------------------------------------
+# ---- Tasks
 
 
 @auto_docstring(custom_intro="Video and text encoders, their common space, and the matching score of pairs.")
@@ -1565,21 +1388,12 @@ class SViTTModel(SViTTPreTrainedModel):
             self.cls = BertOnlyMLMHead(text)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.text_model.set_input_embeddings(value)
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=CLIPS_DOC)
     def get_video_features(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | SViTTVisionModelOutput:
         r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-
         Returns:
             [`SViTTVisionModelOutput`]: `last_hidden_state` are the tokens that fusion looks at, `pooler_output` of
             shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
@@ -1617,18 +1431,16 @@ class SViTTModel(SViTTPreTrainedModel):
         video_hidden_states: torch.Tensor,
         text_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
         cls_only: bool = False,
     ) -> torch.Tensor:
-        """States (B * c, text_length, D) of texts that have looked at their videos' tokens (B, video_length, D).
+        """Return states (B * c, text_length, D) of texts that have looked at tokens (B, video_length, D) of videos.
 
-        With `cls_only`, those of [CLS] alone, (B * c, 1, D), in less time.
+        With `cls_only`, return the states of [CLS] alone, (B * c, 1, D), in less time.
         """
         return self.text_model(
             text_embeds=text_hidden_states,
             attention_mask=attention_mask,
             encoder_hidden_states=video_hidden_states,
-            encoder_attention_mask=video_attention_mask,
             mode="fusion",
             cls_only=cls_only,
         ).last_hidden_state
@@ -1641,7 +1453,7 @@ class SViTTModel(SViTTPreTrainedModel):
         video_hidden_states: torch.Tensor | None = None,
         text_hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Matching scores of pairs: how well each text describes its video.
+        """Return matching scores of pairs: how well each text describes its video.
 
         Args:
             pixel_values: clips (B, T, C, height, width), or else
@@ -1663,12 +1475,12 @@ class SViTTModel(SViTTPreTrainedModel):
             return F.linear(fused[:, 0].float(), self.itm_head.weight.float(), self.itm_head.bias.float())[:, 1]
 
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Cosines over the temperature, (videos, texts) float32 under any autocast."""
+        """Return cosines over the temperature, (videos, texts) float32 under any autocast."""
         with torch.autocast(video_embeds.device.type, enabled=False):
             return video_embeds.float() @ text_embeds.float().t() / self.temp.float().clamp(*self.temp_range)
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=CLIPS_DOC)
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -1676,10 +1488,6 @@ class SViTTModel(SViTTPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        """
         video = self.get_video_features(pixel_values, return_dict=True, **kwargs)
         text = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         video_embeds = F.normalize(video.pooler_output, dim=-1)
@@ -1696,12 +1504,8 @@ class SViTTModel(SViTTPreTrainedModel):
 
 
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, in their order; floating-point rows with gradient to the process they come from."""
-    if not tensor.is_floating_point():
-        rows = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(rows, tensor)
-        return torch.cat(rows)
-    from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+    """Return the rows of all processes, in their order, with gradient to the process they come from."""
+    from torch.distributed.nn.functional import all_gather as all_gather_with_gradient  # not on every platform
 
     return torch.cat(all_gather_with_gradient(tensor))
 
@@ -1709,7 +1513,7 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 @auto_docstring(custom_intro="SViTT for text-video retrieval: contrastive and matching loss (ITC + ITM).")
 class SViTTForVideoTextRetrieval(SViTTModel):
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=RETRIEVAL_DOC)
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -1721,18 +1525,6 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Clips with the same id are positives of each other's texts. By default every clip is its own.
-        negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each text, the clip of the batch to tell it from; drawn by default.
-        negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each clip, the text of the batch to tell it from; drawn by default.
-        return_loss (`bool`, *optional*):
-            Whether to compute the losses. Defaults to doing so in training mode.
-        """
         if self.training:
             with torch.no_grad():
                 self.temp.clamp_(*self.temp_range)
@@ -1754,7 +1546,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
     def itc_loss(
         self, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Contrastive loss of normalised embeddings (B, embed_dim), pairs of equal `video_ids` (B,) being positives.
+        """Return the contrastive loss of normalised embeddings (B, embed_dim); equal `video_ids` (B,) are positives.
 
         With `config.itc_all_gather`, all processes' embeddings are contrasted, with gradient to each.
         """
@@ -1770,7 +1562,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
     def fuse_pairs(
         self, outputs: SViTTOutput, attention_mask: torch.Tensor | None, cls_only: bool = False
     ) -> torch.Tensor:
-        """States of each text after looking at the clip it came with."""
+        """Return states of each text after looking at the clip it came with."""
         video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
         return self.fuse(video, text, attention_mask, cls_only=cls_only)
 
@@ -1782,7 +1574,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         negative_video_idx: torch.Tensor | None = None,
         negative_text_idx: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Matching loss: tell B pairs from pairs with a drawn negative video and with a drawn negative text.
+        """Return the matching loss: tell B pairs from pairs with a drawn negative video and with a drawn negative text.
 
         Rows without a negative (all ids equal, or B = 1) are left out of the mean.
 
@@ -1820,15 +1612,8 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
     }
     predicts_words = True
 
-    def get_output_embeddings(self):
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings):
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=RETRIEVAL_DOC + MLM_DOC)
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -1842,22 +1627,6 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Clips with the same id are positives of each other's texts. By default every clip is its own.
-        negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each text, the clip of the batch to tell it from; drawn by default.
-        negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            For each clip, the text of the batch to tell it from; drawn by default.
-        mlm_input_ids (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
-            Texts with words masked; `input_ids` masked at random by default.
-        mlm_labels (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
-            Words to predict, -100 elsewhere; given along with `mlm_input_ids`.
-        return_loss (`bool`, *optional*):
-            Whether to compute the losses. Defaults to doing so in training mode.
-        """
         return_loss = self.training if return_loss is None else return_loss
         outputs = super().forward(
             pixel_values,
@@ -1889,7 +1658,7 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         mlm_labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masked language modeling with the video in sight: the loss, and logits (B, text_length, vocab_size)."""
+        """Return the loss of words masked, with the video in sight, and logits (B, text_length, vocab_size)."""
         text = self.text_model(mlm_input_ids, attention_mask, mode="text").last_hidden_state
         logits = self.cls(self.fuse(video_hidden_states, text, attention_mask))
         # A sum over a count, as the mean over no token at all (a batch of empty texts) would be NaN.
@@ -1914,22 +1683,8 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.bert.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.bert.set_input_embeddings(value)
-
-    def get_output_embeddings(self):
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings):
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
-
     @can_return_tuple
     @auto_docstring
-    @deprecate_kwarg("past_key_values", version=CACHE_RENAMED, new_name="cache")
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -1939,13 +1694,16 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | CausalLMOutputWithCrossAttentions:
         r"""
         cache (`Cache`, *optional*):
-            What was returned for the words before `input_ids`. `past_key_values` is another name for it.
+            What was returned for the words before `input_ids`.
+        past_key_values (`Cache`, *optional*):
+            Another name for `cache`.
         """
         outputs = self.bert(
             input_ids,
@@ -1955,43 +1713,17 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             mode="multimodal",
-            cache=cache,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             **kwargs,
         )
         return CausalLMOutputWithCrossAttentions(
-            None,  # by position, as in the layers
-            self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
-            outputs.cache,
+            logits=self.cls(outputs.last_hidden_state[:, -logits_to_keep:]),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
+            **{CACHE_NAME: outputs.cache},
         )
-
-
-@auto_docstring(custom_intro="Output of [`SViTTForVideoQuestionAnswering`].")
-@dataclass
-class SViTTQuestionAnsweringOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-        Weighted negative log-likelihood of the answers, per question.
-    logits (`torch.FloatTensor` of shape `(num_answers, answer_length, vocab_size)`):
-        Logits of the word after each word of the answers.
-    answer_loss (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
-        Negative log-likelihood of each answer, summed over its words.
-    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Of the decoder, as are hidden states and attentions.
-    question_hidden_states (`torch.FloatTensor` of shape `(batch_size, question_length, hidden_size)`):
-        States of the question after looking at the video.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    answer_loss: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    question_hidden_states: torch.FloatTensor | None = None
 
 
 @auto_docstring(custom_intro="SViTT for video question answering: the question looks at the video, a decoder answers.")
@@ -2004,33 +1736,23 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         self.text_decoder = SViTTTextDecoder._from_config(config.decoder_config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.text_model.set_input_embeddings(value)
-
-    def encode_video(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, video_length, D) of clips (B, T, channels, height, width), for questions to look at."""
-        return self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
-
-    def encode_question(
-        self,
-        pixel_values: torch.Tensor | None,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        video_hidden_states: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """States (B, question_length, D) of questions after looking at their clips (B, T, channels, height, width), or
-        at what `encode_video` made of them."""
-        if video_hidden_states is None:
-            video_hidden_states = self.encode_video(pixel_values)
-        return self.text_model(
-            input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
-        ).last_hidden_state
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(
+        custom_args=CLIPS_DOC
+        + r"""
+    labels (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
+        Answers, `[CLS] answer [SEP]`, to compute the loss of; padding and -100 are ignored.
+    decoder_input_ids (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
+        What the decoder reads. Defaults to the labels, or to `[CLS]` alone.
+    decoder_attention_mask (`torch.Tensor` of shape `(num_answers, answer_length)`, *optional*):
+        1 for words of the answers, 0 for padding. Defaults to telling padding by its id.
+    answer_weights (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
+        Weight of each answer, such as the share of annotators who gave it. Defaults to 1.
+    answers_per_question (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        How many of the answers, which stand in the order of the questions, belong to each question. Defaults to the
+        same number for all.
+"""
+    )
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -2043,26 +1765,11 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         answers_per_question: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTQuestionAnsweringOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        labels (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
-            Answers, `[CLS] answer [SEP]`, to compute the loss of; padding and -100 are ignored.
-        decoder_input_ids (`torch.LongTensor` of shape `(num_answers, answer_length)`, *optional*):
-            What the decoder reads. Defaults to the labels, or to `[CLS]` alone.
-        decoder_attention_mask (`torch.Tensor` of shape `(num_answers, answer_length)`, *optional*):
-            1 for words of the answers, 0 for padding. Defaults to telling padding by its id.
-        answer_weights (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
-            Weight of each answer, such as the share of annotators who gave it. Defaults to 1.
-        answers_per_question (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            How many of the answers, which stand in the order of the questions, belong to each question. Defaults to the
-            same number for all.
-        """
         pad_token_id = self.config.decoder_config.pad_token_id
-        if decoder_input_ids is None and labels is not None:
-            decoder_input_ids = labels.masked_fill(labels == -100, pad_token_id)
-        elif decoder_input_ids is None:
+        if decoder_input_ids is None and labels is None:
             decoder_input_ids = self.start_of_answers(len(input_ids))
+        elif decoder_input_ids is None:
+            decoder_input_ids = labels.masked_fill(labels == -100, pad_token_id)
         if decoder_attention_mask is None:
             decoder_attention_mask = (decoder_input_ids != pad_token_id).long()
 
@@ -2097,8 +1804,44 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         )
 
     def start_of_answers(self, num_answers: int) -> torch.Tensor:
-        """`[CLS]` alone, (num_answers, 1)."""
+        """Return `[CLS]` alone, (num_answers, 1)."""
         return torch.full((num_answers, 1), self.config.decoder_config.bos_token_id, device=self.device)
+
+    def encode_video(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, video_length, D) of clips (B, T, channels, height, width) for questions to look at."""
+        return self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
+
+    def encode_question(
+        self,
+        pixel_values: torch.Tensor | None,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the states (B, question_length, D) of questions that have looked at their clips, or at what
+        `encode_video` made of them."""
+        if video_hidden_states is None:
+            video_hidden_states = self.encode_video(pixel_values)
+        return self.text_model(
+            input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
+        ).last_hidden_state
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **generate_kwargs,
+    ) -> torch.Tensor:
+        """Return free-form answers: ids (B, length) from `[CLS]` on. Takes what `GenerationMixin.generate` takes."""
+        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        return self.text_decoder.generate(
+            self.start_of_answers(len(input_ids)),
+            encoder_hidden_states=question,
+            encoder_attention_mask=attention_mask,
+            **generate_kwargs,
+        )
 
     @torch.no_grad()
     def rank_answers(
@@ -2148,8 +1891,8 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         """
         if ensemble not in CLIP_ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
-        if answer_scoring not in ("published", "likelihood"):
-            raise ValueError(f"`answer_scoring` must be 'published' or 'likelihood', got {answer_scoring!r}.")
+        if answer_scoring not in ANSWER_SCORINGS:
+            raise ValueError(f"`answer_scoring` must be one of {', '.join(ANSWER_SCORINGS)}, got {answer_scoring!r}.")
         if k < 1 or chunk_size < 1:
             raise ValueError(f"`k` and `chunk_size` must be at least 1, got {k} and {chunk_size}.")
         if answer_mask is None:
@@ -2157,94 +1900,95 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         if candidates is None:
             candidates = torch.arange(len(answer_ids), device=input_ids.device).expand(len(input_ids), -1)
         if video_hidden_states is None:
-            clips = pixel_values
             if ensemble != "concat":
-                clips = split_clips(pixel_values, num_frames or self.config.vision_config.num_frames, strided_clips)
-            video_hidden_states = self.encode_video(clips).unflatten(0, (len(input_ids), -1))
-        num_clips = video_hidden_states.shape[1]
-        mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
-        question = self.encode_question(
-            None, input_ids.repeat_interleave(num_clips, dim=0), mask, video_hidden_states.flatten(0, 1)
-        )
-        first_logits, cache = self.text_decoder(
-            answer_ids[:1, :1].expand(len(question), -1),
-            encoder_hidden_states=question,
-            encoder_attention_mask=mask,
-            use_cache=True,
-            return_dict=False,
-        )[:2]
-
-        first_scores = first_logits[:, 0].float().unflatten(0, (-1, num_clips))
-        if ensemble == "concat":
-            first_scores = first_scores[:, 0]
-        else:
-            first_scores = pool_clips(first_scores.softmax(dim=-1), ensemble)
-        first_scores = first_scores.log_softmax(dim=-1).gather(1, answer_ids[:, 1][candidates])
-        first_scores = first_scores.masked_fill(candidates < 0, float("-inf"))
-        first_scores, order = first_scores.sort(dim=1, descending=True, stable=True)
-        first_scores, shortlist = first_scores[:, :k], candidates.gather(1, order[:, :k])
-
-        nll = self.shortlist_nll(first_logits, cache, question, mask, shortlist, answer_ids, answer_mask, chunk_size)
+                num_frames = num_frames or self.config.vision_config.num_frames
+                pixel_values = split_clips(pixel_values, num_frames, strided_clips)
+            video_hidden_states = self.encode_video(pixel_values).unflatten(0, (len(input_ids), -1))
+        start = self.start_answering(video_hidden_states, input_ids, attention_mask)
+        first_scores, shortlist = self.shortlist_by_first_word(start, candidates, answer_ids, ensemble, k)
+        nll = self.shortlist_nll(start, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
         scores = scores[:, 0] if ensemble == "concat" else pool_clips(scores, ensemble)
         probs = scores.masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
         probs, order = probs.sort(dim=1, descending=True, stable=True)
         return shortlist.gather(1, order), probs
 
-    def shortlist_nll(
-        self, first_logits, cache, question, question_mask, shortlist, answer_ids, answer_mask, chunk_size
-    ) -> torch.Tensor:
-        """Negative log-likelihoods (B, C, k) of shortlists (B, k) by question states (B * C, question_length, D).
+    def start_answering(
+        self, video_hidden_states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> AnswerStart:
+        """Ask questions (B, question_length) about each of C clips (B, C, video_length, D), and decode [CLS]."""
+        num_clips = video_hidden_states.shape[1]
+        mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
+        ids = input_ids.repeat_interleave(num_clips, dim=0)
+        question = self.encode_question(None, ids, mask, video_hidden_states.flatten(0, 1))
+        outputs = self.text_decoder.bert(
+            self.start_of_answers(len(question)),
+            encoder_hidden_states=question,
+            encoder_attention_mask=mask,
+            use_cache=True,
+        )
+        logits = self.text_decoder.cls(outputs.last_hidden_state[:, 0]).float()
+        return AnswerStart(question, mask, logits.unflatten(0, (-1, num_clips)), outputs.cache)
 
-        `first_logits` and `cache` are what the decoder returned for [CLS]: all answers go on from there. So each costs
-        the decoder one step for each word that is followed by another, and the vocabulary is looked at for no others.
-        (`shortlist` has -1 for none, whose score does not count.)
-        """
-        num_clips = len(question) // len(shortlist)
+    def shortlist_by_first_word(
+        self, start: AnswerStart, candidates: torch.Tensor, answer_ids: torch.Tensor, ensemble: str, k: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log p(first word) of the k best of candidates (B, n), and these, -1 for none: both (B, min(k, n))."""
+        scores = start.logits[:, 0] if ensemble == "concat" else pool_clips(start.logits.softmax(dim=-1), ensemble)
+        scores = scores.log_softmax(dim=-1).gather(1, answer_ids[:, 1][candidates])
+        scores, order = scores.masked_fill(candidates < 0, float("-inf")).sort(dim=1, descending=True, stable=True)
+        return scores[:, :k], candidates.gather(1, order[:, :k])
+
+    def shortlist_nll(
+        self,
+        start: AnswerStart,
+        shortlist: torch.Tensor,
+        answer_ids: torch.Tensor,
+        answer_mask: torch.Tensor,
+        chunk_size: int,
+    ) -> torch.Tensor:
+        """Return negative log-likelihoods (B, C, k) of shortlists (B, k), which mean nothing where these hold -1."""
+        num_clips = start.logits.shape[1]
         answer_ids, answer_mask, rows, places = distinct_answers(shortlist, answer_ids, answer_mask)
-        num_steps = answer_mask[:, 2:].sum(dim=1)
         rows, places = (indices.repeat_interleave(num_clips, dim=0) for indices in (rows, places))
-        nll = -first_logits[:, 0].float().log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
-        nll_of_later_words = []
-        for chunk in rows.split(max(1, chunk_size // len(question)), dim=1):
-            answers, length = chunk.flatten(), int(num_steps[chunk].max())
-            is_followed = answer_mask[answers, 2 : 2 + length].bool()
-            word_nll = nll.new_zeros(is_followed.shape)
-            if length:
-                own_cache = copy.deepcopy(cache.self_attention_cache)
-                own_cache.batch_repeat_interleave(chunk.shape[1])
-                states = self.text_decoder.bert(
-                    answer_ids[answers, 1 : 1 + length],
-                    answer_mask[answers, : 1 + length],
-                    encoder_hidden_states=question,
-                    encoder_attention_mask=question_mask,
-                    mode="multimodal",
-                    cache=EncoderDecoderCache(own_cache, cache.cross_attention_cache),
-                    use_cache=True,
-                ).last_hidden_state
-                logits = self.text_decoder.cls(states[is_followed]).float()
-                targets = answer_ids[answers, 2 : 2 + length][is_followed]
-                word_nll[is_followed] = F.cross_entropy(logits, targets, reduction="none")
-            nll_of_later_words.append(word_nll.sum(dim=1).view(chunk.shape))
-        nll = nll + torch.cat(nll_of_later_words, dim=1)
+        nll = -start.logits.flatten(0, 1).log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
+        later_words = [
+            self.later_words_nll(start, chunk, answer_ids, answer_mask)
+            for chunk in rows.split(max(1, chunk_size // len(rows)), dim=1)
+        ]
+        nll = nll + torch.cat(later_words, dim=1)
         return nll.gather(1, places).unflatten(0, (-1, num_clips))
 
-    @torch.no_grad()
-    def generate(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **generate_kwargs,
+    def later_words_nll(
+        self, start: AnswerStart, chunk: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Free-form answers: ids (B, length) that start with `[CLS]`. Takes what `GenerationMixin.generate` takes."""
-        question = self.encode_question(pixel_values, input_ids, attention_mask)
-        return self.text_decoder.generate(
-            self.start_of_answers(len(input_ids)),
-            encoder_hidden_states=question,
-            encoder_attention_mask=attention_mask,
-            **generate_kwargs,
-        )
+        """Return the nll (B * C, n) of what follows the first words of answers `chunk` (B * C, n).
+
+        All answers go on from [CLS]: each costs the decoder one step for each word that is followed by another, and
+        the vocabulary is looked at for no others.
+        """
+        answers = chunk.flatten()
+        is_followed = answer_mask[answers, 2:].bool()
+        length = int(is_followed.sum(dim=1).max())
+        is_followed = is_followed[:, :length]
+        nll = start.logits.new_zeros(is_followed.shape)
+        if length:
+            own_cache = copy.deepcopy(start.cache.self_attention_cache)
+            own_cache.batch_repeat_interleave(chunk.shape[1])
+            states = self.text_decoder.bert(
+                answer_ids[answers, 1 : 1 + length],
+                answer_mask[answers, : 1 + length],
+                encoder_hidden_states=start.question,
+                encoder_attention_mask=start.question_mask,
+                mode="multimodal",
+                cache=EncoderDecoderCache(own_cache, start.cache.cross_attention_cache),
+                use_cache=True,
+            ).last_hidden_state
+            logits = self.text_decoder.cls(states[is_followed]).float()
+            nll[is_followed] = F.cross_entropy(
+                logits, answer_ids[answers, 2 : 2 + length][is_followed], reduction="none"
+            )
+        return nll.sum(dim=1).view(chunk.shape)
 
 
 @auto_docstring(custom_intro="SViTT for video classification: a linear layer on the pooled clip.")
@@ -2257,23 +2001,17 @@ class SViTTForVideoClassification(SViTTPreTrainedModel):
         self.classifier = nn.Linear(config.vision_config.hidden_size, config.num_labels)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.vision_model.get_input_embeddings()
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(
+        custom_args=CLIPS_DOC
+        + r"""
+    labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+        Class of each clip, from 0.
+"""
+    )
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | ImageClassifierOutput:
-        r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, image_size, image_size)`):
-            Clips.
-        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Class of each clip, from 0.
-        """
         outputs = self.vision_model(pixel_values, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = self.loss_function(labels, logits, self.config) if labels is not None else None

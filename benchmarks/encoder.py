@@ -1,65 +1,58 @@
 #!/usr/bin/env python
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""The whole video encoder, sparse and dense, and BEiT frame by frame: time and FLOPs over clip length.
+"""Time, FLOPs and memory of the video encoder by number of frames, sparse and dense; and of re-ranking captions.
 
-    python benchmarks/encoder.py --output benchmark_results/encoder.json
-    python benchmarks/encoder.py --backward --frames 4 8 16
-    python benchmarks/encoder.py --device cuda --dtype bfloat16 --batch_size 8
+    python benchmarks/encoder.py --frames 4 8 16 32
+    python benchmarks/encoder.py --backward --memory --frames 4 8 16
+    python benchmarks/encoder.py --rerank 128
+    python benchmarks/encoder.py --device cuda --dtype bfloat16 --batch_size 8 --backward
 
-BEiT-base with random weights and bias tables, of the published sparsity: blocks of 56 tokens, each seeing itself and 3
-others, and after layers 3, 6 and 9 (from 0) a share of 0.7 (4 frames) or 0.6 (more) of the tokens. Pooled features of
-different implementations are compared before anything is timed.
+BEiT-base (and BERT-base) with random weights and bias tables, of the published sparsity. Contestants take turns, and
+only ratios within one run mean something. What they return is compared before anything is timed.
 """
 
 import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 
-import measure
 import torch
-from measure import DTYPES, TOLERANCES, Call
+import transformers
 from torch import nn
-from tqdm import tqdm
-from transformers import BeitConfig, BeitModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from torch.utils.benchmark import Measurement, Timer
+from torch.utils.flop_counter import FlopCounterMode
 
-from svitt import SViTTVisionConfig, SViTTVisionModel
+from svitt import SViTTConfig, SViTTForVideoTextRetrieval, SViTTVisionConfig, SViTTVisionModel
 
-DENSE = {"sparse_random_attn": None, "token_keep_rate": 1.0}
-SPARSITIES = {
-    "dense": DENSE,
-    "edges": {"token_keep_rate": 1.0},
-    "nodes": {"sparse_random_attn": None},
-    "sparse": {},  # both
-    "dense, no bias": {**DENSE, "use_relative_position_bias": False},  # attention without what makes it slow
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# How far implementations may lie apart, relative to 1 + the largest value.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 3e-2}
+CONTESTANTS = {  # what differs from the published sparsity, and the attention implementation
+    "dense": ({"sparse_random_attn": None, "token_keep_rate": 1.0}, "sdpa"),
+    "dense eager": ({"sparse_random_attn": None, "token_keep_rate": 1.0}, "eager"),
+    "edges": ({"token_keep_rate": 1.0}, "sdpa"),
+    "edges eager": ({"token_keep_rate": 1.0}, "eager"),
+    "nodes": ({"sparse_random_attn": None}, "sdpa"),
+    "sparse": ({}, "sdpa"),
 }
-BASELINE = "dense"
-CONTESTANTS = ("dense", "dense eager", "edges", "nodes", "sparse", "frame by frame", "dense, no bias")
-# Time of "sparse" over that of "dense" by number of frames, for one clip of the published size on a CPU in float32.
-FORWARD_TARGETS = {4: 0.64, 8: 0.44, 16: 0.35, 32: 0.26}
-BACKWARD_TARGETS = {4: 0.53, 8: 0.43, 16: 0.34}
+WORDS = (6, 18)  # of a caption: the fewest and the most
+TEXT_LENGTH = 32  # what they are padded to
+
+Call = Callable[[], torch.Tensor]
 
 
-# ---- Models
-
-
-def add_layer_arguments(parser: argparse.ArgumentParser):
-    parser.add_argument("--batch_size", type=int, default=1, help="clips")
-    parser.add_argument("--hidden_size", type=int, default=768, help="64 for each head")
-    parser.add_argument("--image_size", type=int, default=224, help="pixels; patches have 16")
-    parser.add_argument("--attn_block_size", type=int, default=56, help="tokens")
-
-
-def add_model_arguments(parser: argparse.ArgumentParser):
-    add_layer_arguments(parser)
-    parser.add_argument("--num_hidden_layers", type=int, default=12)
-    parser.add_argument("--attn_implementation", default="sdpa", help="of the sparse contestants")
+# ---- What is measured
 
 
 def vision_settings(args: argparse.Namespace, num_frames: int) -> dict:
-    """Settings of `SViTTVisionConfig`, sparse as published."""
+    """Return settings of `SViTTVisionConfig` for a width of 64 a head, sparse as published."""
     return {
         "num_frames": num_frames,
-        "max_num_frames": max(256, num_frames),
         "image_size": args.image_size,
         "hidden_size": args.hidden_size,
         "num_hidden_layers": args.num_hidden_layers,
@@ -70,171 +63,210 @@ def vision_settings(args: argparse.Namespace, num_frames: int) -> dict:
     }
 
 
-def make_model(
-    model_class: type[PreTrainedModel], config: PreTrainedConfig, device: str, dtype: str, implementation: str
-):
-    """The same weights for all models of the same parameters; made in place, as models without data cannot be moved."""
+def make_encoder(args: argparse.Namespace, name: str, num_frames: int, device: str) -> SViTTVisionModel:
+    """Return a model on `device`; all contestants of one length have the same weights."""
+    sparsity, implementation = CONTESTANTS[name]
     torch.manual_seed(0)
+    config = SViTTVisionConfig(**vision_settings(args, num_frames) | sparsity)
     with torch.device(device):
-        return model_class._from_config(config, dtype=DTYPES[dtype], attn_implementation=implementation)
-
-
-def make_encoder(
-    args: argparse.Namespace, num_frames: int, sparsity: str, implementation: str, device: str
-) -> SViTTVisionModel:
-    config = SViTTVisionConfig(**{**vision_settings(args, num_frames), **SPARSITIES[sparsity]})
-    model = make_model(SViTTVisionModel, config, device, args.dtype, implementation)
-    for name, parameter in model.named_parameters():
-        if name.endswith("relative_position_bias_table"):  # zero from the start, which would hide mistakes
+        model = SViTTVisionModel._from_config(config, dtype=DTYPES[args.dtype], attn_implementation=implementation)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("relative_position_bias_table"):  # zero at first, which would hide mistakes
             nn.init.normal_(parameter)
     return model
 
 
-def make_beit(args: argparse.Namespace, device: str) -> BeitModel:
-    vision = vision_settings(args, num_frames=1)
-    names = ("image_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    config = BeitConfig(**{name: vision[name] for name in names}, use_relative_position_bias=True)
-    return make_model(BeitModel, config, device, args.dtype, "sdpa")
-
-
-class FrameByFrame(nn.Module):
-    """What there is without SViTT: an image model on each frame, and the mean of its pooled outputs."""
-
-    def __init__(self, image_model: BeitModel):
-        super().__init__()
-        self.image_model = image_model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, T, 3, height, width) -> (B, D)"""
-        pooled = self.image_model(pixel_values.flatten(0, 1)).pooler_output
-        return pooled.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
-
-
-def make_call(
-    args: argparse.Namespace,
-    name: str,
-    num_frames: int,
-    backward: bool,
-    device: str,
-    gradient_checkpointing: bool = False,
-) -> Call:
-    """A contestant on clips (B, T, 3, height, width); the call returns pooled features (B, D)."""
-    if name == "frame by frame":
-        model = FrameByFrame(make_beit(args, device))
-    else:
-        is_eager = name.endswith(" eager")
-        implementation = "eager" if is_eager else "sdpa" if name.startswith("dense") else args.attn_implementation
-        model = make_encoder(args, num_frames, name.removesuffix(" eager"), implementation, device)
-    model.train(backward)
-    if gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    clips = make_clips(args, num_frames, device)
-    gradient = torch.randn(args.batch_size, args.hidden_size, device=device, dtype=DTYPES[args.dtype])
+def make_call(args: argparse.Namespace, name: str, num_frames: int, device: str) -> Call:
+    """Return a forward pass, with `--backward` a training pass; it returns pooled features (B, D)."""
+    model = make_encoder(args, name, num_frames, device).train(args.backward)
+    torch.manual_seed(1)
+    shape = (args.batch_size, num_frames, 3, args.image_size, args.image_size)
+    clips = torch.randn(shape, device=device, dtype=DTYPES[args.dtype])
 
     def forward_pass() -> torch.Tensor:
         with torch.no_grad():
-            return pooled_features(model(clips))
+            return model(clips).pooler_output
 
     def training_pass() -> torch.Tensor:
-        pooled = pooled_features(model(clips))
-        pooled.backward(gradient)
+        pooled = model(clips).pooler_output
+        pooled.sum().backward()
         model.zero_grad()
         return pooled.detach()
 
-    return training_pass if backward else forward_pass
+    return training_pass if args.backward else forward_pass
 
 
-def make_clips(args: argparse.Namespace, num_frames: int, device: str) -> torch.Tensor:
-    torch.manual_seed(1)
-    shape = (args.batch_size, num_frames, 3, args.image_size, args.image_size)
-    return torch.randn(shape, device=device, dtype=DTYPES[args.dtype])
+def make_matching(args: argparse.Namespace) -> dict[str, Call]:
+    """Return ways to score `--rerank` captions for a video: each pair by itself, or sharing its keys and values."""
+    from svitt.evaluation.retrieval import itm_scores  # brings data sets along, which the encoder needs none of
 
-
-def pooled_features(outputs) -> torch.Tensor:
-    return outputs if torch.is_tensor(outputs) else outputs.pooler_output
-
-
-# ---- Comparison
-
-
-def compare(args: argparse.Namespace, num_frames: int):
-    """Exit unless implementations agree, and BEiT is our dense encoder of one frame."""
-    tolerance = TOLERANCES[args.dtype]
-    features = partial(make_call, args, num_frames=num_frames, backward=False, device=args.device)
-    measure.check_equal({name: features(name)() for name in ("dense eager", "dense")}, tolerance)
-    measure.check_equal({name: features(name)() for name in ("edges eager", "edges")}, tolerance)
-
-    ours = make_encoder(args, 1, "dense", "sdpa", args.device).eval()
-    beit = make_beit(args, args.device)
-    beit = BeitModel.from_pretrained(None, config=beit.config, state_dict=ours.state_dict(), dtype=beit.dtype)
-    frames = make_clips(args, num_frames, args.device)
+    vision = vision_settings(args, args.frames[0])
+    same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    text = {name: vision[name] for name in same} | {"encoder_width": args.hidden_size}
+    text["fusion_layer"] = 3 * args.num_hidden_layers // 4
+    torch.manual_seed(0)
+    with torch.device(args.device):
+        config = SViTTConfig(vision_config=vision, text_config=text)
+        model = SViTTForVideoTextRetrieval._from_config(config, dtype=DTYPES[args.dtype]).eval()
+        lengths = torch.randint(WORDS[0], WORDS[1] + 1, (args.rerank,))
+        mask = (torch.arange(TEXT_LENGTH) < lengths[:, None]).long()
+        ids = torch.randint(1000, 30000, (args.rerank, TEXT_LENGTH))
+        clip = torch.randn(1, args.frames[0], 3, args.image_size, args.image_size, dtype=DTYPES[args.dtype])
     with torch.no_grad():
-        per_frame = ours(frames.flatten(0, 1)).pooler_output.unflatten(0, frames.shape[:2])
-        outputs = {"BEiT": FrameByFrame(beit.to(frames).eval())(frames), "ours, frame by frame": per_frame.mean(dim=1)}
-    measure.check_equal(outputs, tolerance)
+        video = model.get_video_features(clip).last_hidden_state
+        texts = model.get_text_features(ids, mask).last_hidden_state
 
+    @torch.no_grad()
+    def match(videos: torch.Tensor) -> torch.Tensor:
+        return model.match(video_hidden_states=videos, text_hidden_states=texts, attention_mask=mask)
 
-# ---- Measurement
+    def of_evaluation() -> torch.Tensor:
+        pairs = torch.ones(1, args.rerank, dtype=torch.bool)
+        return itm_scores(model, [video], texts, mask, pairs, "mean")[0].to(args.device)
 
-
-def is_published_size(args: argparse.Namespace) -> bool:
-    size = (args.batch_size, args.hidden_size, args.num_hidden_layers, args.image_size, args.attn_block_size)
-    return size == (1, 768, 12, 224, 56) and args.device == "cpu" and args.dtype == "float32"
-
-
-def needed_flops(args: argparse.Namespace, name: str, num_frames: int) -> int:
-    """By the definition, `eager`: other implementations may pad, or be kernels that the counter does not know."""
-    by_definition = argparse.Namespace(**{**vars(args), "attn_implementation": "eager"})
-    return measure.count_flops(make_call, by_definition, name, num_frames, args.backward, "cpu")
-
-
-def compete(args: argparse.Namespace, num_frames: int) -> list[dict]:
-    """One row per contestant."""
-    num_tokens = args.batch_size * (1 + num_frames * (args.image_size // 16) ** 2)
-    matmul, matmul_flops = measure.matmul_ceiling(num_tokens, args.hidden_size, args.device, DTYPES[args.dtype])
-    contestants = {
-        name: make_call(args, name, num_frames, args.backward, args.device) for name in (BASELINE, *args.contestants)
+    return {
+        "naive": lambda: match(video.repeat(args.rerank, 1, 1)),
+        "match": lambda: match(video),
+        "itm_scores": of_evaluation,
     }
-    seconds = measure.median_seconds({"matmul": matmul, **contestants}, args.rounds, args.device)
-    flops = {name: needed_flops(args, name, num_frames) for name in contestants}
-    ceiling = matmul_flops / seconds["matmul"]
-    targets = (BACKWARD_TARGETS if args.backward else FORWARD_TARGETS) if is_published_size(args) else {}
-    rows = []
-    for name in contestants:
-        row = {
-            "contestant": name,
-            "frames": num_frames,
-            "seconds": seconds[name],
-            "time_ratio": seconds[name] / seconds[BASELINE],
-            "target": targets.get(num_frames) if name == "sparse" else None,
-            "flops": flops[name],
-            "flop_ratio": flops[name] / flops[BASELINE],
-            "ceiling_share": flops[name] / seconds[name] / ceiling,
-        }
+
+
+# ---- Measures
+
+
+def check_equal(calls: dict[str, Call], dtype: str):
+    """Exit unless all calls return what the first does."""
+    first, *others = calls
+    expected = calls[first]().double()
+    for name in others:
+        difference = (calls[name]().double() - expected).abs().max().item()
+        if not difference <= TOLERANCES[dtype] * (1 + expected.abs().max().item()):  # so that NaN fails
+            sys.exit(f"{name} returns other values than {first}: off by {difference:.1e}.")
+
+
+def median_seconds(calls: dict[str, Call], rounds: int) -> dict[str, float]:
+    """Time calls in turn, so that what slows the machine down slows all of them."""
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        for name, call in calls.items()
+    }
+    for timer in timers.values():
+        timer.timeit(1)  # warms up
+    measured = {name: [] for name in timers}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            measured[name].append(timer.timeit(1))
+    return {name: next(iter(Measurement.merge(parts))).median for name, parts in measured.items()}
+
+
+def count_flops(args: argparse.Namespace, name: str, num_frames: int) -> int:
+    """Count 2 per multiply-add of the matrix products that are needed, on tensors without data.
+
+    Of `eager` attention, as the counter does not know all the kernels of the other.
+    """
+    eager = {"dense": "dense eager", "edges": "edges eager"}.get(name, name)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        call = make_call(args, eager, num_frames, "meta")
+        with FlopCounterMode(display=False) as counter:
+            call()
+    return counter.get_total_flops()
+
+
+def in_fresh_process(function: Callable, *args):
+    """Return `function(*args)`, computed by a new Python, which inherits nothing."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def bytes_of_call(call: Call, device: str) -> int:
+    """Return the memory that a call takes beyond what was there before."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which `getrusage` cannot
+    before = _bytes_in_status("VmRSS")
+    call()
+    return _bytes_in_status("VmHWM") - before
+
+
+def _bytes_in_status(field: str) -> int:
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def peak_bytes(args: argparse.Namespace, name: str, num_frames: int) -> int:
+    return bytes_of_call(make_call(args, name, num_frames, args.device), args.device)
+
+
+# ---- Tables
+
+
+def encoder_rows(args: argparse.Namespace, num_frames: int) -> list[dict]:
+    calls = {name: make_call(args, name, num_frames, args.device) for name in args.contestants}
+    seconds = median_seconds(calls, args.rounds)
+    base, rows = args.contestants[0], []
+    for name in calls:
+        flops = {each: count_flops(args, each, num_frames) for each in (base, name)}
+        row = {"contestant": name, "frames": num_frames, "ms": 1e3 * seconds[name]}
+        row["time ratio"] = seconds[name] / seconds[base]
+        row |= {"GFLOP": flops[name] / 1e9, "FLOP ratio": flops[name] / flops[base]}
         if args.memory:
-            row["peak_bytes"] = measure.peak_memory(
-                make_call, args, name, num_frames, args.backward, args.device, device=args.device
-            )
+            measure = peak_bytes if args.device == "cuda" else partial(in_fresh_process, peak_bytes)
+            row["peak MiB"] = measure(args, name, num_frames) / 2**20
         rows.append(row)
     return rows
 
 
+def matching_rows(args: argparse.Namespace) -> list[dict]:
+    calls = make_matching(args)
+    check_equal(calls, args.dtype)
+    seconds = median_seconds(calls, args.rounds)
+    return [
+        {"contestant": name, "captions": args.rerank, "ms": 1e3 * value, "time ratio": value / seconds["naive"]}
+        for name, value in seconds.items()
+    ]
+
+
+def markdown(rows: list[dict]) -> str:
+    def cell(value) -> str:
+        return f"{value:,.{2 if value < 10 else 0}f}" if isinstance(value, float) else str(value)
+
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main():
-    parser = measure.make_parser(__doc__)
-    add_model_arguments(parser)
-    parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=["dense", "edges", "nodes", "sparse"])
     parser.add_argument("--backward", action="store_true", help="forward and backward, in training mode")
-    parser.add_argument("--memory", action="store_true", help="peak memory too; on a CPU in one more process each")
+    parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--rerank", type=int, metavar="N", help="score N captions for a video, instead")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=1, help="clips")
+    parser.add_argument("--hidden_size", type=int, default=768)
+    parser.add_argument("--num_hidden_layers", type=int, default=12)
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--attn_block_size", type=int, default=56)
+    parser.add_argument("--output", type=Path, help="write the rows here as JSON")
     args = parser.parse_args()
 
-    logging.disable_progress_bar()
-    compare(args, min(args.frames))
-    rows = []
-    for num_frames in tqdm(args.frames, desc="lengths", disable=None):
-        rows += compete(args, num_frames)
-        measure.write(args, rows)
-    measure.report(args, rows)
+    if args.rerank:
+        rows = matching_rows(args)
+    else:
+        check = argparse.Namespace(**vars(args) | {"backward": False})
+        for pair in (("dense eager", "dense"), ("edges eager", "edges")):
+            check_equal({name: make_call(check, name, min(args.frames), args.device) for name in pair}, args.dtype)
+        rows = [row for num_frames in args.frames for row in encoder_rows(args, num_frames)]
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "device": args.device}
+    versions |= {"dtype": args.dtype, "threads": torch.get_num_threads()}
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({"environment": versions, "rows": rows}, indent=2) + "\n")
+    print(", ".join(f"{name} {value}" for name, value in versions.items()), markdown(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -126,21 +126,13 @@ class Member(NamedTuple):
 
 @dataclass
 class Row:
-    """A row of an annotation. Its methods return fields by our names, or raise an `InputError` that names the row.
+    """A row of an annotation. Its methods return fields by our names, or raise an `InputError` that names the row."""
 
-    Args:
-        where: file and number of the row.
-        fields: the row as it was read.
-        columns: what the row calls our fields, or templates such as `"{page_dir}/{videoid}.mp4"` that make them.
-        folder: of the videos.
-        seen: by field and value, which row has used it.
-    """
-
-    where: str
-    fields: Any
-    columns: dict[str, str] = field(default_factory=dict)
-    folder: str = ""
-    seen: dict = field(default_factory=dict)
+    where: str  # file and number
+    fields: Any  # as they were read
+    columns: dict[str, str] = field(default_factory=dict)  # their names for our fields, or templates that make these
+    folder: str = ""  # of the videos
+    seen: dict = field(default_factory=dict)  # by field and value, which row has used it
 
     def error(self, name: str, problem: str) -> InputError:
         return InputError(f"{self.where}: `{self.name_of(name)}` {problem}.")
@@ -164,30 +156,29 @@ class Row:
         parts = {part: self.fields.get(part) for part in parts_of(theirs)}
         for part, value in parts.items():
             if not is_text(value) and type(value) is not int:
-                problem = "is missing" if value is None else f"must be a text or an integer, got {value!r:.200}"
-                raise InputError(f"{self.where}: `{part}` {problem}.")
+                raise InputError(f"{self.where}: `{part}` must be a string or an integer, got {value!r:.200}.")
         return theirs.format(**parts)
 
-    def value(self, name: str) -> Any:
-        value = self.get(name)
-        if value is None:
-            raise self.error(name, "is missing")
-        return value
-
-    def strings(self, name: str, only_one: bool = False) -> list[str]:
+    def strings(self, name: str) -> list[str]:
         """Return the strings of a field that holds one string or a list of them, none blank."""
-        value = self.value(name)
-        values = [value] if only_one or not isinstance(value, list) else value
+        value = self.get(name)
+        values = value if isinstance(value, list) else [value]
         if not values or not all(map(is_text, values)):
-            wanted = "a string that is not" if only_one else "a string or a list of strings, none"
-            raise self.error(name, f"must be {wanted} blank, got {value!r:.200}")
+            wanted = f"must be a string or a list of strings, none blank, got {value!r:.200}"
+            raise self.error(name, "is missing" if value is None else wanted)
         return values
+
+    def string(self, name: str) -> str:
+        values = self.strings(name)
+        if len(values) > 1:
+            raise self.error(name, f"must be one string, got {values!r:.200}")
+        return values[0]
 
     def index(self, name: str, value, count: int) -> int:
         """Return the number of an option, from 0, which is a string in CSV."""
         index = int(value) if isinstance(value, str) and value.isdecimal() else value
         if type(index) is not int or not 0 <= index < count:
-            raise self.error(name, f"must be one of the options' numbers from 0 to {count - 1}, got {value!r:.200}")
+            raise self.error(name, f"must be the number of an option, from 0 to {count - 1}, got {value!r:.200}")
         return index
 
     def check_new(self, name: str, value, key=None):
@@ -254,14 +245,11 @@ class Rows:
     def videos_of(self, row: Row, only_one: bool = False, unique: bool = False) -> list:
         """Return the videos of a row: paths; a [`Member`] of a shard; None for that of a dataset, which holds it.
 
-        Raises:
-            InputError: if a name leads out of the folder, or there is no such file.
+        Raises an `InputError` if a name leads out of the folder, or there is no such file.
         """
         if not isinstance(self.source, (str, Path)):
             return [None if isinstance(self.source, Dataset) else row.fields["video"]]
-        names, paths = row.strings("video"), []
-        if only_one and len(names) > 1:
-            raise row.error("video", "must name one video, which the row is about")
+        names, paths = [row.string("video")] if only_one else row.strings("video"), []
         for name in names:
             path = os.path.join(row.folder, name)
             if not self.allow_outside and (os.path.isabs(name) or (".." in name and ".." in Path(name).parts)):
@@ -275,12 +263,9 @@ class Rows:
         return paths
 
     def load(self, read_fields: Callable[[Row], dict], types: dict, **options) -> Dataset:
-        """Return the fields of all rows beside the column `video`, one row a video, which has the number `row`.
+        """Return what `read_fields` makes of the rows, beside the column `video`; a row for each video.
 
-        Args:
-            read_fields: of each row, such as [`question_fields`].
-            types: of the columns; those in which no row has anything are left out.
-            options: of [`videos_of`].
+        Optional columns are left out where no row has them. `options` are those of [`videos_of`].
         """
         videos, columns = [], {name: [] for name in types}
         for number, row in enumerate(self):
@@ -289,6 +274,8 @@ class Rows:
             videos += found
             for name, values in columns.items():
                 values += [fields[name]] * len(found)
+        if not videos:
+            raise InputError(f"{self.source}: has no rows.")
         if "question_id" in columns:
             ids = columns["question_id"]
             columns["question_id"] = list(range(len(ids))) if ids[0] is None else ids
@@ -297,8 +284,7 @@ class Rows:
         schema = features.arrow_schema
         columns = {name: pa.array(columns[name], schema.field(name).type) for name in features}
         if isinstance(self.source, Dataset):
-            parts = self.source.select_columns("video"), Dataset.from_dict(columns, features)
-            return concatenate_datasets(list(parts), axis=1)
+            return beside(self.source.select_columns("video"), features, columns)
         if isinstance(videos[0], Member):
             videos, *places = zip(*videos, strict=True)
             columns |= dict(zip(PLACE, map(pa.array, places), strict=True))
@@ -311,14 +297,15 @@ class Rows:
         return Dataset.from_dict({"video": found} | columns, Features({"video": VIDEO} | features))
 
 
-def caption_fields(row: Row) -> dict[str, Any]:
-    """Return the captions of a row; raise an `InputError` for a fault."""
-    return {"caption": row.strings("caption")}
+def caption_fields(row: Row, join: bool = False) -> dict[str, Any]:
+    """Return the captions of a row, perhaps joined into one; raise an `InputError` for a fault."""
+    captions = row.strings("caption")
+    return {"caption": [" ".join(captions)] if join else captions}
 
 
 def question_fields(row: Row) -> dict[str, Any]:
     """Return what a row asks, and its answers; raise an `InputError` for a fault."""
-    fields = {"question": row.strings("question", only_one=True)[0], "question_id": row.get("question_id")}
+    fields = {"question": row.string("question"), "question_id": row.get("question_id")}
     question_id = fields["question_id"]
     kind = type(question_id)
     if kind not in (int, str, type(None)) or kind is int and question_id.bit_length() > 63:
@@ -334,7 +321,7 @@ def question_fields(row: Row) -> dict[str, Any]:
         return fields | {"answer": row.strings("answer")}
     if len(options) < 2 or len(set(options)) < len(options):
         raise row.error("options", f"must be at least 2 answers, none twice, got {options!r:.200}")
-    answers = row.value("answer")
+    answers = row.get("answer")
     answers = answers if isinstance(answers, list) and answers else [answers]
     right = [one if one in options else options[row.index("answer", one, len(options))] for one in answers]
     return fields | {"answer": right}
@@ -345,7 +332,7 @@ def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
     options = row.strings("caption")
     if len(options) < 2 or len(options) != (num_options or len(options)):
         raise row.error("caption", f"must have {num_options or 'at least 2'} options, got {len(options)}")
-    return {"caption": options, "answer": row.index("answer", row.value("answer"), len(options))}
+    return {"caption": options, "answer": row.index("answer", row.get("answer"), len(options))}
 
 
 FIELDS_OF: dict[str, Callable[[Row], dict]]
@@ -379,16 +366,10 @@ def load_captions(
         that share their captions, as they were annotated in one row.
 
     Raises:
-        InputError: if the annotation cannot be read as such, or a video is missing or occurs twice.
+        InputError: for a fault of a file or a row, which it names.
     """
-
-    def read_fields(row: Row) -> dict:
-        captions = row.strings("caption")
-        return {"caption": [" ".join(captions)] if join_captions else captions}
-
-    return Rows(source, video_dir, **options).load(
-        read_fields, {"caption": STRINGS, "row": INTEGER}, unique=unique_videos
-    )
+    rows, types = Rows(source, video_dir, **options), {"caption": STRINGS, "row": INTEGER}
+    return rows.load(partial(caption_fields, join=join_captions), types, unique=unique_videos)
 
 
 def load_questions(source, video_dir=None, **options) -> Dataset:
@@ -404,12 +385,8 @@ def load_questions(source, video_dir=None, **options) -> Dataset:
     Returns:
         A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
         and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
-
-    Raises:
-        InputError: as [`load_captions`], and if a `question_id` is used twice or is not of the type of the first, or
-            options are not at least two different ones with the answer among them.
     """
-    types = {"question": STRING, "answer": STRINGS, "question_id": None, "question_type": STRINGS, "options": STRINGS}
+    types = {"question": STRING, "answer": STRINGS, "question_id": None, **dict.fromkeys(LISTS, STRINGS)}
     return Rows(source, video_dir, **options).load(question_fields, types, only_one=True)
 
 
@@ -422,12 +399,9 @@ def load_choices(source, video_dir=None, num_options: int | None = None, **optio
 
     Returns:
         A dataset with columns `video`, `caption` (list of the options) and `answer`, the number of the right one.
-
-    Raises:
-        InputError: as [`load_captions`], and for another number of options, or an answer that is none of them.
     """
-    read_fields = partial(choice_fields, num_options=num_options)
-    return Rows(source, video_dir, **options).load(read_fields, {"caption": STRINGS, "answer": INTEGER}, only_one=True)
+    rows, types = Rows(source, video_dir, **options), {"caption": STRINGS, "answer": INTEGER}
+    return rows.load(partial(choice_fields, num_options=num_options), types, only_one=True)
 
 
 LOADERS: dict[str, Callable[..., Dataset]]
@@ -456,10 +430,7 @@ def training_pairs(captions: Dataset, match_by: str = "video") -> Dataset:
         keys = parents
         others = others if len(texts) == len(videos) else others.select(parents.to_numpy())
     video_ids = pc.dictionary_encode(texts if match_by == "caption" else keys).indices.cast(pa.int64())
-    columns = {"caption": texts, "video_id": video_ids}
-    return concatenate_datasets(
-        [others, Dataset.from_dict(columns, Features(caption=STRING, video_id=INTEGER))], axis=1
-    )
+    return beside(others, Features(caption=STRING, video_id=INTEGER), {"caption": texts, "video_id": video_ids})
 
 
 def join_pairs(corpora: list[Dataset]) -> Dataset:
@@ -467,10 +438,14 @@ def join_pairs(corpora: list[Dataset]) -> Dataset:
     joined, num_ids = [], 0
     for pairs in corpora:
         video_ids = pc.add(pairs.with_format("arrow")[:]["video_id"], num_ids)
-        shifted = Dataset.from_dict({"video_id": video_ids}, Features(video_id=INTEGER))
-        joined.append(concatenate_datasets([pairs.remove_columns("video_id"), shifted], axis=1))
+        joined.append(beside(pairs.remove_columns("video_id"), Features(video_id=INTEGER), {"video_id": video_ids}))
         num_ids = pc.max(video_ids).as_py() + 1
     return concatenate_datasets(joined)
+
+
+def beside(dataset: Dataset, features: Features, columns: dict) -> Dataset:
+    """Return a dataset with more columns, in Arrow."""
+    return concatenate_datasets([dataset, Dataset.from_dict(columns, features)], axis=1)
 
 
 class RetrievalSet(NamedTuple):

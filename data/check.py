@@ -71,6 +71,7 @@ def check_videos(
         videos = dict.fromkeys(sorted(filter(is_video, files_below(video_dir))), video_dir)
     if not videos and not bad:
         raise InputError(f"{video_dir}: holds no video ({' '.join(VIDEO_EXTENSIONS)}).")
+    write_bad_videos(report, bad)  # now, lest it cannot be written after hours
     results = in_workers(
         partial(check_video, num_frames=num_frames, full=full), videos, "checking", num_workers, timeout
     )
@@ -101,7 +102,7 @@ def check_rows(split: Split, allow_outside: bool, videos: dict[str, str]) -> lis
 
 
 def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
-    """Yield the paths of all files in a folder and the folders in it, through links as well.
+    """Yield the paths of all files in a folder and the folders in it, through links as well, each folder once.
 
     Args:
         on_error: gets the error of each folder that cannot be listed; by default it is raised as an `InputError`.
@@ -110,13 +111,17 @@ def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) 
     def refuse(error: OSError):
         raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).")
 
-    seen = set()
-    for parent, folders, names in os.walk(folder, onerror=on_error or refuse, followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:  # a link to a folder that was walked already, or a loop
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (os.path.join(parent, name) for name in names)
+    waiting, seen = [folder], set()
+    while waiting:  # links wait until all real folders have been walked
+        for parent, folders, names in os.walk(waiting.pop(0), onerror=on_error or refuse):
+            if (real := os.path.realpath(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            yield from (os.path.join(parent, name) for name in names)
+            links = [path for name in sorted(folders) if os.path.islink(path := os.path.join(parent, name))]
+            # Not to a folder that holds this one.
+            waiting += [path for path in links if not f"{real}{os.sep}".startswith(os.path.realpath(path) + os.sep)]
 
 
 def is_video(path: str) -> bool:

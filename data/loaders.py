@@ -130,7 +130,7 @@ class ClipDataset(TorchDataset):
             row = self.rows[index]
             video = row["video"]
             row["video"] = video["path"] or "<bytes>"
-            if "shard" in row:
+            if row.get("shard") is not None:
                 video = {"path": row["video"], "bytes": read_member(row["shard"], row["offset"], row["size"])}
             try:
                 return row | {"clip": self.read_clip(video, seed=draw(generator, 2**63)), "bad_videos": found}
@@ -287,10 +287,7 @@ def training_loader(
             decode_short_side=args.decode_short_side,
         )
         clips[medium] = ClipDataset(part, read_clip, args.bad_videos, seed)
-        shards = None
-        if "shard" in part.column_names:
-            shards = pc.dictionary_encode(part.with_format("arrow")["shard"][:]).combine_chunks().indices.to_numpy()
-        batches[medium] = ShuffledBatches(len(part), batch_size, seed, shards=shards)
+        batches[medium] = ShuffledBatches(len(part), batch_size, seed, shards=shard_numbers(part))
     is_mixed = len(rows) > 1
     return DataLoader(
         MixedClips(clips) if is_mixed else next(iter(clips.values())),
@@ -298,6 +295,14 @@ def training_loader(
         collate_fn=partial(collate, processor=processor),
         **worker_settings(num_workers),
     )
+
+
+def shard_numbers(rows: Dataset) -> np.ndarray | None:
+    """Return the number of each row's shard, None if some are in files."""
+    shards = rows.with_format("arrow")[:]["shard"] if "shard" in rows.column_names else None
+    if shards is None or shards.null_count:
+        return None
+    return pc.dictionary_encode(shards.combine_chunks()).indices.to_numpy()
 
 
 def worker_settings(num_workers: int) -> dict:
@@ -357,8 +362,8 @@ def read_reordered_clip(video, seed: int, read_clip: Callable, order: str) -> to
 
 
 def reorder_frames(frames: torch.Tensor, order: str, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Return frames (T, ...) as a probe of what a model makes of their order: `"reverse"`, `"shuffle"`, or `"freeze"`, one
-    frame at random, repeated."""
+    """Return frames (T, ...) as a probe of what a model makes of time: in the order `"reverse"` or `"shuffle"`, or
+    with `"freeze"` one of them, at random, repeated."""
     num_frames = len(frames)
     if order == "reverse":
         return frames.flip(0)

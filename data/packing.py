@@ -1,9 +1,9 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Pack videos and what is annotated of them into tar shards, `train-00000-of-00012.tar` and so on.
 
-A sample is a video with all its captions in a list, `caption`; or with all questions about it, in lists of equal length;
-multiple choices are a sample each. `manifest.jsonl` has a line for each finished shard: packing that was stopped, or
-killed, continues with the others when it is run again, and all shards are the same, byte for byte.
+A sample is a video with all its captions in a list, `caption`, or with all questions about it, in lists of equal
+length; multiple choices are a sample each. `manifest.jsonl` has a line for each finished shard: packing that was
+stopped, or killed, continues with the others when it is run again, and all shards are the same, byte for byte.
 """
 
 import copy
@@ -23,7 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..distributed import progress_bar, whole_files
+from ..distributed import progress_bar
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of, parse_json
@@ -46,10 +46,10 @@ def pack(
     timeout: float = 600.0,
     allow_outside: bool = False,
 ):
-    """Write the shards of a split that are not finished yet, and say what there is.
+    """Write the shards of a split that are not finished yet, and print what there is.
 
     Args:
-        video_dir, annotation_file, allow_outside: as of [`Rows`]; files of one kind.
+        video_dir, annotation_file, allow_outside: see [`Rows`]; files of one kind.
         split: what the names of the shards begin with.
         samples_per_shard: videos in a shard, but for the last.
         short_side: re-encode in H.264, with a keyframe every second and larger videos with so many pixels on the short
@@ -63,56 +63,58 @@ def pack(
         InputError: if an argument or an annotation is wrong, or the folder has other shards of the split.
         VideoDecodeError: for a bad video, if these are not to be skipped.
     """
-    for name, value, least in (("samples_per_shard", samples_per_shard, 1), ("short_side", short_side, 2)):
-        check_number(name, value, least)
+    check_number("samples_per_shard", samples_per_shard, 1)
+    check_number("short_side", short_side, 2)
     check_number("crf", crf, 0, 51)
     if not re.fullmatch(r"\w+", split):
         raise ArgumentError("split", f"must be letters, digits and underscores, such as train, got {split!r}")
-    missing_videos = "allow" if bad_videos == "skip" else "error"
+    folder, may_skip = Path(output_dir), bad_videos == "skip"
+    missing_videos = "allow" if may_skip else "error"
     samples = read_samples(annotation_file, video_dir, missing_videos=missing_videos, allow_outside=allow_outside)
     parts = [samples[start : start + samples_per_shard] for start in range(0, len(samples), samples_per_shard)]
     shards = {f"{split}-{number:05d}-of-{len(parts):05d}.tar": part for number, part in enumerate(parts)}
-    folder, settings = Path(output_dir), [short_side, short_side and crf]
+    for path in folder.glob(f"{split}-*-of-*.tar"):
+        if path.name not in shards:
+            raise InputError(f"{path}: is in the way, the shards of {split} will be {next(iter(shards))} and so on.")
+    # A shard is finished if it has been made of the same samples with the same settings.
+    plans = {
+        name: sha256(json.dumps([short_side, short_side and crf, part]).encode()).hexdigest()
+        for name, part in shards.items()
+    }
+    lines = read_manifest(folder)
+    todo = []
+    for name, plan in plans.items():
+        line = lines.get(name, {})
+        is_whole = line.get("plan") == plan and size_of(folder / name) == line["size"]
+        if not is_whole or line["bad_videos"] and not may_skip:
+            todo.append(name)
+    prepare = partial(prepare_video, short_side=short_side, crf=crf)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(".incomplete*"):  # of a process that was killed
             shutil.rmtree(path)
-    for path in folder.glob(f"{split}-*-of-*.tar"):
-        if path.name not in shards:
-            raise InputError(f"{path}: is in the way, the shards of {split} will be {next(iter(shards))} and so on.")
-    lines = read_manifest(folder)
-    todo = {}
-    for name, part in shards.items():
-        plan = sha256(json.dumps([part, settings]).encode()).hexdigest()
-        line = lines.get(name, {})
-        is_kept = line.get("plan") == plan and (bad_videos == "skip" or not line["bad_videos"])
-        if not (is_kept and size_of(folder / name) == line["size"]):
-            todo[name] = plan, part
-    with writing(folder), tempfile.TemporaryDirectory(prefix=".incomplete", dir=folder) as temporary:
-        sources = [sample["path"] for _, part in todo.values() for sample in part]
-        prepare = partial(prepare_video, folder=temporary, short_side=short_side, crf=crf)
-        videos = in_workers(prepare, sources, "packing", num_workers, timeout)
-        for name, (plan, part) in todo.items():
-            bad = write_shard(Path(temporary, name), part, videos, bad_videos == "skip")
-            hash_ = hash_of(Path(temporary, name))
-            line = {"shard": name, "samples": len(part) - len(bad), "size": size_of(Path(temporary, name))}
-            lines[name] = line | {"sha256": hash_, "plan": plan, "bad_videos": bad}
-            os.replace(Path(temporary, name), folder / name)
-            with whole_files(folder) as new:
-                manifest = "".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines))
-                (new / "manifest.jsonl").write_text(manifest)
-        bad = [bad for line in lines.values() for bad in line["bad_videos"]]
-        if bad or (folder / "bad_videos.jsonl").exists():
-            write_bad_videos(folder / "bad_videos.jsonl", bad)
+        with tempfile.TemporaryDirectory(prefix=".incomplete", dir=folder) as temporary:
+            sources = [sample["path"] for name in todo for sample in shards[name]]
+            videos = in_workers(partial(prepare, folder=temporary), sources, "packing", num_workers, timeout)
+            for name in todo:
+                new, new_manifest = Path(temporary, name), Path(temporary, "manifest.jsonl")
+                bad = write_shard(new, shards[name], videos, may_skip)
+                line = {"shard": name, "samples": len(shards[name]) - len(bad), "size": size_of(new)}
+                lines[name] = line | {"sha256": hash_of(new), "plan": plans[name], "bad_videos": bad}
+                new_manifest.write_text("".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines)))
+                os.replace(new, folder / name)
+                os.replace(new_manifest, folder / "manifest.jsonl")
+    bad = [bad for line in lines.values() for bad in line["bad_videos"]]
+    if bad or (folder / "bad_videos.jsonl").exists():
+        write_bad_videos(folder / "bad_videos.jsonl", bad)
     kept = [lines[name] for name in shards]
-    num_samples, num_bad = sum(line["samples"] for line in kept), sum(len(line["bad_videos"]) for line in kept)
+    size, num_bad = sum(line["size"] for line in kept) / 1e9, sum(len(line["bad_videos"]) for line in kept)
     skipped = f"; {num_bad} videos were skipped, see bad_videos.jsonl" if num_bad else ""
-    size = sum(line["size"] for line in kept) / 1e9
-    print(f"{folder}: {len(kept)} shards with {num_samples} samples, {size:.3f} GB{skipped}.")
+    print(f"{folder}: {len(kept)} shards with {sum(line['samples'] for line in kept)} samples, {size:.3f} GB{skipped}.")
 
 
 def read_samples(annotation_files: list[str], video_dir: str, **options) -> list[dict]:
-    """Return the videos of annotations in their order, each with its path, its size and all that is annotated of it."""
+    """Return the videos of annotations in their order, each with its path, its size and all that is said of it."""
     kind, samples = kind_of(annotation_files[0]), {}
     for file in annotation_files:
         rows = Rows(file, video_dir, **options)
@@ -126,9 +128,9 @@ def read_samples(annotation_files: list[str], video_dir: str, **options) -> list
                     for name, values in fields.items():
                         samples[key]["fields"][name] += values
                     continue
-                sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path))}
-                sample["fields"] = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
-                samples[key] = sample
+                sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path)), "where": row.where}
+                fields_of = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
+                samples[key] = sample | {"fields": fields_of}
     return list(samples.values())
 
 
@@ -139,7 +141,7 @@ def write_shard(path: Path, samples: list[dict], videos: Iterator, may_skip: boo
         for sample, video in zip(samples, videos, strict=False):
             name = sample["fields"]["video"]
             if isinstance(video, VideoDecodeError) and may_skip:
-                bad.append({"video": name, "error": str(video), "where": path.name})
+                bad.append({"video": name, "error": str(video), "where": sample["where"]})
                 continue
             if isinstance(video, Exception):
                 raise video

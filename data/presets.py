@@ -39,32 +39,19 @@ NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outs
 
 @dataclass(frozen=True)
 class Split:
-    """Where the rows of a split are, and of which kind.
+    """Where the rows of a split are, and of which kind."""
 
-    Args:
-        origin: preset or file, and split, as messages name it.
-        annotation: annotation file, or folder with metadata files.
-        videos: folder that the annotation's names are relative to; by default where it lies.
-        hub, hub_split: name of a dataset of the Hub, or folder that `load_dataset` takes, and its split.
-        shards: paths or URLs of tar shards, with or without `*`.
-        rows: `"captions"`, `"questions"` or `"multiple_choice"`.
-        num_options: of multiple choice.
-        medium: `"video"` or `"image"`, for training that mixes them.
-        columns: what the rows call our columns, where the names differ.
-        allow_outside: take names of videos that lead out of their folder.
-    """
-
-    origin: str
-    annotation: Path | None = None
-    videos: Path | None = None
-    hub: str | None = None
+    origin: str  # preset or file, and split, as messages name it
+    annotation: Path | None = None  # file, or folder with metadata files
+    videos: Path | None = None  # folder that the annotation's names are relative to; by default where it lies
+    hub: str | None = None  # dataset of the Hub, or folder that `load_dataset` takes
     hub_split: str | None = None
-    shards: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()  # paths or URLs, with or without `*`
     rows: str = "captions"
-    num_options: int | None = None
+    num_options: int | None = None  # of multiple choice
     medium: str = "video"
-    columns: dict[str, str] = field(default_factory=dict)
-    allow_outside: bool = False
+    columns: dict[str, str] = field(default_factory=dict)  # what the rows call our columns
+    allow_outside: bool = False  # take names of videos that lead out of their folder
 
     @property
     def source(self) -> str:
@@ -120,8 +107,7 @@ class DatasetArguments:
         metadata={"help": "Take absolute paths and `..` in annotations that lead out of the folder of videos."},
     )
     config: str | None = field(
-        default=None,
-        metadata={"help": "YAML file of options by name, overridden by those of the command line."},
+        default=None, metadata={"help": "YAML file of options by name, overridden by those of the command line."}
     )
     train_file: str | None = field(default=None, metadata={"help": "Your own annotations, to train on."})
     validation_file: str | None = field(default=None, metadata={"help": "Annotations of the split `validation`."})
@@ -131,15 +117,9 @@ class DatasetArguments:
     )
 
     def splits(self, preset: Preset, rows: str, *other_rows: str) -> dict[str, Split]:
-        """Return the splits of the dataset and those given as files.
+        """Return the splits of the dataset and those given as files, of `rows`; raise an `InputError` for other rows.
 
-        Args:
-            preset: the dataset.
-            rows: what files have, and what to train on.
-            other_rows: what splits of the dataset to evaluate on may have as well.
-
-        Raises:
-            InputError: where a split has other rows.
+        Splits of the dataset to evaluate on may have `other_rows` as well.
         """
         splits = dict(preset.splits)
         for name in ("train", "validation", "test"):
@@ -167,8 +147,7 @@ def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None
         data_dir: folder that paths are relative to: by default the current folder, or that of the file.
 
     Raises:
-        InputError: if there is none of that name, or the file has a key that is unknown or of a wrong type. Whether
-            the files of a split exist is checked when it is loaded.
+        InputError: if there is none of that name, or its file has a wrong key or value.
     """
     file = Path(name_or_file)
     if isinstance(name_or_file, Path) or file.suffix in (".yaml", ".yml"):
@@ -230,9 +209,7 @@ def parse_split(origin: str, keys, data_dir: Path, rows: str) -> Split:
         if column not in COLUMNS or not is_name_or_template(name):
             wanted = f"map some of {', '.join(COLUMNS)} to a field or a template such as {{page_dir}}/{{videoid}}.mp4"
             raise InputError(f"{origin}: `columns` must {wanted}, got {column}: {name!r:.200}.")
-    values = {"rows": rows} | keys
-    for key in {"annotation", "videos"} & keys.keys():
-        values[key] = data_dir / keys[key]
+    values = {"rows": rows} | keys | {key: data_dir / keys[key] for key in ("annotation", "videos") if key in keys}
     if "shards" in keys:
         patterns = [keys["shards"]] if isinstance(keys["shards"], str) else keys["shards"]
         values["shards"] = tuple(path if "://" in path else str(data_dir / path) for path in map(str, patterns))
@@ -243,8 +220,7 @@ def parse_split(origin: str, keys, data_dir: Path, rows: str) -> Split:
 
 def is_name_or_template(name) -> bool:
     try:
-        parts = parts_of(name) if isinstance(name, str) else [""]
-        return name != "" and all(part and not set(".[") & set(part) for part in parts)
+        return isinstance(name, str) and name != "" and "" not in parts_of(name)
     except ValueError:
         return False
 
@@ -291,9 +267,9 @@ def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: tup
         if name not in options or name in refused:
             known = ", ".join(name for name in options if name not in refused)
             raise InputError(f"{origin}: there is no setting `{name}`, but: {known}.")
-        word = [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-        if value is None:
+        if value is None or value == []:
             continue
+        word = [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
         try:
             if checker.parse_known_args(required + word)[1]:
                 raise InputError(f"{origin}: setting `{name}` must not be a list, got {value!r:.200}.")

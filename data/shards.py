@@ -31,7 +31,8 @@ def open_shards(patterns: Iterable[str], video: str | None = None) -> list[tuple
     """
     shards = [shard for pattern in patterns for shard in expand(pattern)]
     features = Features({"path": STRING} | PLACE | {"fields": STRING})
-    stamps = [fsspec.url_to_fs(shard)[0].ukey(shard) for shard in shards]  # differ where a file has changed
+    places = map(fsspec.url_to_fs, shards)
+    stamps = [files.ukey(path) for files, path in places]  # differ where a file has changed
     arguments = {"shards": shards, "stamps": stamps, "video": [video] * len(shards)}
     try:
         index = Dataset.from_generator(index_shards, features, gen_kwargs=arguments)

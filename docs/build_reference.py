@@ -13,14 +13,14 @@ import svitt
 
 ROOT = Path(svitt.__file__).parent
 # Named one by one, because the package is the root of the repository, which holds tests and tools besides modules.
-FILES = [*ROOT.glob("*.py"), *ROOT.glob("search/*.py"), *ROOT.glob("metrics/*/*.py")]
-NAMES = [".".join(("svitt", *file.relative_to(ROOT).with_suffix("").parts)) for file in FILES]
-NAMES = [name.removesuffix(".__init__") for name in NAMES if name not in ("svitt.__init__", "svitt.setup")]
+FILES = [*ROOT.glob("[!_]*.py"), *ROOT.glob("evaluation/metrics/*/*.py")]
+NAMES = [".".join(("svitt", *file.relative_to(ROOT).with_suffix("").parts)) for file in sorted(FILES)]
+ROOMS = [f"svitt.{room}" for room in ("data", "evaluation", "search", "training")]  # with all modules in them
 
 
 def build(folder: Path):
     pdoc.render.configure(docformat="google")
-    pdoc.pdoc(*sorted(NAMES), "svitt.training", output_directory=folder)  # the latter with all modules in it
+    pdoc.pdoc(*NAMES, *ROOMS, output_directory=folder)
 
 
 if __name__ == "__main__":

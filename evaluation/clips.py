@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
-from ..data.loaders import BadVideoReport, ProcessingArguments, to_model_inputs, video_loader
-from ..distributed import progress_bar, share_of
+from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, video_loader
+from ..distributed import share_of
 from ..errors import ArgumentError, ArgumentGroup
 from ..modeling_svitt import CLIP_ENSEMBLES
 from ..processing_svitt import SViTTProcessor
@@ -66,11 +65,9 @@ def read_videos(
     batch_size: int,
     num_workers: int,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield this process's share of the videos, in order: `pixel_values` (B, num_frames, 3, H, W), `is_missing`."""
+    """Return batches of this process's share of the videos: `pixel_values` (B, num_frames, 3, H, W), `is_missing`."""
     loader = video_loader(share_of(videos), processor, num_frames, batch_size, processing, num_workers)
-    for batch in progress_bar(loader, "videos"):
-        bad_videos.take_from(batch)
-        yield to_model_inputs(send_to_device(batch, device, non_blocking=True), processor)
+    return model_batches(loader, processor, device, bad_videos)
 
 
 def report_bad_videos(accelerator: Accelerator, split: str, bad_videos: BadVideoReport):

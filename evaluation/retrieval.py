@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_set
-from ..data.loaders import BadVideoReport, ProcessingArguments
+from ..data.loaders import BadVideoReport, ProcessingArguments, text_batches
 from ..data.presets import Split
 from ..distributed import fail_together, gather_shares, progress_bar, share_of
 from ..errors import ArgumentError
@@ -97,13 +97,6 @@ def encode_videos(
         embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (len(pixel_values), -1))
         is_missing += batch.get("is_missing", torch.zeros(len(pixel_values), dtype=torch.bool))
     return tokens, embeds, is_missing
-
-
-def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 128) -> Iterator[dict[str, Tensor]]:
-    """Yield `input_ids` and `attention_mask` of this process's share of the texts, padded to the longest of all."""
-    share = {name: share_of(tensor) for name, tensor in processor(text=texts, return_tensors="pt").items()}
-    for start in range(0, len(share["input_ids"]), batch_size):
-        yield {name: tensor[start : start + batch_size] for name, tensor in share.items()}
 
 
 def encode_texts(

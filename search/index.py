@@ -1,85 +1,61 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""The index: clips and their embeddings in a LanceDB table, searched in two stages as in retrieval.
+"""The index: spans of videos and their embeddings in a LanceDB table, searched in two stages as in retrieval.
 
 A folder holds
 
-    index.json          the model, by name and by a fingerprint of its weights, and how videos are cut
-    clips.lance         a row for each clip: video, its version, number of the clip, start, end, embedding
-    bad_videos.jsonl    videos that cannot be read, and why
+    index.json          the model, by name and by a hash of its files, and how videos are cut
+    spans.lance         a row for each span, the stretch of a video that becomes a clip: see table.py
+    bad_videos.jsonl    videos that could not be read the last time, and why
 
-Every batch of clips is committed to the table as a whole, and bad videos are written down as they are found: an indexer
-that is killed has lost the batch in its hand, and nothing else.
+Every batch of spans is committed to the table as a whole: an indexer that is killed has lost the batch in its hand, and
+nothing else.
 """
 
 import hashlib
 import json
-import math
+import logging
 import os
-from collections.abc import Iterable
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from inspect import get_annotations
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock, Timeout
+from huggingface_hub import try_to_load_from_cache
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import PreTrainedModel
 
 from ..conversion import load_model_and_processor
-from ..data.loaders import worker_settings
-from ..distributed import fail_together, progress_bar, share_of
-from ..errors import InputError, writing
-from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .checks import MAX_QUERY_LENGTH, check_number, check_query
-from .clips import Clip, ClipFrames, ClipPlans, Video, absolute, find_videos, in_groups, is_below, read_clips
-from .folder import BadVideos, locked, make_folder, read_settings
-from .table import ClipTable, clip_of
+from ..data.check import files_below, is_video
+from ..data.loaders import BadVideoReport
+from ..distributed import fail_together, progress_bar, share_of, whole_files
+from ..errors import InputError, check_number, writing
+from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+from .table import SpanTable
 
-SEARCHABLE = ("SViTTModel", "SViTTForVideoTextRetrieval", "SViTTForPreTraining")
-# What embeddings depend on: towers and projections, not the heads of training and re-ranking;
-EMBEDDING_WEIGHTS = ("vision_model.", "vision_layernorm.", "vision_proj.", "text_model.", "text_proj.")
-# how frames become pixels, not how training changes them;
-PIXEL_SETTINGS = (
-    "size",
-    "resample",
-    "antialias",
-    "do_resize",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
-# and not these fields of a tower, which are of training, of other tasks, or bounds.
-WITHOUT_EFFECT = {
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "drop_path_rate",
-    "initializer_range",
-    "layer_scale_init_value",
-    "max_num_frames",
-    "mask_token_id",
-    "eos_token_id",
-    "tie_word_embeddings",
-    "is_decoder",
-    "use_cache",
-}
-COMMITS_BETWEEN_COMPACTIONS = 200
+# What embeddings depend on, of the files of a model.
+MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
+SETTINGS = ("model", "fingerprint", "files", "num_frames", "clip_seconds", "stride_seconds")
+SPANS_AT_ONCE = 4  # of one video that are read at once
+ROUNDING = 1e-6  # in times, of seconds or of strides
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Hit:
-    """A clip that was found.
+    """A span that was found: `video` is a path, or `<shard>::<member>`; `start` and `end` are seconds.
 
-    Args:
-        video: path, or `<shard>::<member>`.
-        start, end: seconds.
-        similarity: cosine of the embeddings.
-        score: of matching, the logit by which hits are ranked; `None` where a hit was not re-ranked.
-        note: that the video has gone or changed since it was indexed, or why it cannot be read.
+    Hits are ranked by `score`, the logit of matching, or where they were not re-ranked, by `similarity`, the cosine of
+    embeddings. `note` says that the video has gone or changed since it was indexed, or why it cannot be read.
     """
 
     video: str
@@ -92,18 +68,18 @@ class Hit:
 
 @dataclass
 class IndexReport:
-    """What [`SViTTIndex.add`] did, in videos."""
+    """What [`SViTTIndex.add`] did: names of videos, and the number of spans that it encoded."""
 
     added: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
-    bad: dict[str, str] = field(default_factory=dict)  # all bad ones among those asked for, and why
-    num_clips: int = 0  # encoded now
+    bad: dict[str, str] = field(default_factory=dict)  # all that cannot be read, and why
+    num_spans: int = 0
 
 
 class SViTTIndex:
-    """An index of clips in a folder; see [`SViTTIndex.create`] and [`SViTTIndex.open`].
+    """An index of spans in a folder; see [`SViTTIndex.create`] and [`SViTTIndex.open`].
 
     index = SViTTIndex.create("my_index", "svitt-base")
     index.add(["videos"])
@@ -113,7 +89,7 @@ class SViTTIndex:
 
     def __init__(self, folder: Path, settings: dict, model: PreTrainedModel, processor: SViTTProcessor):
         self.folder, self.settings, self.model, self.processor = folder, settings, model, processor
-        self.table, self.bad_videos = ClipTable(folder), BadVideos(folder)
+        self.table = SpanTable(folder)
 
     @classmethod
     def create(
@@ -129,36 +105,36 @@ class SViTTIndex:
         Args:
             folder: to be made.
             model_name_or_path: folder or Hub name of a SViTT; an index that is there knows its own.
-            clip_seconds: longer videos are cut into clips of this length, 10 by default,
+            clip_seconds: longer videos are cut into spans of this length, 10 by default,
             stride_seconds: one of them so long after another, 5 by default.
-            num_frames: of a clip, by default the model's own.
+            num_frames: of the clip that a span becomes, by default the model's own.
 
         Raises:
             InputError: if there is no such model, it does not compare videos with texts, a number is out of bounds, or
                 the folder holds an index of another model or with other settings.
         """
-        folder = Path(folder)
-        asked = {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds, "num_frames": num_frames}
-        is_made = (folder / "index.json").exists()
-        if any(gather_object([is_made])):  # one answer for all processes
-            check_settings(folder, asked)
+        folder, lengths = Path(folder), {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds}
+        if (folder / "index.json").exists():
+            before = read_settings(folder)
+            for name, value in (lengths | {"num_frames": num_frames}).items():
+                if value not in (None, before[name]):
+                    raise InputError(f"{folder}: is an index with {name} {before[name]}; give that, or another folder.")
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
-            raise InputError(f"--model: is needed to make an index, and {folder} is none yet.")
-        clip_seconds = 10.0 if clip_seconds is None else clip_seconds
-        stride_seconds = 5.0 if stride_seconds is None else stride_seconds
-        check_lengths(clip_seconds, stride_seconds)
+            raise InputError(f"{folder}: is no index yet; to make one, name a model.")
+        lengths = {"clip_seconds": 10.0, "stride_seconds": 5.0} | {k: v for k, v in lengths.items() if v is not None}
+        check_number("clip_seconds", lengths["clip_seconds"], ROUNDING)
+        check_number("stride_seconds", lengths["stride_seconds"], ROUNDING, lengths["clip_seconds"])
         model, processor = load(model_name_or_path, num_frames)
-        settings = {
-            "model": os.path.abspath(model_name_or_path) if os.path.isdir(model_name_or_path) else model_name_or_path,
-            "fingerprint": fingerprint_of(model, processor),
-            "embed_dim": model.config.embed_dim,
-            "num_frames": processor.video_processor.num_frames,
-            "clip_seconds": clip_seconds,
-            "stride_seconds": stride_seconds,
-        }
-        fail_together(lambda: make_folder(folder, settings) if PartialState().is_main_process else None)
-        check_settings(folder, settings)  # another process may have been the first
+        is_folder = os.path.isdir(model_name_or_path)
+        settings = {"model": os.path.abspath(model_name_or_path) if is_folder else model_name_or_path}
+        settings |= fingerprint_of(model_name_or_path) | {"num_frames": processor.video_processor.num_frames} | lengths
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "create.lock"):
+                if not (folder / "index.json").exists():  # as another process of the same launch was faster
+                    SpanTable.create(folder, model.config.embed_dim)
+                    write_settings(folder, settings)
         return cls(folder, settings, model, processor)
 
     @classmethod
@@ -172,139 +148,114 @@ class SViTTIndex:
         settings = read_settings(folder)
         name = model_name_or_path or settings["model"]
         model, processor = load(name, settings["num_frames"])
-        if fingerprint_of(model, processor) != settings["fingerprint"]:
+        found = fingerprint_of(name, settings)
+        if found["fingerprint"] != settings["fingerprint"]:
             raise InputError(
                 f"{folder}: was made by another model than {name}, namely {settings['model']} as it was; their "
                 "embeddings cannot be compared; index the videos anew in another folder."
             )
+        if found["files"] != settings["files"]:
+            with suppress(OSError):  # of a folder that may only be read
+                write_settings(folder, settings | found)
         return cls(folder, settings, model, processor)
 
     def __len__(self) -> int:
-        """Number of clips."""
+        """Number of spans."""
         return len(self.table)
 
     def videos(self) -> dict[str, int]:
-        """How many clips each video has."""
-        return {video: len(numbers) for (video, _, _), numbers in self.table.clips().items()}
+        """Return how many spans each video has."""
+        return {video: len(numbers) for (video, _, _), numbers in self.table.spans().items()}
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Indexing
-    # -----------------------------------------------------------------------------------------------------------------
+    # ---- Indexing
 
     def add(self, paths: Iterable[str | Path], batch_size: int = 16, num_workers: int = 0) -> IndexReport:
         """Bring the index up to date with some videos: new and changed ones are encoded, vanished ones removed.
 
-        What is indexed already stays as it is, so that a call that was interrupted is gone on with by another: one that
-        is killed loses at most the `batch_size` clips in the hand of each process. With several processes, started by
-        `accelerate launch`, each encodes a part. What could not be read the last time is tried again.
+        What is indexed already stays as it is: a call that was interrupted is continued by the next. What could not be
+        read the last time is tried again. Processes started by `accelerate launch` share the work.
 
         Args:
             paths: videos, folders of videos and tar shards, and tar shards.
-            batch_size: clips that a process encodes, and commits, at once.
+            batch_size: spans that a process encodes, and commits, at once.
             num_workers: processes that decode videos, beside each main process.
 
         Raises:
             InputError: if a path does not exist, a number is out of bounds, or another process is indexing into the
                 same folder.
         """
-        check_loading(batch_size, num_workers)
-        names = [str(path) for path in paths]
-        is_main = PartialState().is_main_process
-        with locked(self.folder):
-            report, todo = fail_together(lambda: self._plan(names, num_workers) if is_main else (None, []))
-            report, todo = broadcast_object_list([report, todo])
-            groups = share_of(list(in_groups(todo)))
-            bad = self._encode(groups, batch_size, num_workers)
-            for found in gather_object([bad]):
-                report.bad |= found
-            report.num_clips = sum(video.name not in report.bad for video, _ in todo)
+        check_number("batch_size", batch_size, 1)
+        check_number("num_workers", num_workers, 0)
+        paths, is_main = [absolute(path) for path in paths], PartialState().is_main_process
+        with ExitStack() as stack:
+
+            def plan():
+                stack.enter_context(locked(self.folder))
+                return self._plan(paths)
+
+            [(report, todo)] = broadcast_object_list([fail_together(plan if is_main else lambda: None)])
+            for bad, num_spans in gather_object([fail_together(self._encode, share_of(todo), batch_size, num_workers)]):
+                report.bad |= bad
+                report.num_spans += num_spans
+            for names in (report.added, report.updated):
+                names[:] = [name for name in names if name not in report.bad]
+            bad_videos = BadVideoReport(self.folder / "bad_videos.jsonl")
+            bad_videos.take_from({"bad_videos": [{"video": name, "error": report.bad[name]} for name in report.bad]})
+            bad_videos.write("index")
             if is_main:
-                self._finish(report, names)
+                self.table.remove([source.video for source, _ in todo if source.video in report.bad])
+                self.table.finish()
             PartialState().wait_for_everyone()
         return report
+
+    def _plan(self, paths: list[str]) -> tuple[IndexReport, list[tuple["Source", set[int]]]]:
+        """Remove what has vanished or changed; return the videos to encode, with the spans that are there."""
+        sources, unread = find_sources(paths)
+        report, done = IndexReport(bad=unread), {}
+        for (name, version, num_spans), numbers in self.table.spans().items():
+            if name not in sources:
+                if any(is_below(name, path) for path in paths) and not any(is_below(name, path) for path in unread):
+                    report.removed.append(name)
+            elif sources[name].version != version:
+                report.updated.append(name)
+            else:
+                done[name] = numbers
+                report.unchanged += [name] if len(numbers) == num_spans else []
+        self.table.remove([*report.removed, *report.updated])
+        report.added = [name for name in sources if name not in {*report.updated, *report.unchanged}]
+        return report, [(sources[name], done.get(name, set())) for name in (*report.added, *report.updated)]
+
+    def _encode(
+        self, todo: list[tuple["Source", set[int]]], batch_size: int, num_workers: int
+    ) -> tuple[dict[str, str], int]:
+        """Encode and commit spans batch by batch; return the videos that cannot be read, and how many spans it were."""
+        reader = SpanReader(todo, self.settings, self.processor.video_processor)
+        context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
+        loader = DataLoader(reader, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
+        bad, num_spans, waiting = {}, 0, []
+        progress = progress_bar(todo, "videos")
+        for source, spans, clips in loader:
+            if isinstance(clips, str):
+                bad[source.video] = clips
+            waiting += [(source, span, clip) for span, clip in zip(spans, clips, strict=False)]
+            while len(waiting) >= batch_size:
+                num_spans += self._commit(waiting[:batch_size])
+                waiting = waiting[batch_size:]
+            progress.update(not spans or spans[-1].number == spans[-1].num_spans - 1)
+        return bad, num_spans + (self._commit(waiting) if waiting else 0)
+
+    def _commit(self, batch: list[tuple["Source", "Span", torch.Tensor]]) -> int:
+        embeddings = self.embed_clips(torch.stack([clip for _, _, clip in batch]))
+        rows = [source._asdict() | span._asdict() for source, span, _ in batch]
+        with writing(self.folder):
+            self.table.add([row | {"embedding": one} for row, one in zip(rows, embeddings, strict=True)])
+        return len(rows)
 
     def remove(self, paths: Iterable[str | Path]) -> list[str]:
         """See [`remove_videos`]."""
         return remove_videos(self.folder, paths)
 
-    def _plan(self, paths: list[str], num_workers: int) -> tuple[IndexReport, list[tuple[Video, Clip]]]:
-        """Remove what has vanished or changed, and list the clips to be encoded."""
-        indexed = self.table.clips()
-        versions = {name: version for name, version, _ in indexed}
-        videos, unread = find_videos(paths, versions)
-        report = IndexReport(bad=unread)
-        found = {video.name: video for video in videos}
-        for name, version in versions.items():
-            if name in found and found[name].version != version:
-                report.updated.append(name)
-            elif name not in found and has_vanished(name, paths, unread):
-                report.removed.append(name)
-        self.table.remove([*report.removed, *report.updated])
-        done = {(name, version): (numbers, num_clips) for (name, version, num_clips), numbers in indexed.items()}
-        new = []
-        for name, video in found.items():
-            numbers, num_clips = done.get((name, video.version), (set(), None))
-            if len(numbers) == num_clips:
-                report.unchanged.append(name)
-            else:
-                new.append(video)
-                report.added += [name] if name not in report.updated else []
-        for name, error in unread.items():
-            self.bad_videos.add(name, error)
-        todo = []
-        for video, plan in self._cut(new, num_workers):
-            if isinstance(plan, str):
-                report.bad[video.name] = plan
-                self.bad_videos.add(video.name, plan)
-            else:
-                numbers, _ = done.get((video.name, video.version), (set(), None))
-                todo += [(video, clip) for clip in plan if clip.number not in numbers]
-        return report, todo
-
-    def _cut(self, videos: list[Video], num_workers: int) -> Iterable[tuple[Video, list[Clip] | str]]:
-        """Each video with its clips, or with a sentence about why it cannot be read."""
-        plans = ClipPlans(videos, self.settings["clip_seconds"], self.settings["stride_seconds"])
-        loader = DataLoader(plans, batch_size=None, **reader_settings(num_workers))
-        return zip(videos, progress_bar(loader, "looking at videos", len(videos)), strict=True)
-
-    def _encode(self, groups: list[tuple[Video, list[Clip]]], batch_size: int, num_workers: int) -> dict[str, str]:
-        """Encode clips and commit them batch by batch; returns the videos that could not be read, and why."""
-        frames = ClipFrames(groups, self.processor.video_processor)
-        loader = DataLoader(frames, batch_size=None, **reader_settings(num_workers))
-        bad, waiting, num_commits = {}, [], 0
-        for video, clips, pixels in progress_bar(loader, "encoding", len(groups)):
-            if isinstance(pixels, str):
-                bad[video.name] = pixels
-                self.bad_videos.add(video.name, pixels)
-                continue
-            waiting += [(video, clip, frames) for clip, frames in zip(clips, pixels, strict=True)]
-            while len(waiting) >= batch_size:
-                self._commit(waiting[:batch_size])
-                waiting, num_commits = waiting[batch_size:], num_commits + 1
-                if num_commits % COMMITS_BETWEEN_COMPACTIONS == 0 and PartialState().is_main_process:
-                    self.table.compact()
-        if waiting:
-            self._commit(waiting)
-        return bad
-
-    def _commit(self, batch: list[tuple[Video, Clip, torch.Tensor]]):
-        embeddings = self.embed_clips(torch.stack([frames for _, _, frames in batch])).cpu().numpy()
-        with writing(self.folder):
-            self.table.add_clips([(video, clip) for video, clip, _ in batch], embeddings)
-
-    def _finish(self, report: IndexReport, paths: list[str]):
-        """Forget the clips of bad videos, bring the list of these up to date, and table and ANN index into order."""
-        self.table.remove(list(report.bad))
-        report.added = [name for name in report.added if name not in report.bad]
-        report.updated = [name for name in report.updated if name not in report.bad]
-        listed = self.bad_videos.read().items()
-        others = {name: error for name, error in listed if not any(is_below(name, path) for path in paths)}
-        self.bad_videos.write(others | report.bad)
-        self.table.finish()
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Searching
-    # -----------------------------------------------------------------------------------------------------------------
+    # ---- Searching
 
     def search(
         self,
@@ -314,37 +265,35 @@ class SViTTIndex:
         rerank: bool = True,
         shortlist: int = 50,
     ) -> list[Hit]:
-        """The clips that a sentence describes, or that look like a video, best first.
+        """Return the spans that a sentence describes, or that look like a video, best first.
 
-        The `shortlist` clips with the most similar embeddings are read again, fused with the sentence and ranked by how
-        well they match it; they are `top_k` at least. Of clips of one video that overlap, only the most similar takes
+        The `shortlist` spans with the most similar embeddings are read again, fused with the sentence and ranked by how
+        well they match it; they are `top_k` at least. Of spans of one video that overlap, only the most similar takes
         part. With a video, similarity ranks.
 
         Raises:
-            InputError: if there is not one of `text` and `video`, the model cannot read the sentence, or files of the
-                index are damaged.
+            InputError: if there is not one of `text` and `video`, or the model knows no word of the sentence.
             VideoDecodeError: if `video` cannot be read.
         """
         if (text is None) == (video is None):
             raise InputError("Search for a text or for a video: give one of them.")
         check_number("top_k", top_k, 1)
         check_number("shortlist", shortlist, 1)
-        words = None if text is None else self.encode_text(text)
-        query = self.embed_video(video) if words is None else self.embed_text(words)
-        is_fused = words is not None and rerank
+        is_fused = text is not None and rerank
+        query = self.embed_video(video) if text is None else self.embed_text(text)
         rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k)
-        hits = [Hit(row["video"], row["start"], row["end"], row["similarity"]) for row in rows]
-        for hit, row in zip(hits, rows, strict=True):
-            video_of_hit, _ = clip_of(row)
-            if not video_of_hit.is_unchanged():
+        found = {source_and_span(row): Hit(row["video"], row["start"], row["end"], row["similarity"]) for row in rows}
+        for (source, _), hit in found.items():
+            if not source.is_unchanged():
                 hit.note = "the video has gone or changed since it was indexed"
+        hits = list(found.values())
         if is_fused:
-            self._rerank(hits, rows, words)
+            self._rerank(found, text)
             hits.sort(key=lambda hit: (hit.score is not None, hit.score or 0.0), reverse=True)
         return hits[:top_k]
 
     def _shortlist(self, query: np.ndarray, size: int) -> list[dict]:
-        """Rows of the most similar clips that do not overlap, best first: `size` of them, if there are as many."""
+        """Return rows of the most similar spans that do not overlap, best first: `size`, if there are as many."""
         num_neighbors = size
         while True:
             rows = self.table.nearest(query, num_neighbors)
@@ -353,123 +302,61 @@ class SViTTIndex:
                 return kept[:size]
             num_neighbors *= 4
 
-    def encode_text(self, text: str) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (1, L) of a sentence; see [`check_query`] for the errors."""
-        check_query(self.processor, text)
-        words = self.processor(text=[text], return_tensors="pt")
-        return {name: tensor.to(self.model.device) for name, tensor in words.items()}
+    def embed_clips(self, clips: torch.Tensor) -> np.ndarray:
+        """Return embeddings (B, D) of length 1 of clips (B, T, 3, H, W) uint8."""
+        return F.normalize(self._look_at(clips).pooler_output.float(), dim=-1).cpu().numpy()
+
+    def embed_video(self, video: str | Path) -> np.ndarray:
+        """Return the embedding (D,) of length 1 of a video as one clip."""
+        return self.embed_clips(clip_of(self.processor.video_processor, video)[None])[0]
 
     @torch.no_grad()
-    def embed_clips(self, clips: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, D) of length 1 of clips (B, T, 3, H, W) uint8."""
-        return F.normalize(self._look_at(clips).pooler_output.float(), dim=-1)
+    def embed_text(self, text: str) -> np.ndarray:
+        """Return the embedding (D,) of length 1 of a sentence, of which the model must know a word."""
+        features = self.model.get_text_features(**self._encode_text(text))
+        return F.normalize(features.pooler_output.float(), dim=-1)[0].cpu().numpy()
 
+    def _encode_text(self, text: str):
+        words, tokenizer = self.processor(text=[text], return_tensors="pt"), self.processor.tokenizer
+        read = words["input_ids"][0].tolist()
+        if not set(read) - set(tokenizer.all_special_ids):
+            raise InputError(f"The model knows no word of {text!r:.100}; say as in: a dog catches a frisbee.")
+        if tokenizer.unk_token_id in read:
+            logger.warning("The model does not know all words of the query, it reads: %s", tokenizer.decode(read))
+        return words.to(self.model.device)
+
+    @torch.no_grad()
     def _look_at(self, clips: torch.Tensor):
         pixels = self.processor.video_processor.to_pixel_values(clips.to(self.model.device))
         return self.model.get_video_features(pixels)
 
     @torch.no_grad()
-    def embed_text(self, words: dict[str, torch.Tensor]) -> np.ndarray:
-        """(D,), of length 1."""
-        return F.normalize(self.model.get_text_features(**words).pooler_output.float(), dim=-1)[0].cpu().numpy()
-
-    def embed_video(self, video: str | Path) -> np.ndarray:
-        """(D,), of length 1, of a video as one clip."""
-        if not str(video):
-            raise InputError("The name of the query video is empty; name a file.")
-        clip, _ = self.processor.video_processor.read_clip(video)
-        return self.embed_clips(clip[None])[0].cpu().numpy()
-
-    @torch.no_grad()
-    def _rerank(self, hits: list[Hit], rows: list[dict], words: dict[str, torch.Tensor], batch_size: int = 16):
-        """Set the score of each hit whose clip can still be read, and a note for the others."""
-        text = self.model.get_text_features(**words).last_hidden_state
-        found = {clip_of(row): hit for row, hit in zip(rows, hits, strict=True) if hit.note is None}
-        readable = []
-        for video, clips in in_groups(sorted(found, key=lambda one: (one[0].name, one[1].number))):
+    def _rerank(self, found: dict[tuple["Source", "Span"], Hit], text: str, batch_size: int = 16):
+        """Set the score of each hit whose span can still be read, and a note for the others."""
+        words, processor = self._encode_text(text), self.processor.video_processor
+        states = self.model.get_text_features(**words).last_hidden_state
+        readable, unchanged = [], sorted(key for key, hit in found.items() if hit.note is None)
+        for source, keys in groupby(unchanged, key=lambda key: key[0]):
+            spans = [span for _, span in keys]
             try:
-                frames = read_clips(video, clips, self.processor.video_processor)
-            except (VideoDecodeError, InputError) as error:
-                for clip in clips:
-                    found[video, clip].note = str(error)
-            else:
-                readable += [(found[video, clip], pixels) for clip, pixels in zip(clips, frames, strict=True)]
+                _, clips = read_spans(source, lambda metadata, spans=spans: spans, processor)
+                readable += [(found[source, span], clip) for span, clip in zip(spans, clips, strict=True)]
+            except (VideoDecodeError, OSError) as error:
+                for span in spans:
+                    found[source, span].note = str(error)
         for start in range(0, len(readable), batch_size):
             part = readable[start : start + batch_size]
-            seen = self._look_at(torch.stack([clip for _, clip in part])).last_hidden_state
             scores = self.model.match(
-                video_hidden_states=seen,
-                text_hidden_states=text.expand(len(part), -1, -1),
+                video_hidden_states=self._look_at(torch.stack([clip for _, clip in part])).last_hidden_state,
+                text_hidden_states=states.expand(len(part), -1, -1),
                 attention_mask=words["attention_mask"].expand(len(part), -1),
             )
             for (hit, _), score in zip(part, scores.tolist(), strict=True):
                 hit.score = score
 
 
-def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
-    """Take videos out of an index, and of its list of bad ones; needs no model.
-
-    Args:
-        paths: names of videos, which need not exist any more, folders that they lie in, and shards.
-
-    Returns:
-        their names.
-
-    Raises:
-        InputError: if the index has none of a path, or cannot be written.
-    """
-    folder, places = Path(folder), [absolute(path) for path in paths]
-    read_settings(folder)
-    with locked(folder):
-        table, bad_videos = ClipTable(folder), BadVideos(folder)
-        bad = bad_videos.read()
-        known = {video for video, _, _ in table.clips()} | bad.keys()
-        for place in places:
-            if not any(is_below(name, place) for name in known):
-                raise InputError(f"{place}: is no video of the index {folder}, and no folder or shard of some.")
-        names = sorted(name for name in known if any(is_below(name, place) for place in places))
-        table.remove(names)
-        bad_videos.write({name: error for name, error in bad.items() if name not in names})
-    return names
-
-
-def has_vanished(name: str, paths: Iterable[str], unread: Iterable[str]) -> bool:
-    """Whether a video that is not found any more was among these paths, and not below what cannot be read now."""
-    return any(is_below(name, path) for path in paths) and not any(is_below(name, path) for path in unread)
-
-
-def check_loading(batch_size: int, num_workers: int):
-    check_number("batch_size", batch_size, 1)
-    check_number("num_workers", num_workers, 0)
-
-
-def check_lengths(clip_seconds: float, stride_seconds: float):
-    if not 0 < clip_seconds < math.inf:
-        raise InputError(f"--clip_seconds {clip_seconds:g}: must be above 0, and finite.")
-    if not 0 < stride_seconds <= clip_seconds:
-        raise InputError(
-            f"--stride_seconds {stride_seconds:g}: must be above 0 and at most --clip_seconds, {clip_seconds:g}."
-        )
-
-
-def check_settings(folder: Path, asked: dict):
-    """Raise an `InputError` for settings that are asked for, and not those of the index."""
-    before = read_settings(folder)
-    for name, value in asked.items():
-        if name != "model" and value is not None and before[name] != value:
-            what = "model" if name == "fingerprint" else name
-            raise InputError(
-                f"{folder}: is an index with another {what} ({before[what]}); give the same, or another folder."
-            )
-
-
-def reader_settings(num_workers: int) -> dict:
-    """Of a loader in a process that has a table open, which has threads and must not be forked."""
-    return worker_settings(num_workers) | {"multiprocessing_context": "forkserver" if num_workers else None}
-
-
 def without_overlaps(rows: list[dict]) -> list[dict]:
-    """Without the clips that overlap a better one of the same video; rows come best first."""
+    """Return rows without the spans that overlap a better one of the same video; rows come best first."""
     kept: list[dict] = []
     for row in rows:
         near = (one for one in kept if one["video"] == row["video"])
@@ -478,50 +365,282 @@ def without_overlaps(rows: list[dict]) -> list[dict]:
     return kept
 
 
+# ---- The folder and the model
+
+
+def read_settings(folder: Path) -> dict:
+    try:
+        settings = json.loads((folder / "index.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: is no index, it has no index.json that can be read.") from error
+    if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):
+        raise InputError(f"{folder}: its index.json is damaged or of an older version; index the videos anew.")
+    return settings
+
+
+def write_settings(folder: Path, settings: dict):
+    with whole_files(folder) as new:
+        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process index at a time; the lock of one that was killed is open."""
+    lock = FileLock(folder / "index.lock")
+    with writing(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(f"{folder}: another process is indexing into it; wait for its end.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
+    """Take videos out of an index, without its model, and return their names.
+
+    Args:
+        paths: names of videos, which need not exist any more, folders that they lie in, and shards.
+
+    Raises:
+        InputError: if the index has none of a path, or cannot be written.
+    """
+    folder, paths = Path(folder), [absolute(path) for path in paths]
+    read_settings(folder)
+    with locked(folder):
+        table, names = SpanTable(folder), set()
+        known = {video for video, _, _ in table.spans()}
+        for path in paths:
+            if not (below := {name for name in known if is_below(name, path)}):
+                raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
+            names |= below
+        table.remove(sorted(names))
+    return sorted(names)
+
+
 def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """A model that compares videos with texts, ready for use, and its processor."""
-    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=SEARCHABLE)
-    return model.eval().to(PartialState().device), processor
+    """Return a model that compares videos with texts, ready for use, and its processor."""
+    check_number("num_frames", num_frames, 1)
+    model, processor = load_model_and_processor(name, num_frames=num_frames)
+    if not hasattr(model, "match"):
+        raise InputError(f"{name}: is a {type(model).__name__}, which does not compare videos with texts.")
+    device = PartialState(cpu=not torch.accelerator.is_available()).device  # else processes on CPUs would work alone
+    return model.eval().to(device), processor
 
 
-def fingerprint_of(model: PreTrainedModel, processor: SViTTProcessor) -> str:
-    """A hash of what embeddings depend on: towers, how they are configured, and how videos and texts are read."""
-    towers = (model.config.vision_config, model.config.text_config)
-    tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
-    longest = processor(text=["a " * MAX_QUERY_LENGTH])["input_ids"][0]
-    read = {
-        "towers": [{name: getattr(tower, name) for name in fields_of(tower)} for tower in towers],
-        "pixels": {name: getattr(processor.video_processor, name) for name in PIXEL_SETTINGS},
-        "text": [processor.clean_text, processor.add_sep, len(longest)],
-        "tokenizer": [tokenizer["normalizer"], tokenizer["pre_tokenizer"], processor.tokenizer.get_vocab()],
-    }
-    digest = hashlib.sha256(json.dumps(read, sort_keys=True, default=dict).encode())
-    for name, weights in sorted(model.state_dict().items()):
-        if name.startswith(EMBEDDING_WEIGHTS):
-            digest.update(name.encode())
-            digest.update(weights.contiguous().cpu().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def fingerprint_of(name: str, known: dict | None = None) -> dict:
+    """Return `fingerprint`, a hash of the files of a model that was loaded, and `files`, their sizes and times.
+
+    Args:
+        known: what an earlier call returned: files of the same sizes and times are not read again.
+    """
+    folder = Path(name) if os.path.isdir(name) else Path(try_to_load_from_cache(name, "config.json")).parent
+    paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
+    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    if known is not None and known["files"] == files:
+        return {"fingerprint": known["fingerprint"], "files": files}
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return {"fingerprint": digest.hexdigest(), "files": files}
 
 
-def fields_of(config: PreTrainedConfig) -> list[str]:
-    """Those of a tower that its embeddings depend on, and not what Transformers adds to them."""
-    return [name for name in get_annotations(type(config)) if name not in WITHOUT_EFFECT]
+# ---- Videos
 
 
-def summary(report: IndexReport, num_clips: int) -> str:
+class Source(NamedTuple):
+    """A video file, or one within a tar shard."""
+
+    video: str  # absolute path; `<shard>::<member>` in a shard
+    version: str  # differs when the file has been replaced
+    shard: str = ""
+    offset: int = 0
+    size: int = 0
+
+    def open(self) -> str | dict:
+        """Return what [`read_video`] takes."""
+        if not self.shard:
+            return self.video
+        with open(self.shard, "rb") as file:
+            file.seek(self.offset)
+            return {"path": self.video, "bytes": file.read(self.size)}
+
+    def is_unchanged(self) -> bool:
+        with suppress(OSError):
+            return self.version == version_of(self.shard or self.video)
+        return False
+
+
+def version_of(path: str) -> str:
+    state = os.stat(path)
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def absolute(path: str | Path) -> str:
+    if not str(path):
+        raise InputError("A path is empty; name a video, a folder or a tar shard.")
+    return os.path.abspath(path)
+
+
+def is_below(name: str, path: str) -> bool:
+    """Return whether the video of this name is, or lies in, this file, folder or shard."""
+    return name == path or name.startswith((path.rstrip(os.sep) + os.sep, f"{path}::"))
+
+
+def find_sources(paths: list[str]) -> tuple[dict[str, Source], dict[str, str]]:
+    """Return the videos among files, below folders, and in tar shards, by name; and what cannot be read, and why.
+
+    Raises:
+        InputError: for a path that does not exist, or a folder or shard without videos.
+    """
+    sources, errors = {}, {}
+    for path in paths:
+        files, num_before = [path], len(sources) + len(errors)
+        if os.path.isdir(path):
+            below = files_below(path, lambda error: errors.update({error.filename: error}))
+            files = sorted(file for file in below if is_video(os.path.basename(file)) or file.endswith(".tar"))
+        elif not os.path.exists(path):
+            raise InputError(f"{path}: there is no such file or folder.")
+        for file in files:
+            try:
+                file.encode()  # no other name can be written into the table
+                members = members_of(file) if file.endswith(".tar") else [Source(file, version_of(file))]
+                sources |= {source.video: source for source in members}
+            except (OSError, UnicodeError, tarfile.TarError) as error:
+                errors[file] = error
+        if len(sources) + len(errors) == num_before and path not in sources:
+            raise InputError(f"{path}: holds no video.")
+    reasons = {name: getattr(error, "strerror", None) or error for name, error in errors.items()}
+    return sources, {name: f"{name}: cannot be opened ({reason})." for name, reason in reasons.items()}
+
+
+def members_of(shard: str) -> list[Source]:
+    with tarfile.open(shard, "r:") as tar:  # not compressed, else members have no place in the file
+        return [
+            Source(f"{shard}::{member.name}", version_of(shard), shard, member.offset_data, member.size)
+            for member in tar
+            if member.isfile() and is_video(os.path.basename(member.name))
+        ]
+
+
+# ---- Spans
+
+
+class Span(NamedTuple):
+    """A stretch of a video: frames `first` up to `last`, exclusive; `number` `number` of `num_spans`."""
+
+    number: int
+    num_spans: int
+    start: float  # seconds
+    end: float
+    first: int
+    last: int
+
+
+def source_and_span(row: dict) -> tuple[Source, Span]:
+    """Return what a row of the table was made of."""
+    source, span = (kind(*(row[name] for name in kind._fields)) for kind in (Source, Span))
+    return source, span
+
+
+def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
+    """Return the spans of a video: every `stride_seconds` one of `clip_seconds`, the last one up to the end.
+
+    A span has the frames that are shown during it; one that would show no new frame is left out, so that there are no
+    more spans than frames. A video that is shorter, or whose frame rate is not known, is one span.
+
+    Args:
+        metadata: `total_num_frames`, `fps` and `frame_times` of [`read_video`].
+    """
+    num_frames, fps, times = metadata.total_num_frames, metadata.fps, metadata.frame_times
+    if not fps:
+        return [Span(0, 1, 0.0, 0.0, 0, num_frames)]
+    times = np.arange(num_frames) / fps if times is None else times
+    duration = float(times[-1]) + 1 / fps
+    if duration <= clip_seconds + ROUNDING:
+        return [Span(0, 1, 0.0, duration, 0, num_frames)]
+    last_start = duration - clip_seconds
+    starts = np.unique(np.floor(times / stride_seconds + ROUNDING)) * stride_seconds
+    starts = np.unique(np.where(starts < last_start - ROUNDING, starts, last_start))
+    ends = np.minimum(starts + clip_seconds, duration)
+    firsts = np.searchsorted(times, starts + ROUNDING, side="right") - 1
+    lasts = np.searchsorted(times, ends - ROUNDING)
+    rows = zip(starts.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
+    return [Span(number, len(starts), *row) for number, row in enumerate(rows)]
+
+
+class SpanReader(IterableDataset):
+    """`(source, spans, clips)` of some spans of one video at a time, clips being (spans, T, 3, H, W) uint8.
+
+    A video that cannot be read has no spans, and in place of clips a sentence about why.
+
+    Args:
+        todo: videos, and the numbers of their spans that are not wanted.
+    """
+
+    def __init__(self, todo: list[tuple[Source, set[int]]], settings: dict, processor: SViTTVideoProcessor):
+        self.todo, self.processor = todo, processor
+        self.lengths = settings["clip_seconds"], settings["stride_seconds"]
+
+    def __iter__(self) -> Iterator[tuple[Source, list[Span], torch.Tensor | str]]:
+        worker = get_worker_info()
+        for source, done in self.todo if worker is None else self.todo[worker.id :: worker.num_workers]:
+            done, num_spans = set(done), None
+            try:
+                while len(done) != num_spans:
+                    spans, clips = read_spans(
+                        source, lambda metadata, done=done: self.some(metadata, done), self.processor
+                    )
+                    yield source, spans, clips
+                    done |= {span.number for span in spans}
+                    num_spans = spans[0].num_spans
+            except (VideoDecodeError, OSError) as error:
+                yield source, [], str(error)
+
+    def some(self, metadata, done: set[int]) -> list[Span]:
+        return [span for span in cut(metadata, *self.lengths) if span.number not in done][:SPANS_AT_ONCE]
+
+
+def read_spans(
+    source: Source, choose: Callable[..., list[Span]], processor: SViTTVideoProcessor
+) -> tuple[list[Span], torch.Tensor]:
+    """Return the spans that `choose` picks, given the metadata, and their clips (spans, T, 3, H, W) uint8."""
+    spans, num_frames = [], processor.num_frames
+
+    def pick(metadata) -> list[int]:
+        spans[:] = choose(metadata)
+        frames = [span.first + i for span in spans for i in sample_frame_indices(num_frames, span.last - span.first)]
+        return [min(frame, metadata.total_num_frames - 1) for frame in frames]
+
+    frames, _ = read_video(source.open(), pick)
+    parts = [frames[start : start + num_frames] for start in range(0, len(frames), num_frames)]
+    return spans, torch.stack([clip_of(processor, part, do_sample_frames=False) for part in parts])
+
+
+def clip_of(processor: SViTTVideoProcessor, video, **options) -> torch.Tensor:
+    clip = processor.read_clip(video, **options)
+    return clip[0] if isinstance(clip, tuple) else clip  # until `read_clip` returns the clip alone
+
+
+# ---- In words
+
+
+def summary(report: IndexReport, num_spans: int) -> str:
     parts = [f"{len(getattr(report, name))} {name}" for name in ("added", "updated", "removed", "unchanged", "bad")]
-    return f"videos: {', '.join(parts)}; {report.num_clips} clips encoded, {num_clips} in the index"
+    return f"videos: {', '.join(parts)}; {report.num_spans} spans encoded, {num_spans} in the index"
 
 
 def hits_table(hits: list[Hit]) -> str:
-    rows = [("", "score", "similarity", "from", "to", "video")]
+    """Return hits as lines of text."""
+    lines = [f"{'':>3}{'score':>8}{'similarity':>12}{'from':>11}{'to':>11}  video"]
     for rank, hit in enumerate(hits, start=1):
         score = "" if hit.score is None else f"{hit.score:.2f}"
         name = hit.video + (f"  ({hit.note})" if hit.note else "")
-        rows.append((str(rank), score, f"{hit.similarity:.3f}", clock(hit.start), clock(hit.end), name))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)) for row in rows)
-    return "\n".join(f"{line}  {row[-1]}" for line, row in zip(lines, rows, strict=True))
+        lines.append(f"{rank:>3}{score:>8}{hit.similarity:>12.3f}{clock(hit.start):>11}{clock(hit.end):>11}  {name}")
+    return "\n".join(lines)
 
 
 def clock(seconds: float) -> str:

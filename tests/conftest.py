@@ -18,7 +18,7 @@ from svitt.conversion import convert_state_dict
 
 torch.set_num_threads(1)  # tensors are tiny: a second thread costs more than it saves
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent  # of the repository
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
 

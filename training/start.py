@@ -80,10 +80,10 @@ class StartArguments:
         default_factory=list, metadata={"help": "FIELD=VALUE of SViTTConfig, such as embed_dim=128."}
     )
 
-    def __post_init__(self):
+    def check(self):
+        """Raise an `InputError` unless there is one start."""
         towers = [self.vision_name_or_path, self.text_name_or_path]
-        sources = [self.model_name_or_path, all(towers) and ", ".join(towers), self.config_name]
-        if sum(map(bool, sources)) != 1 or any(towers) != all(towers):
+        if sum(map(bool, [self.model_name_or_path, any(towers), self.config_name])) != 1 or any(towers) != all(towers):
             raise InputError(
                 "Give one of model_name_or_path (a SViTT), vision_name_or_path with text_name_or_path (a BEiT and a "
                 "BERT), and config_name (random weights)."
@@ -110,6 +110,7 @@ def start_training(
     Raises:
         InputError: if the start is not found, damaged or incomplete, or a field does not fit.
     """
+    start.check()
     fields = start.as_fields() | fields
     for part, values in dropping.as_fields().items():
         fields[part] = fields[part] | values
@@ -117,20 +118,19 @@ def start_training(
     if start.model_name_or_path is not None:
         return from_svitt(model_class, start.model_name_or_path, num_frames, max_text_length, fields)
 
-    tokenizer = load_tokenizer(start.tokenizer_name or start.config_name or start.text_name_or_path)
-    fields["text_config"] = special_token_ids(tokenizer) | fields["text_config"]
-    towers = start.vision_name_or_path, start.text_name_or_path
-    with loading(start.config_name or towers[0]):
-        if start.config_name is not None:
-            if num_frames is not None:
-                fields["vision_config"] = fields["vision_config"] | {"num_frames": num_frames}
-            model = model_class(with_fields(SViTTConfig.from_pretrained(start.config_name), fields))
-            statistics = {}
-        else:
+    towers, statistics = (start.vision_name_or_path, start.text_name_or_path), {}
+    with loading(start.config_name or start.text_name_or_path):
+        tokenizer = load_tokenizer(start.tokenizer_name or start.config_name or start.text_name_or_path)
+        fields["text_config"] = special_token_ids(tokenizer) | fields["text_config"]
+        if start.config_name is None:
             num_frames = num_frames or SViTTConfig().vision_config.num_frames
             model = init_from_towers(*towers, num_frames=num_frames, image_size=start.image_size, **fields)
             model = as_class(model_class, model)
             statistics = image_statistics(start.vision_name_or_path)
+        else:
+            if num_frames is not None:
+                fields["vision_config"] = fields["vision_config"] | {"num_frames": num_frames}
+            model = model_class(with_fields(SViTTConfig.from_pretrained(start.config_name), fields))
     if max_text_length is not None:  # where `from_pretrained(..., max_length=...)` puts it too
         tokenizer.init_kwargs["max_length"] = max_text_length
     return model, make_processor(model.config, tokenizer, **statistics)

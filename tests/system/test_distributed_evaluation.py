@@ -20,15 +20,9 @@ from svitt.evaluation.answering import AnsweringArguments, answer_metrics, answe
 from svitt.evaluation.retrieval import RetrievalArguments, metrics_of, score_split
 from svitt.processing_svitt import SViTTProcessor
 
-ROOT = Path(__file__).parent.parent
 SIZES = (1, 2, 7, 64)
 ANSWERS = ["red", "a red circle", "blue", "left and then up", "up", "green square", "moves"]
-SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
-from tests.test_distributed_evaluation import evaluate_all
-evaluate_all({demo!r}, {folder!r})
-"""
+pytestmark = pytest.mark.slow
 
 
 def write_annotations(demo, folder):
@@ -64,7 +58,7 @@ def evaluate_all(demo, folder):
     results = {}
     for size in SIZES:
         split, bad_videos = str(size), BadVideoReport(folder / "bad_videos.jsonl")
-        args = RetrievalArguments(num_frames_test=4, k_test=5, eval_batch_size=4)
+        args = RetrievalArguments(num_frames_test=4, k_test=5)
         sets = {
             "captions": retrieval_set(
                 load_captions(folder / f"captions_{size}.json", folder / "videos", unique_videos=True)
@@ -72,13 +66,13 @@ def evaluate_all(demo, folder):
             "choices": choice_set(load_choices(folder / f"choices_{size}.json", folder / "videos")),
         }
         scores = {
-            kind: score_split(accelerator, retriever, split, rows, processor, args, processing, bad_videos)
+            kind: score_split(accelerator, retriever, split, rows, processor, args, processing, bad_videos, 4)
             for kind, rows in sets.items()
         }
         questions = question_set(load_questions(folder / f"questions_{size}.json", folder / "videos"))
-        args = AnsweringArguments(num_frames_test=4, k_test=5, eval_batch_size=4)
+        args = AnsweringArguments(num_frames_test=4, k_test=5)
         predictions = answer_split(
-            accelerator, answerer, split, questions, ANSWERS, processor, args, processing, bad_videos
+            accelerator, answerer, split, questions, ANSWERS, processor, args, processing, bad_videos, 4
         )
         results[size] = {
             "scores": {(kind, name): score for kind in sets for name, score in vars(scores[kind]).items()},
@@ -101,15 +95,11 @@ def folder(demo, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "num_processes", [pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("num_processes", [2, 3])
 def test_results_do_not_depend_on_the_number_of_processes(demo, folder, num_processes):
-    script = folder / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT), demo=str(demo), folder=str(folder)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, script], check=True, env=environment, timeout=600)
+    subprocess.run([*launcher, __file__, demo, folder], check=True, env=environment, timeout=900)
     expected = torch.load(folder / "0_of_1.pt")
     for rank in range(num_processes):
         found = torch.load(folder / f"{rank}_of_{num_processes}.pt")
@@ -122,3 +112,7 @@ def test_results_do_not_depend_on_the_number_of_processes(demo, folder, num_proc
             torch.testing.assert_close(
                 found[size]["probabilities"], expected[size]["probabilities"], rtol=1e-5, atol=1e-6
             )
+
+
+if __name__ == "__main__":
+    evaluate_all(*sys.argv[1:])

@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Retrieval recall and accuracy of answers: the original's figures, ties, shortlists, several right answers."""
+"""Retrieval recall and accuracy of answers, as `evaluate` loads them; the contract suite has the original's figures."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import evaluate
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -18,33 +18,6 @@ def recall():
 @pytest.fixture(scope="module")
 def accuracy():
     return evaluate.load(str(ROOT / "evaluation/metrics/qa_accuracy"))
-
-
-@pytest.mark.parametrize("name", ["one_to_one", "multi_caption", "multi_video"])
-def test_equals_the_original(recall, golden, name):
-    case = golden("case09e_itm_eval")
-    right = case.json["gt"][name]
-    texts_of_video = range(50) if name == "one_to_one" else right["img2txt"].values()
-    metrics = recall.compute(
-        predictions=case.inputs[f"{name}_i2t"],
-        references=[texts if isinstance(texts, list) else [texts] for texts in texts_of_video],
-        text_to_video=case.inputs[f"{name}_t2i"],
-    )
-    assert metrics == case.expected[name]
-
-
-def test_rank_counts_strictly_higher_scores(recall):
-    tied = recall.compute(predictions=np.zeros((3, 3)), references=[[0], [1], [2]])
-    assert tied["txt_r1"] == tied["img_r1"] == 100.0
-    below = recall.compute(predictions=np.ones((3, 3)) - np.eye(3), references=[[0], [1], [2]])
-    assert (below["txt_r1"], below["txt_r5"], below["r_mean"]) == (0.0, 100.0, 66.67)
-
-
-def test_right_answer_outside_the_shortlist_is_a_miss_at_every_k(recall):
-    scores = np.array([[-5.0, -np.inf], [-np.inf, -7.0]])
-    assert recall.compute(predictions=scores, references=[[0], [1]])["r_mean"] == 100.0
-    missed = recall.compute(predictions=scores, references=[[1], [0]])
-    assert missed["txt_r10"] == missed["img_r10"] == 0.0
 
 
 def test_best_of_several_right_answers_counts(recall):
@@ -74,17 +47,6 @@ def test_bad_input(recall, scores, references, kwargs, message):
 
 
 # ---- Answers
-
-
-def test_accuracy_of_answers_equals_the_original(accuracy, golden):
-    annotations, predictions, expected = golden("case10_data_helpers").expected["qa_acc"]
-    answers = {one["question_id"]: one["answer"] for one in predictions}
-    assert len(answers) < len(annotations)  # one question has no answer, which is wrong
-    metrics = accuracy.compute(
-        predictions=[answers.get(row["question_id"], "") for row in annotations],
-        references=[[row["answer"]] for row in annotations],
-    )
-    assert metrics == expected
 
 
 def test_accuracy_of_each_type_of_question(accuracy):
@@ -122,5 +84,5 @@ def test_bad_input_of_accuracy(accuracy):
         accuracy.compute(predictions=["cat", "dog"], references=[["cat"], []])
     with pytest.raises(ValueError, match="at least one question"):
         accuracy.compute(predictions=[], references=[])
-    with pytest.raises(ValueError, match="those of each of 1 questions, got 2"):
+    with pytest.raises(ValueError, match="one for each question, 1, got 2"):
         accuracy.compute(predictions=["cat"], references=[["cat"]], question_types=[["a"], ["b"]])

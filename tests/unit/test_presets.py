@@ -1,9 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Presets: each loads from files laid out as the original's users have them; faults are sentences."""
 
-import configparser
 import json
-import runpy
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 
 import av
@@ -13,25 +12,27 @@ import torch
 from transformers import HfArgumentParser
 
 from svitt.data.annotations import load_answer_list, retrieval_set, training_pairs
-from svitt.data.presets import DatasetArguments, load_preset, preset_names, use_preset
+from svitt.data.presets import DatasetArguments, load_preset, parse_with_preset, preset_names
 from svitt.errors import InputError
-from svitt.evaluation.retrieval import RetrievalArguments
 from svitt.processing_svitt import SViTTVideoProcessor
-from svitt.training.loop import OptimizationArguments
-
-ROOT = Path(__file__).parent.parent
 
 # What the paper's settings are, for all presets of a task and for each.
-OPTIMIZATION = {"weight_decay": 0.02, "train_batch_size": 32}
+OPTIMIZATION = {"weight_decay": 0.02, "per_device_train_batch_size": 32}
 RETRIEVAL = {"num_frames": 4, "num_frames_test": 12, "token_keep_rate": 0.7, "fusion_token_keep_rate": 0.1}
-RETRIEVAL |= {"eval_batch_size": 32, "k_test": 128, "eval_frame_ensemble": "lse"}
+RETRIEVAL |= {"per_device_eval_batch_size": 32, "k_test": 128, "eval_frame_ensemble": "lse"}
 TUNING = RETRIEVAL | OPTIMIZATION
 TUNING |= {"learning_rate": 1e-5, "num_train_epochs": 10, "warmup_epochs": 0, "min_lr_multi": 0.1}
 PRETRAINING = OPTIMIZATION | {"learning_rate": 3e-5, "num_train_epochs": 10, "warmup_epochs": 1, "min_lr_multi": 0.01}
-PRETRAINING |= {"eval_batch_size": 20, "max_text_length": 32, "mlm_prob": 0.5, "save_total_limit": 2}
+PRETRAINING |= {"per_device_eval_batch_size": 20, "max_text_length": 32, "mlm_prob": 0.5, "save_total_limit": 2}
 PRETRAINING |= {"fusion_token_keep_rate": 0.1, "k_test": 128, "eval_frame_ensemble": "lse"}
 QA = OPTIMIZATION | {"num_frames": 8, "num_frames_test": 24, "token_keep_rate": 0.6, "fusion_token_keep_rate": 0.5}
-QA |= {"learning_rate": 1e-5, "num_train_epochs": 10, "warmup_epochs": 0.5, "min_lr_multi": 0.1, "eval_batch_size": 8}
+QA |= {
+    "learning_rate": 1e-5,
+    "num_train_epochs": 10,
+    "warmup_epochs": 0.5,
+    "min_lr_multi": 0.1,
+    "per_device_eval_batch_size": 8,
+}
 QA |= {"max_question_length": 25, "max_answer_length": 5, "k_test": 128, "eval_frame_ensemble": "lse"}
 SETTINGS = {
     "pretraining": {
@@ -246,11 +247,32 @@ def test_a_file_of_ones_own(data_dir, tmp_path):
 TEST = "splits: {test: {annotation: a.json, videos: v}}"
 
 
+@dataclass
+class ScriptArguments:
+    """Options as scripts have them."""
+
+    output_dir: str
+    k_test: int = 128
+    num_epochs: float = 1.0
+    evaluate_only: bool = False
+    eval_x_only: bool = False
+    larger_lr: float | None = None
+    larger_lr_names: list[str] = field(default_factory=list)
+    fusion_token_keep_rate: float | None = None
+    ensemble: str = field(default="lse", metadata={"choices": ["lse", "mean"]})
+
+
+def parse(*args, task="retrieval"):
+    """The dataset, its options and those of the script."""
+    parser = HfArgumentParser((DatasetArguments, ScriptArguments))
+    preset, groups = parse_with_preset(parser, task, [*map(str, args)])
+    return preset, *groups
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("splits: [", "own.yaml: not a YAML file"),
-        ("splits: {test: {hub: a/b}, test: {hub: a/c}}", "own.yaml: not a YAML file .*`test` twice"),
         ("", "own.yaml: must be a mapping with some of the keys splits, settings, answer_list"),
         ("settings: {num_frames: 4}", "`splits` is missing"),
         ("split: {}", "own.yaml: there is no key `split`, but: splits, settings, answer_list"),
@@ -263,91 +285,87 @@ TEST = "splits: {test: {annotation: a.json, videos: v}}"
         ("splits: {test: {annotation: a.json, medium: film}}", "`medium` must be one of video, image, got 'film'"),
         ("splits: {test: {annotation: a.json, rows: words}}", "`rows` must be one of captions, questions"),
         ("splits: {test: {annotation: a.json, num_options: many}}", "`num_options` must be an integer"),
-        (
-            "splits: {test: {annotation: a.json, columns: {captions: text}}}",
-            "`columns` must map .*got captions: 'text'",
-        ),
+        ("splits: {test: {annotation: a.json, columns: {captions: text}}}", "must map .*got captions: 'text'"),
         ("splits: {test: {annotation: a.json, columns: {caption: '{a'}}}", "`columns` must map .*got caption: '{a'"),
         ("splits: {test: {annotation: a.json, columns: {caption: 'a{}'}}}", "`columns` must map .*got caption: 'a{}'"),
-        (f"{TEST}\nsettings: {{num_frame: 4}}", "own.yaml: there is no setting `num_frame`, but: .*num_frames_test"),
+        (f"{TEST}\nsettings: {{k_tests: 4}}", "own.yaml: there is no setting `k_tests`, but: .*k_test"),
+        (f"{TEST}\nsettings: {{k_tes: 4}}", "own.yaml: there is no setting `k_tes`"),
+        (f"{TEST}\nsettings: {{allow_outside: true}}", "own.yaml: there is no setting `allow_outside`"),
         (f"{TEST}\nsettings: {{k_test: 4.5}}", "own.yaml: setting `k_test` cannot be 4.5"),
-        (f"{TEST}\nsettings: {{k_test: [4]}}", "own.yaml: setting `k_test` must not be a list"),
-        (f"{TEST}\nsettings: {{larger_lr_names: bias}}", "own.yaml: setting `larger_lr_names` must be a list"),
+        (f"{TEST}\nsettings: {{k_test: [4, 5]}}", "own.yaml: setting `k_test` must not be a list"),
         (f"{TEST}\nsettings: {{eval_x_only: maybe}}", "own.yaml: setting `eval_x_only` cannot be 'maybe'"),
-        (f"{TEST}\nsettings: {{eval_frame_ensemble: sum}}", "own.yaml: setting `eval_frame_ensemble` "),
+        (f"{TEST}\nsettings: {{ensemble: sum}}", "own.yaml: setting `ensemble` cannot be 'sum'"),
     ],
 )
 def test_faults_of_ones_own_file(tmp_path, content, message):
-    parser = HfArgumentParser((DatasetArguments, OptimizationArguments, RetrievalArguments))
     with pytest.raises(InputError, match=message) as raised:
-        use_preset(parser, "retrieval", ["--dataset_file", str(own(tmp_path, content))])
+        parse("--dataset_file", own(tmp_path, content), "--output_dir", "o")
     assert "\n" not in str(raised.value)
 
 
-def test_evaluation_leaves_dropping_in_fusion_to_the_model(data_dir):
+def test_evaluation_leaves_dropping_in_fusion_to_the_model():
     """A converted checkpoint, which the original evaluates with all tokens in fusion, is evaluated so here."""
+    options = [(name, str, None) for name in SETTINGS["retrieval"]["didemo"]]
+    settings = make_dataclass("Settings", [*options, ("evaluate_only", bool, False)])
 
-    arguments = runpy.run_path(str(ROOT / "run_retrieval.py"))["Arguments"]
+    def rate(*args, name="didemo"):
+        parser = HfArgumentParser((DatasetArguments, settings))
+        return parse_with_preset(parser, "retrieval", ["--dataset", name, *args])[1][1].fusion_token_keep_rate
 
-    def rates(*args):
-        args = ["--data_dir", str(data_dir), "--model_name_or_path", "m", "--output_dir", "o", *args]
-        parser = arguments.make_parser("")
-        use_preset(parser, "retrieval", args)
-        dropping = parser.parse_args(args)
-        return dropping.token_keep_rate, dropping.fusion_token_keep_rate
-
-    assert rates("--dataset", "didemo") == (0.7, 0.1)
-    assert rates("--dataset", "didemo", "--evaluate_only", "False") == (0.7, 0.1)
-    assert rates("--dataset", "didemo", "--evaluate_only") == (0.7, None)
-    assert rates("--dataset", "msrvtt_mc") == (0.7, None)
-    assert rates("--dataset", "didemo", "--evaluate_only", "--fusion_token_keep_rate", "0.1") == (0.7, 0.1)
+    assert rate() == rate("--evaluate_only", "False") == "0.1"
+    assert rate("--evaluate_only") is rate(name="msrvtt_mc") is None
+    assert rate("--evaluate_only", "--fusion_token_keep_rate", "0.2") == "0.2"
 
 
-def test_settings_are_defaults_that_the_command_line_overrides(tmp_path):
-    settings = "{k_test: 7, learning_rate: 1e-4, eval_x_only: true, larger_lr: null, larger_lr_names: [bias, cls]}"
-    file = str(own(tmp_path, f"{TEST}\nsettings: {settings}"))
-
-    def parse(*args):
-        parser = HfArgumentParser((DatasetArguments, OptimizationArguments, RetrievalArguments))
-        preset = use_preset(parser, "retrieval", list(args))
-        return preset, *parser.parse_args_into_dataclasses(list(args))
-
-    preset, _, optimization, retrieval = parse("--dataset_file", file, "--num_train_epochs", "3")
+def test_settings_are_defaults_that_a_configuration_and_the_command_line_override(tmp_path):
+    settings = "{k_test: 7, num_epochs: 1e-4, eval_x_only: true, larger_lr: null, larger_lr_names: [bias, cls]}"
+    file = own(tmp_path, f"{TEST}\nsettings: {settings}")
+    preset, _, script = parse("--dataset_file", file, "--output_dir", "o", "--num_epochs", "3")
     assert preset.splits["test"].videos == tmp_path / "v"
-    assert (retrieval.k_test, retrieval.eval_x_only, optimization.num_train_epochs) == (7, True, 3)
-    assert (optimization.learning_rate, optimization.larger_lr) == (1e-4, None)
-    assert optimization.larger_lr_names == ["bias", "cls"]
-    _, _, _, retrieval = parse("--dataset_file", file, "--k_test", "5", "--eval_x_only", "False")
-    assert (retrieval.k_test, retrieval.eval_x_only) == (5, False)
-    for option in ("--dataset-file", "--dataset_f"):
-        preset, dataset, _, retrieval = parse(option, file)
-        assert (dataset.dataset_file, retrieval.k_test) == (file, 7)
-    preset, _, _, retrieval = parse("--k_test", "5")
-    assert (preset.splits, retrieval.eval_x_only) == ({}, False)
+    assert (script.k_test, script.eval_x_only, script.num_epochs, script.larger_lr) == (7, True, 3, None)
+    assert script.larger_lr_names == ["bias", "cls"]
+    _, _, script = parse("--dataset_file", file, "--output_dir", "o", "--k_test", "5", "--eval_x_only", "False")
+    assert (script.k_test, script.eval_x_only) == (5, False)
+
+    (tmp_path / "run.yaml").write_text(f"dataset_file: {file}\nk_test: 8\noutput_dir: here\nlarger_lr_names: [x]\n")
+    preset, dataset, script = parse("--config", tmp_path / "run.yaml", "--ensemble", "mean")
+    assert preset.origin == dataset.dataset_file == str(file)
+    assert (script.output_dir, script.k_test, script.num_epochs, script.ensemble) == ("here", 8, 1e-4, "mean")
+    assert script.larger_lr_names == ["x"] and script.eval_x_only
+    (tmp_path / "run.yaml").write_text("k_test: many")
+    with pytest.raises(InputError, match="run.yaml: setting `k_test` cannot be 'many'"):
+        parse("--config", tmp_path / "run.yaml", "--output_dir", "o")
+    preset, _, script = parse("--output_dir", "o", "--k_test", "5")
+    assert (preset.splits, script.eval_x_only) == ({}, False)
 
 
-def test_what_is_not_there(data_dir, tmp_path):
+def test_files_of_the_command_line_beside_those_of_the_dataset(tmp_path):
+    file = own(tmp_path, "splits: {train: {annotation: a}, test: {annotation: b, videos: v, rows: multiple_choice}}")
+    options = ["--dataset_file", file, "--train_file", "mine.json", "--allow_outside", "--output_dir", "o"]
+    preset, dataset, _ = parse(*options)
+    splits = dataset.splits(preset, "captions", "multiple_choice")
+    assert splits["train"].annotation == Path("mine.json") and splits["test"].videos == tmp_path / "v"
+    assert all(split.allow_outside for split in splits.values())
+    with pytest.raises(InputError, match="split test: it has multiple_choice, but this takes captions"):
+        dataset.splits(preset, "captions")
+    preset, dataset, _ = parse(*options, "--video_dir", "there")
+    assert {split.videos for split in dataset.splits(preset, "captions", "multiple_choice").values()} == {Path("there")}
+
+
+def test_what_is_not_there(data_dir, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="msrvt: there is no such dataset for retrieval, but: anet, charades, didemo"):
         load_preset("retrieval", "msrvt", data_dir)
     with pytest.raises(InputError, match="none.yaml: cannot be read"):
         load_preset("retrieval", tmp_path / "none.yaml")
-    empty = load_preset("retrieval", "anet", tmp_path).splits["val_1"]
+    monkeypatch.chdir(tmp_path)  # where data are by default
+    empty = load_preset("retrieval", "anet").splits["val_1"]
     with pytest.raises(InputError) as raised:
         empty.load()
-    path = tmp_path / "anno_downstream/anet_ret_val_1.json"
+    path = Path("anno_downstream/anet_ret_val_1.json")
     assert str(raised.value) == f"preset anet, split val_1: {path}: there is no such annotation file."
     path.parent.mkdir()
     path.write_text("[]")
     with pytest.raises(InputError, match="preset anet, split val_1: .*anet_videos: there is no such folder of videos"):
         empty.load()
     with pytest.raises(InputError, match="Give one of --dataset and --dataset_file"):
-        use_preset(HfArgumentParser(DatasetArguments), "retrieval", ["--dataset", "anet", "--dataset_file", "a.yaml"])
-
-
-def test_packages_hold_the_presets():
-    options = configparser.ConfigParser()
-    options.read(ROOT / "setup.cfg")
-    assert options["options.package_data"]["*"] == "*.yaml"
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "data/presets").rglob("*.yaml")}
-    packages = {f"svitt.{'.'.join(folder.parts)}" for folder in folders}
-    assert packages and packages <= set(options["options"]["packages"].split())
+        parse("--dataset", "anet", "--dataset_file", "a.yaml", "--output_dir", "o")

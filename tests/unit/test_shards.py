@@ -307,6 +307,7 @@ def shards_of(folder):
     return {name: content for name, content in contents(folder).items() if name.endswith(".tar")}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(many, tmp_path):
     output = tmp_path / "out"
     options = {"samples_per_shard": 2, "short_side": 200}
@@ -370,8 +371,8 @@ def test_bad_videos_end_packing_or_are_left_out(source, tmp_path, capsys):
     assert load_captions(open_shards([f"{output}/train-*.tar"]))["caption"][:] == [["a dog"]]
     lines = [json.loads(line) for line in (output / "bad_videos.jsonl").read_text().splitlines()]
     assert [(line["video"], line["where"]) for line in lines] == [
-        ("a.mp4", "train-00000-of-00001.tar"),
-        ("a.webm", "train-00000-of-00001.tar"),
+        ("a.mp4", f"{tmp_path}/damaged/captions.json, row 1"),
+        ("a.webm", f"{tmp_path}/damaged/captions.json, row 4"),
     ]
     assert "cut off" in lines[0]["error"]
     shutil.copy(source / "videos/a.webm", tmp_path / "damaged/videos/a.webm")

@@ -1,0 +1,143 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""One sentence for every video that cannot be read, which names the file."""
+
+import os
+import struct
+import wave
+import zlib
+
+import av
+import numpy as np
+import pytest
+from fuzz_videos import read_damaged_files
+
+from svitt.processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video
+
+
+def write_sound(path, cover=False):
+    """A song, perhaps with a picture of its cover."""
+    with av.open(str(path), "w", format="mp3") as container:
+        stream = container.add_stream("mp3", rate=44100)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 16, 16, "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 44100), np.int16), format="s16", layout="stereo")
+        frame.rate = 44100
+        container.mux([*stream.encode(frame), *stream.encode()])
+        if cover:
+            black = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            container.mux([*picture.encode(black), *picture.encode()])
+
+
+def write_wave(path):
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000), sound.writeframes(bytes(16000))
+
+
+def write_picture(path, width, height):
+    """Nothing but zeros, which take a thousandth of their size."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1 + width) * height) if width * height < 2**28 else zlib.compress(bytes(1000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def write_playlist(path, videos):
+    (path.parent / "end.mp4").write_bytes(videos["end.mp4"].read_bytes())
+    path.write_text("ffconcat version 1.0\nfile end.mp4\n")  # FFmpeg would read the other file
+
+
+def cut(name, share):
+    def write(path, videos):
+        content = videos[name].read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return write
+
+
+def zero(path, videos):
+    content = bytearray(videos["start.mp4"].read_bytes())
+    content[-600:-300] = bytes(300)
+    path.write_bytes(content)
+
+
+def encrypt(path, videos):
+    options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "1" * 32, "encryption_kid": "2" * 32}
+    with av.open(str(videos["end.mp4"])) as source, av.open(str(path), "w", options=options) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+
+
+FAULTS = {  # what writes it, words that must occur
+    "missing": (lambda path, videos: None, "cannot be opened (No such file or directory)"),
+    "folder": (lambda path, videos: path.mkdir(), "cannot be opened (Is a directory)"),
+    "pipe": (lambda path, videos: os.mkfifo(path), "cannot be opened (not a regular file)"),
+    "empty": (lambda path, videos: path.touch(), "the file is empty"),
+    "text": (lambda path, videos: path.write_text("this is not a video\n" * 100), "not a video file"),
+    "playlist": (write_playlist, "not a video file"),
+    "song": (lambda path, videos: write_sound(path), "has no video stream, what it holds is: audio"),
+    "song with a cover": (lambda path, videos: write_sound(path, cover=True), "has no video stream"),
+    "sound": (lambda path, videos: write_wave(path), "has no video stream, what it holds is: audio"),
+    "MP4 cut before its index": (cut("end.mp4", 0.5), "without its index, it was cut off"),
+    "MP4 cut in its index": (cut("end.mp4", 0.95), "cut off"),
+    "MP4 cut behind its index": (cut("start.mp4", 0.5), "cut off, it has"),
+    "MP4 cut a little": (cut("start.mp4", 0.99), "cut off, it has"),
+    "fragments cut": (cut("fragments.mp4", 0.7), "cut off"),
+    "MKV cut": (cut("clip.mkv", 0.6), "cut off, it has"),
+    "WebM cut": (cut("clip.webm", 0.9), "cut off, it has"),
+    "AVI cut": (cut("clip.avi", 0.7), "cut off"),
+    "encrypted": (encrypt, "is encrypted"),
+    "bytes of zero": (zero, "damaged or cut off, FFmpeg says"),
+    "picture of 33 megapixels": (lambda path, videos: write_picture(path, 5793, 5793), "above the limit of 33554432"),
+    "picture of 4 gigapixels": (lambda path, videos: write_picture(path, 65535, 65535), "above the limit of 33554432"),
+    "very wide picture": (lambda path, videos: write_picture(path, 2**31 - 1, 1), "above the limit of 33554432"),
+    "impossible picture": (lambda path, videos: write_picture(path, 2**30, 2**30), "above the limit of 33554432"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_that_cannot_be_read_is_one_sentence_that_names_it(tmp_path, videos, fault):
+    write, words = FAULTS[fault]
+    path = tmp_path / "clip.mp4"
+    write(path, videos)
+    with pytest.raises(VideoDecodeError) as error:
+        SViTTVideoProcessor(size=32)([str(videos["clip.mkv"]), str(path)], return_tensors="pt")
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and words in message
+    assert message.endswith(".") and "\n" not in message
+    if path.is_file():
+        with pytest.raises(VideoDecodeError, match="^dataset/7.mp4: "):
+            read_video({"bytes": path.read_bytes(), "path": "dataset/7.mp4"})
+
+
+def test_impossible_names_are_one_sentence():
+    with pytest.raises(VideoDecodeError, match="cannot be opened .*null"):
+        read_video("a\0b.mp4")
+
+
+def test_limits(videos, tmp_path, write_video):
+    with pytest.raises(VideoDecodeError, match="end.mp4: frames of 64x48 are above the limit of 3071 pixels"):
+        read_video(videos["end.mp4"], max_frame_pixels=64 * 48 - 1)
+    assert len(read_video(videos["end.mp4"], max_frame_pixels=64 * 48)[0]) == 24
+    with pytest.raises(VideoDecodeError, match="end.mp4: has more frames than the limit of 23"):
+        read_video(videos["end.mp4"], max_frames=23)
+    assert len(read_video(videos["end.mp4"], max_frames=24)[0]) == 24
+    with pytest.raises(VideoDecodeError, match="end.mp4: 1000000 frames of 64x48 take 9.2 GB, the limit is 4.3 GB"):
+        read_video(videos["end.mp4"], lambda metadata: [0] * 1_000_000)
+    large = write_video(
+        tmp_path / "large.mp4", "libx264", "yuv420p", {}, {"preset": "ultrafast"}, num_frames=1, size=(6000, 6000)
+    )
+    with pytest.raises(VideoDecodeError, match="large.mp4: frames of 6000x6000 are above the limit of 33554432 pixels"):
+        read_video(large)
+
+
+def test_files_damaged_at_random_give_frames_or_one_sentence(tmp_path, videos):
+    outcomes = read_damaged_files(tmp_path, videos, count=200, seed=0)
+    assert {"frames", "cut off", "without its index", "not a video file", "damaged"} <= set(outcomes)

@@ -1,0 +1,319 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Exactly the frames of decoding everything, whatever the codec and container."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from svitt import processing_svitt
+from svitt.processing_svitt import VideoDecodeError, open_video, read_video
+
+X264 = {"g": "12", "bf": "3"}
+X265 = {"g": "12", "preset": "veryfast"}
+QUIET = "log-level=none"
+STREAMS = {  # name → codec, pixel format, options of the codec
+    "b_frames.mp4": ("libx264", "yuv420p", X264),
+    "b_pyramid.mov": ("libx264", "yuv420p", {"g": "24", "bf": "7", "x264-params": "b-pyramid=normal:ref=6"}),
+    "open_gop.mp4": ("libx264", "yuv420p", X264 | {"x264-params": "open-gop=1"}),
+    "open_gop.mkv": ("libx264", "yuv420p", X264 | {"x264-params": "open-gop=1"}),
+    "open_gop.ts": ("libx264", "yuv420p", X264 | {"x264-params": "open-gop=1"}),
+    "intra_refresh.mp4": ("libx264", "yuv420p", {"g": "12", "x264-params": "intra-refresh=1"}),
+    "interlaced.mp4": ("libx264", "yuv420p", {"g": "12", "x264-params": "tff=1"}),
+    "no_times.avi": ("libx264", "yuv420p", X264),
+    "raw.h264": ("libx264", "yuv420p", X264),
+    "10_bit.mp4": ("libx264", "yuv420p10le", X264),
+    "gray.mp4": ("libx264", "gray", X264),
+    "yuv444.mp4": ("libx264", "yuv444p", X264),
+    "hevc.mp4": ("libx265", "yuv420p", X265 | {"x265-params": f"{QUIET}:open-gop=0"}),
+    "hevc_open_gop.mkv": ("libx265", "yuv420p", {"x265-params": f"{QUIET}:open-gop=1:keyint=12"}),
+    "hevc_layers.mp4": ("libx265", "yuv420p", X265 | {"x265-params": f"{QUIET}:temporal-layers=3:bframes=7"}),
+    "hevc_10_bit.mkv": ("libx265", "yuv420p10le", X265 | {"x265-params": QUIET}),
+    "vp8_hidden.webm": ("libvpx", "yuv420p", {"g": "24", "auto-alt-ref": "1", "lag-in-frames": "16"}),
+    "vp9_hidden.webm": ("libvpx-vp9", "yuv420p", {"g": "12", "cpu-used": "6", "lag-in-frames": "16"}),
+    "vp9_alpha.webm": ("libvpx-vp9", "yuva420p", {"deadline": "realtime", "cpu-used": "8", "g": "12"}),
+    "av1.mp4": ("libsvtav1", "yuv420p", {"preset": "12", "g": "12", "svtav1-params": "lookahead=0"}),
+    "mpeg4.mp4": ("mpeg4", "yuv420p", {"g": "12", "bf": "2", "b": "2M"}),
+    "mpeg4.avi": ("mpeg4", "yuv420p", {"g": "12", "b": "2M"}),
+    "mpeg4_b.avi": ("mpeg4", "yuv420p", {"g": "12", "bf": "2"}),
+    "mpeg2.ts": ("mpeg2video", "yuv420p", {"g": "12", "bf": "2"}),
+    "mpeg1.mpg": ("mpeg1video", "yuv420p", {"g": "12", "bf": "2"}),
+    "mjpeg.avi": ("mjpeg", "yuvj420p", {}),
+    "alpha.mov": ("qtrle", "argb", {"g": "12"}),
+    "prores.mov": ("prores_ks", "yuv422p10le", {}),
+    "lossless.mkv": ("ffv1", "yuv420p", {"g": "12"}),
+    "animation.gif": ("gif", "rgb8", {}),
+    "animation.apng": ("apng", "rgb24", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory, write_video):
+    folder = tmp_path_factory.mktemp("streams")
+    return {
+        name: write_video(folder / name, codec, pixel_format, {}, options, num_frames=40)
+        for name, (codec, pixel_format, options) in STREAMS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def references(streams, decode_all):
+    return {name: decode_all(path) for name, path in streams.items()}
+
+
+@pytest.fixture(params=["packets in memory", "packets read again"])
+def file_size(request, monkeypatch):
+    if request.param == "packets read again":
+        monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES", 0)
+        monkeypatch.setattr(processing_svitt, "MAX_HELD_BYTES_OF_INDEXED", 0)
+
+
+def assert_frames_of_decode_all(path, reference, indices):
+    for index in indices:
+        frames, metadata = read_video(path, lambda metadata, index=index: [min(index, metadata.total_num_frames - 1)])
+        assert metadata.total_num_frames == len(reference)
+        np.testing.assert_array_equal(frames, reference[[index]])
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_any_frame_of_any_stream(streams, references, file_size, name):
+    assert len(references[name]) == 40
+    assert_frames_of_decode_all(streams[name], references[name], range(40))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(sorted(STREAMS)), wanted=st.lists(st.integers(0, 39), min_size=1, max_size=12))
+def test_any_frames_in_any_order(streams, references, name, wanted):
+    frames, metadata = read_video(streams[name], lambda metadata: wanted)
+    np.testing.assert_array_equal(frames, references[name][wanted])
+    assert metadata.frames_indices == wanted
+
+
+@pytest.mark.parametrize("num_threads", [0, 2, 3])
+@pytest.mark.parametrize("name", ["b_frames.mp4", "hevc.mp4", "av1.mp4", "vp9_hidden.webm"])
+def test_threads_change_nothing(streams, references, name, num_threads):
+    wanted = [0, 13, 30, 39]
+    frames, _ = read_video(streams[name], lambda metadata: wanted, num_threads=num_threads)
+    np.testing.assert_array_equal(frames, references[name][wanted])
+
+
+@pytest.mark.parametrize("name", ["varying.mp4", "varying.mkv"])
+def test_variable_frame_rate(tmp_path, write_video, decode_all, file_size, name):
+    times = np.cumsum(np.random.default_rng(0).integers(20, 120, 40))
+    path = write_video(tmp_path / name, "libx264", options=X264, num_frames=40, times=times.tolist())
+    wanted = [7, 8, 22, 39]
+    frames, metadata = read_video(path, lambda metadata: wanted)
+    np.testing.assert_array_equal(frames, decode_all(path)[wanted])
+    np.testing.assert_allclose(metadata.frame_times, (times - times[0]) / 1000, atol=1e-9)
+    assert metadata.fps == pytest.approx(39 / metadata.frame_times[-1], rel=0.02)
+    assert metadata.duration == pytest.approx(40 / metadata.fps)
+    assert "frame_times" not in dict(metadata)
+
+
+def remux(source, target, move_times):
+    """Copy the packets of a video with other times, those without any left out."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.size and (times := move_times(packet)):
+                (packet.pts, packet.dts), packet.stream = times, stream
+                output.mux(packet)
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "mpeg4.mp4", "open_gop.mp4"])
+def test_times_of_decoding_are_not_those_of_showing(tmp_path, streams, decode_all, file_size, name):
+    """A file made of an AVI, which has no others, says that frames are shown in the order of their packets."""
+    remux(streams[name], tmp_path / name, lambda packet: (packet.dts, packet.dts))
+    assert_frames_of_decode_all(tmp_path / name, decode_all(tmp_path / name), range(0, 38, 3))
+
+
+def test_edit_list_hides_frames(tmp_path, write_video, decode_all, file_size):
+    """A cut without re-encoding keeps the frames before it for decoding and tells players not to show them."""
+    whole = write_video(tmp_path / "whole.mp4", "libx264", options={"g": "30"}, num_frames=60)
+
+    def shift(packet):
+        step = round(17 / 25 / packet.time_base)
+        return packet.pts - step, packet.dts - step
+
+    remux(whole, tmp_path / "cut.mp4", shift)
+    reference = decode_all(tmp_path / "cut.mp4")
+    assert len(reference) == 43
+    np.testing.assert_array_equal(reference[0], decode_all(whole)[17])
+    assert_frames_of_decode_all(tmp_path / "cut.mp4", reference, (0, 5, 12, 13, 14, 42))
+
+
+def join(target, parts):
+    """Put the packets of videos behind each other, each shown when it is decoded."""
+    with av.open(str(target), "w") as output:
+        stream, time = None, 0
+        for part in parts:
+            with av.open(str(part)) as container:
+                stream = stream or output.add_stream_from_template(container.streams.video[0])
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = time
+                        packet.stream, time = stream, time + packet.duration
+                        output.mux(packet)
+
+
+def boxes(content, start=0, end=None):
+    while start < (len(content) if end is None else end):
+        size, kind = int.from_bytes(content[start : start + 4], "big"), content[start + 4 : start + 8]
+        yield kind, start + 8, start + size
+        start += size
+
+
+def sample_tables(content):
+    """The boxes of an MP4 that say where frames are and how they are coded."""
+    start, end = 0, len(content)
+    for wanted in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        start, end = next((at, stop) for kind, at, stop in boxes(content, start, end) if kind == wanted)
+    return {kind: content[at:stop] for kind, at, stop in boxes(content, start, end)}
+
+
+def with_tables(content, tables):
+    """An MP4 with other content in some of its boxes."""
+    result = b""
+    for kind, at, stop in boxes(content):
+        body = tables.get(kind, content[at:stop])
+        if kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+            body = with_tables(body, tables)
+        result += (len(body) + 8).to_bytes(4, "big") + kind + body
+    return result
+
+
+def test_parameters_change_within_a_file(tmp_path, write_video, decode_all, file_size):
+    """Two descriptions of samples, as editors write them: a decoder that starts in the second part needs the second."""
+    parts = [
+        write_video(tmp_path / f"{coder}.mp4", "libx264", options={"g": "12", "bf": "0", "coder": coder}, num_frames=40)
+        for coder in ("ac", "vlc")
+    ]
+    join(tmp_path / "joined.mp4", parts)
+    content = (tmp_path / "joined.mp4").read_bytes()
+    before = sample_tables(content)
+    [offset] = np.frombuffer(before[b"stco"][8:], ">u4")  # all samples in one chunk
+    sizes = np.frombuffer(before[b"stsz"][12:], ">u4")
+    offsets = offset + np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    descriptions = b"".join(sample_tables(part.read_bytes())[b"stsd"][8:] for part in parts)
+    tables = {  # one sample a chunk, those of the second part by the second description
+        b"stsd": np.array([0, 2], ">u4").tobytes() + descriptions,
+        b"stsc": np.array([0, 2, 1, 1, 1, 41, 1, 2], ">u4").tobytes(),
+        b"stco": np.array([0, len(offsets), *offsets], ">u4").tobytes(),
+    }
+    (tmp_path / "joined.mp4").write_bytes(with_tables(content, tables))
+    reference = decode_all(tmp_path / "joined.mp4")
+    np.testing.assert_array_equal(reference, np.concatenate([decode_all(part) for part in parts]))
+    assert_frames_of_decode_all(tmp_path / "joined.mp4", reference, range(0, 80, 7))
+    np.testing.assert_array_equal(read_video(tmp_path / "joined.mp4", lambda metadata: [3, 70])[0], reference[[3, 70]])
+
+
+def test_a_file_may_hold_fewer_frames_than_packets(tmp_path, streams, decode_all):
+    """Cut at a keyframe, the pictures that are shown before it lean on others that are gone, and are dropped."""
+    packets = []
+
+    def from_second_keyframe(packet):
+        packets.append(packet)
+        return None if len(packets) < 11 else (packet.pts, packet.dts)
+
+    remux(streams["mpeg2.ts"], tmp_path / "cut.mkv", from_second_keyframe)
+    reference = decode_all(tmp_path / "cut.mkv")
+    assert len(reference) == 28 and len(packets) - 10 == 30
+    assert_frames_of_decode_all(tmp_path / "cut.mkv", reference, range(28))
+
+
+def test_odd_size_and_one_frame(tmp_path, write_video, decode_all):
+    path = write_video(tmp_path / "odd.mp4", "libx264", "yuv444p", size=(97, 65), num_frames=1)
+    frames, metadata = read_video(path, lambda metadata: [0, 0])
+    np.testing.assert_array_equal(frames, decode_all(path)[[0, 0]])
+    assert (metadata.height, metadata.width, metadata.total_num_frames) == (65, 97, 1)
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_scaling_while_decoding(tmp_path, write_video, rotation):
+    path = write_video(tmp_path / "end.mp4", size=(128, 96), rotation=rotation)
+    whole, _ = read_video(path)
+    half, metadata = read_video(path, short_side=48)
+    assert half.shape == ((24, 48, 64, 3) if rotation == 0 else (24, 64, 48, 3))
+    assert (metadata.height, metadata.width) == half.shape[1:3]
+    averages = whole.reshape(24, half.shape[1], 2, half.shape[2], 2, 3).mean((2, 4))
+    assert np.abs(averages - half).mean() < 2  # "area" is the average; the chroma is coarser
+    np.testing.assert_array_equal(read_video(path, short_side=96)[0], whole)
+    np.testing.assert_array_equal(read_video(path, short_side=1000)[0], whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["end.mp4", "start.mp4", "fragments.mp4", "clip.mkv", "clip.webm", "clip.avi", "clip.gif"]
+)
+def test_frames_equal_those_of_decoding_everything(videos, decode_all, name):
+    frames, metadata = read_video(videos[name])
+    np.testing.assert_array_equal(frames, decode_all(videos[name]))
+    assert metadata.total_num_frames == 24 and (metadata.height, metadata.width) == (48, 64)
+    assert metadata.fps == 25 and metadata.duration == 24 / 25
+
+
+def test_every_kind_of_source_gives_the_same_frames(videos, decode_all):
+    path = videos["start.mp4"]
+    content = path.read_bytes()
+    reference = decode_all(path)
+    with open(path, "rb") as file:
+        sources = [str(path), path, content, bytearray(content), io.BytesIO(content), file]
+        sources += [{"bytes": content, "path": None}, {"bytes": None, "path": str(path)}]
+        for source in sources:
+            np.testing.assert_array_equal(read_video(source)[0], reference)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_metadata_is_applied(tmp_path, write_video, decode_all, degrees):
+    path = write_video(tmp_path / "end.mp4", num_frames=3, rotation=degrees)
+    frames, metadata = read_video(path)
+    np.testing.assert_array_equal(frames, np.rot90(decode_all(path), k=degrees // 90, axes=(1, 2)))
+    assert (metadata.height, metadata.width) == ((64, 48) if degrees != 180 else (48, 64))
+    # Display rotation is counted against the clock, so at 90 degrees the upper left corner goes to the lower left.
+    corner = {90: (-5, 5), 180: (-5, -5), 270: (5, -5)}[degrees]
+    assert frames[0][corner][0] > 180 and frames[0][corner][1] < 60
+
+
+def test_image_file_is_a_video_of_one_frame(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    frames, metadata = read_video(tmp_path / "image.png")
+    np.testing.assert_array_equal(frames, image[None])
+    assert metadata.total_num_frames == 1
+
+
+def test_extensions_are_not_believed(tmp_path, videos, decode_all):
+    """FFmpeg would read text as pictures of a terminal, if the name says so."""
+    for name in ("notes.txt", "art.ans", "readme.nfo", "raw.h261", "a.raw", "a.%03d.png", "clip.avi"):
+        (tmp_path / name).write_text("this is not a video\n" * 100)
+        with pytest.raises(VideoDecodeError, match="not a video file"):
+            read_video(tmp_path / name)
+        (tmp_path / name).write_bytes(videos["clip.webm"].read_bytes())
+        np.testing.assert_array_equal(read_video(tmp_path / name)[0], decode_all(videos["clip.webm"]))
+
+
+def test_tags_need_not_be_utf8(tmp_path, write_video, decode_all):
+    path = write_video(tmp_path / "tag.mkv", "mpeg4")
+    reference = decode_all(path)
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"Lav\xe9"))
+    np.testing.assert_array_equal(read_video(path)[0], reference)
+
+
+def test_open_video_gives_the_stream_and_names_the_file(videos, tmp_path):
+    with open_video(videos["end.mp4"]) as (container, stream):
+        assert sum(1 for _ in container.decode(stream)) == 24
+    (tmp_path / "half.mp4").write_bytes(videos["end.mp4"].read_bytes()[:1000])
+    with pytest.raises(VideoDecodeError, match=r"half.mp4: .*cut off\."), open_video(tmp_path / "half.mp4"):
+        pass
+
+
+def test_arguments_are_checked(videos):
+    for picked in ([24], [-1], [0, 99]):
+        with pytest.raises(ValueError, match=rf"`pick` must return indices from 0 to 23, got \[.*{picked[-1]}\]"):
+            read_video(videos["end.mp4"], lambda metadata, picked=picked: picked)
+    for arguments in ({"short_side": 0}, {"num_threads": -1}):
+        with pytest.raises(ValueError, match="`short_side` must be at least 1 and `num_threads` 0"):
+            read_video(videos["end.mp4"], **arguments)

@@ -1,0 +1,167 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Errors: arguments are named, commands end on one sentence, files are whole or not there."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from svitt.distributed import check_output, write_whole
+from svitt.errors import ArgumentError, ArgumentGroup, InputError, OutputError, check_number, exit_on_bad_input, writing
+from svitt.processing_svitt import VideoDecodeError
+
+
+@dataclass
+class Group(ArgumentGroup):
+    at_least = {"top_k": 1, "rate": 0}
+
+    top_k: int = 10
+    rate: float | None = None
+
+
+def test_numbers_have_bounds():
+    assert (Group(top_k=1).top_k, Group(rate=0).rate) == (1, 0)
+    for name, value in (("top_k", 0), ("top_k", float("nan")), ("rate", -0.5), ("rate", float("inf"))):
+        with pytest.raises(InputError, match=f"`{name}` must be at least [01], got {value}"):
+            Group(**{name: value})
+    check_number("crf", None, 0, 51)
+    with pytest.raises(ArgumentError, match="`crf` must be from 0 to 51, got 52"):
+        check_number("crf", 52, 0, 51)
+
+
+def ended(error: BaseException, capsys, command: str | None = "svitt search") -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end, exit_on_bad_input(command):
+        raise error
+    return end.value.code, capsys.readouterr().err
+
+
+ENDS = {
+    InputError("a.json: is damaged."): (2, "svitt search: a.json: is damaged.\n"),
+    ArgumentError("top_k", "must be at least 1, got 0"): (2, "svitt search: --top_k must be at least 1, got 0.\n"),
+    InputError("Caught InputError in DataLoader worker process 0.\nTraceback:\nInputError: a.json: is damaged."): (
+        2,
+        "svitt search: a.json: is damaged.\n",
+    ),
+    VideoDecodeError("a.mp4: is cut off."): (2, "svitt search: a.mp4: is cut off.\n"),
+    KeyboardInterrupt(): (130, "svitt search: interrupted.\n"),
+}
+
+
+@pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
+def test_a_command_ends_with_one_sentence(error, capsys):
+    assert ended(error, capsys) == ENDS[error]
+
+
+def test_a_script_speaks_under_its_own_name(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/run_retrieval.py"])
+    assert ended(InputError("x."), capsys, None) == (2, "run_retrieval.py: x.\n")
+
+
+def test_of_several_processes_the_main_one_speaks_and_each_of_its_own_disk(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert ended(InputError("x."), capsys) == (2, "")
+    assert ended(OutputError("disk: is full."), capsys) == (2, "svitt search: disk: is full.\n")
+
+
+def test_mistakes_of_ours_keep_their_traceback():
+    for error in (ValueError("x"), RuntimeError("x"), KeyError("x")):
+        with pytest.raises(type(error)), exit_on_bad_input():
+            raise error
+
+
+def test_a_killed_loader_worker_is_reported():
+    """In a process of its own: torch's handler of signals keeps raising errors after the first."""
+    code = """
+import os, signal
+from torch.utils.data import DataLoader
+from svitt.errors import exit_on_bad_input
+
+class Rows:
+    def __len__(self):
+        return 8
+    def __getitem__(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    with exit_on_bad_input("svitt"):
+        list(DataLoader(Rows(), num_workers=1))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "DataLoader worker" in done.stderr and "fewer workers" in done.stderr
+
+
+# ---- Files
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    def write(folder):
+        (folder / "a.txt").write_text("new")
+
+    def fail(folder):
+        (folder / "b.txt").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.txt").write_text("old")
+    for folder in ("out", "new/folder"):
+        with pytest.raises(OutputError, match=f"{folder}: cannot be written .No space left on device"):
+            write_whole(tmp_path / folder, write, fail)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
+    assert (tmp_path / "out/a.txt").read_text() == "old" and not (tmp_path / "new/folder").exists()
+    write_whole(tmp_path / "out", write)
+    assert (tmp_path / "out/a.txt").read_text() == "new"
+
+
+def test_a_kill_leaves_the_files_before(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    code = f"""
+import time
+from svitt.distributed import whole_files
+with whole_files({str(tmp_path)!r}) as new:
+    (new / "a.txt").write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    write_whole(tmp_path, lambda folder: (folder / "a.txt").write_text("new"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 40 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", folder]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_or_read_only_disk_is_named(small_disk, tmp_path):
+    import torch
+
+    with pytest.raises(OutputError, match=f"{small_disk}/out: cannot be written"):
+        write_whole(small_disk / "out", lambda folder: (folder / "x").write_bytes(bytes(10**6)))
+    assert list(small_disk.iterdir()) == []
+    with pytest.raises(OutputError, match="disk"), writing(small_disk):
+        torch.save(torch.zeros(10**6), small_disk / "x.pt")
+    check_output(str(small_disk / "new/out"))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OutputError, match="Read-only file system"):
+        check_output(str(small_disk / "new/out"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="`output_dir` .*file/out must be a folder, but .*file is a file"):
+        check_output(str(tmp_path / "file/out"))
+    assert sorted(os.listdir(tmp_path)) == ["disk", "file"]

@@ -1,0 +1,832 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Where the port decides for itself (decisions 1-23), and what Transformers users expect of a model."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packaging import version
+from safetensors.torch import load_file
+from transformers import AttentionInterface, BeitConfig, BeitModel
+
+from svitt import (
+    SViTTConfig,
+    SViTTForPreTraining,
+    SViTTForVideoClassification,
+    SViTTForVideoQuestionAnswering,
+    SViTTForVideoTextRetrieval,
+    SViTTModel,
+    SViTTTextConfig,
+    SViTTTextModel,
+    SViTTVisionConfig,
+    SViTTVisionModel,
+    fixed_block_pattern,
+)
+from svitt.conversion import resize_relative_position_bias
+from svitt.modeling_svitt import (
+    RelativePositions,
+    contrastive_loss,
+    draw_block_pattern,
+    draw_negatives,
+    eager_attention_forward,
+    evaluation_block_scores,
+    lookup_bias,
+    mask_tokens,
+    pool_clips,
+    select_tokens,
+    split_clips,
+    with_masked_row,
+)
+
+ROOT = Path(__file__).parents[2]
+VISION = {
+    "num_frames": 3,
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "intermediate_size": 32,
+    "sparse_local_attn": 1,
+    "sparse_random_attn": 2,
+    "attn_block_size": 7,
+    "token_keep_rate": 0.7,
+    "token_drop_loc": [0, 2],
+    "drop_path_rate": 0.0,
+}
+TEXT = {
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "fusion_layer": 2,
+    "encoder_width": 24,
+    "token_keep_rate": 0.5,
+    "token_drop_loc": [2],
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "mask_token_id": 4,
+}
+TASKS = (SViTTForPreTraining, SViTTForVideoTextRetrieval, SViTTForVideoQuestionAnswering, SViTTForVideoClassification)
+
+
+def randomise(model):
+    """Weights large enough, bias tables and layer scales included, for every path to show in the outputs."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if name != "temp" and "norm" not in name.lower():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def vision_model(**settings):
+    return randomise(SViTTVisionModel(SViTTVisionConfig(**{**VISION, **settings})))
+
+
+def task_model(model_class, vision=None, text=None, **settings):
+    config = SViTTConfig(
+        vision_config={**VISION, **(vision or {})}, text_config={**TEXT, **(text or {})}, embed_dim=8, **settings
+    )
+    return randomise(model_class(config))
+
+
+def clips(batch_size=2, num_frames=3, seed=1):
+    return torch.randn(batch_size, num_frames, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def texts(batch_size=2, length=6, seed=2):
+    ids = torch.randint(5, 60, (batch_size, length), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids)
+    ids[:, 0] = 2
+    ids[0, length - 2 :], mask[0, length - 2 :] = 0, 0
+    return ids, mask
+
+
+# ---- Edge sparsity: decisions 1-4
+
+
+def attention_by_hand(layer, hidden_states, positions, pattern, block_size, num_frames):
+    """One layer's attention, query by query: who sees whom by the pattern, biases by original positions."""
+    attention = layer.attention.attention
+    heads, num_tokens = attention.config.num_attention_heads, hidden_states.shape[1] - 1
+    normed = layer.layernorm_before(hidden_states)
+    query, key, value = (
+        projection(normed).unflatten(-1, (heads, -1))
+        for projection in (attention.query, attention.key, attention.value)
+    )
+    table = attention.relative_position_bias.relative_position_bias_table
+    side, offsets = 4, len(table) - 3
+    context = torch.zeros_like(query)
+    for b in range(len(hidden_states)):
+        for q in range(1 + num_tokens):
+            seen = range(1 + num_tokens)
+            if q and pattern is not None:
+                blocks = pattern[(q - 1) // block_size].tolist()
+                seen = [0] + [k for k in range(1, 1 + num_tokens) if (k - 1) // block_size in blocks]
+            scores = []
+            for k in seen:
+                if q and k:
+                    (tq, yq, xq), (tk, yk, xk) = (
+                        (p // side**2, p // side % side, p % side)
+                        for p in (int(positions[b, q - 1]), int(positions[b, k - 1]))
+                    )
+                    row = (tq - tk + num_frames - 1) * (2 * side - 1) + yq - yk + side - 1
+                    row = row * (2 * side - 1) + xq - xk + side - 1
+                else:
+                    row = offsets + (2 if q == k else 0 if q == 0 else 1)
+                scores.append((query[b, q] * key[b, k]).sum(-1) / math.sqrt(query.shape[-1]) + table[row])
+            probs = torch.stack(scores).softmax(dim=0)
+            context[b, q] = (probs[..., None] * value[b, list(seen)]).sum(0)
+    return layer.attention.output(context.flatten(2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    local=st.sampled_from([0, 1, 3, 5]),
+    random=st.integers(0, 4),
+    block_size=st.integers(3, 20),
+    implementation=st.sampled_from(["eager", "sdpa"]),
+    num_tokens=st.integers(5, 48),
+    training=st.booleans(),
+)
+def test_block_attention_equals_attention_by_hand(local, random, block_size, implementation, num_tokens, training):
+    """Padding is masked, local blocks meet their own values, blocks are distinct, few blocks mean dense attention."""
+    if local + random == 0:
+        random = 1
+    model = vision_model(sparse_local_attn=local, sparse_random_attn=random, attn_block_size=block_size)
+    model.set_attn_implementation(implementation)
+    encoder, layer = model.encoder.train(training), model.encoder.layer[0]
+    hidden_states = torch.randn(2, 1 + num_tokens, 24)
+    positions = torch.stack([torch.randperm(48)[:num_tokens].sort().values for _ in range(2)])
+    relative_positions = RelativePositions(3, 4, 4)
+    coordinates = relative_positions.coordinates(positions)
+    num_blocks = math.ceil(num_tokens / block_size)
+    pattern = None
+    if num_blocks > local + random:
+        pattern = draw_block_pattern(torch.rand(num_blocks, num_blocks), local, random)
+        assert all(len(set(row)) == local + random for row in pattern.tolist())
+        with fixed_block_pattern([pattern]):
+            blocks = encoder.draw_blocks(0, coordinates, relative_positions)
+    else:
+        blocks = encoder.draw_blocks(0, coordinates, relative_positions)
+        assert blocks is None
+
+    with torch.no_grad():
+        context, _, _ = layer.attention.attention(
+            layer.layernorm_before(hidden_states),
+            blocks=blocks,
+            dense_rows=relative_positions.dense_rows(coordinates) if blocks is None else None,
+            cls_rows=relative_positions.cls_rows(coordinates),
+            table_rows=None,
+            needs_cls_probs=False,
+        )
+        actual = layer.attention.output(context)
+        expected = attention_by_hand(layer, hidden_states, positions, pattern, block_size, num_frames=3)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_unmasked_padding_is_the_original_and_changes_the_result():
+    model, original = vision_model(), vision_model(attn_mask_padding=False)
+    assert not torch.allclose(model(clips()).pooler_output, original(clips()).pooler_output, atol=1e-4)
+
+
+def test_local_blocks_go_around_the_ring():
+    pattern = draw_block_pattern(torch.rand(6, 6), num_local=3, num_random=0)
+    assert pattern[0].tolist() == [1, 0, 5] and pattern[5].tolist() == [0, 5, 4]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_blocks=st.integers(2, 60),
+    num_local=st.sampled_from([0, 1, 3]),
+    num_random=st.integers(1, 5),
+    seed=st.integers(),
+)
+def test_evaluation_patterns(num_blocks, num_local, num_random, seed):
+    if num_blocks < num_local + num_random:
+        return
+    scores = [evaluation_block_scores(seed, layer, num_blocks, torch.device("cpu")) for layer in (3, 3, 4)]
+    assert torch.equal(scores[0], scores[1]) and not torch.equal(scores[0], scores[2])
+    assert all(len(row.unique()) == num_blocks for row in scores[0])
+    pattern = draw_block_pattern(scores[0], num_local, num_random)
+    assert pattern.min() >= 0 and pattern.max() < num_blocks
+    assert all(len(set(row)) == num_local + num_random for row in pattern.tolist())
+    assert torch.equal(pattern[:, num_local:], pattern[:, num_local:].sort(dim=1).values)
+
+
+def test_evaluation_patterns_are_uniform():
+    counts = torch.zeros(20, 20)
+    for layer in range(600):
+        pattern = draw_block_pattern(evaluation_block_scores(0, layer, 20, torch.device("cpu")), 1, 3)[:, 1:]
+        counts.scatter_add_(1, pattern, torch.ones(20, 3))
+    assert torch.equal(counts.diagonal(), torch.zeros(20))
+    expected = 600 * 3 / 19
+    chi_squared = ((counts - expected) ** 2 / expected).sum() - 20 * expected
+    assert abs(chi_squared / (20 * 18 * (1 - 3 / 19)) - 1) < 0.3
+
+
+def test_the_seed_changes_evaluation_patterns():
+    assert not torch.allclose(
+        vision_model()(clips()).pooler_output, vision_model(random_attn_seed=1)(clips()).pooler_output
+    )
+
+
+FEATURES_IN_ANOTHER_PROCESS = """
+import torch
+from tests.unit.test_modeling import clips, vision_model
+torch.save(vision_model()(clips(3)).pooler_output.detach(), {path!r})
+"""
+
+
+def test_same_features_alone_in_a_batch_in_another_order_and_process(tmp_path):
+    for strategy in ("cls_attn", "random"):
+        model = vision_model(token_keep_strategy=strategy)
+        together = model(clips(3))
+        for i in range(3):
+            alone = model(clips(3)[i : i + 1])
+            torch.testing.assert_close(alone.last_hidden_state[0], together.last_hidden_state[i], rtol=0, atol=1e-6)
+        backwards = model(clips(3).flip(0)).pooler_output.flip(0)
+        torch.testing.assert_close(backwards, together.pooler_output, rtol=0, atol=1e-6)
+
+    path = tmp_path / "features.pt"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})" + FEATURES_IN_ANOTHER_PROCESS.format(path=str(path))
+    subprocess.run([sys.executable, "-c", code], check=True)
+    torch.testing.assert_close(torch.load(path), vision_model()(clips(3)).pooler_output, rtol=0, atol=1e-6)
+
+
+def test_training_draws_differ_and_follow_the_seed():
+    model = vision_model().train()
+    torch.manual_seed(5)
+    first, second = model(clips()).pooler_output, model(clips()).pooler_output
+    torch.manual_seed(5)
+    assert not torch.equal(first, second) and torch.equal(first, model(clips()).pooler_output)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        ([], "ran out of patterns"),
+        ([torch.zeros(3, 2, dtype=torch.long)], r"shape \(3, 2\) .* 7 blocks"),
+        ([torch.full((7, 3), 9)], "blocks up to 9"),
+    ],
+)
+def test_faults_of_fixed_patterns(patterns, words):
+    model = vision_model()
+    with pytest.raises(ValueError, match=words), fixed_block_pattern(patterns):
+        model(clips())
+    model(clips())  # and nothing is left behind
+
+
+@pytest.mark.parametrize("name", ["case02_vision_edge", "case02b_vision_edge_pad"])
+def test_blocks_have_the_probabilities_of_the_original(name, golden, assert_close):
+    case, recorded = golden(name), []
+
+    def recording_attention(*args, **kwargs):
+        context, probs = eager_attention_forward(*args, **kwargs)
+        recorded.append(probs)
+        return context, probs
+
+    AttentionInterface.register("recording", recording_attention)
+    model = case.load(SViTTVisionModel, case.vision_config()).eval()
+    model.set_attn_implementation("recording")
+    with torch.no_grad(), fixed_block_pattern(case.series("attn_idx")):
+        model(case.inputs["video"])
+    for probs, expected in zip(recorded, case.series("sparse_attn_probs"), strict=True):
+        num_tokens = case.outputs["hidden_states.0"].shape[1] - 1  # rows of padded queries mean nothing
+        probs, expected = (rows.reshape(2, 4, -1, rows.shape[-1])[:, :, :num_tokens] for rows in (probs, expected))
+        assert_close(probs, expected)
+
+
+# ---- Node sparsity: decisions 5, 22, 23
+
+
+@settings(max_examples=100, deadline=None)
+@given(num_tokens=st.integers(1, 300), keep_rate=st.floats(0.01, 1))
+def test_select_tokens(num_tokens, keep_rate):
+    scores = torch.rand(2, num_tokens)
+    kept = select_tokens(scores, keep_rate)
+    assert kept.shape == (2, math.ceil(keep_rate * num_tokens))
+    for row, chosen in zip(scores, kept, strict=True):
+        assert torch.equal(chosen, chosen.sort().values)
+        assert set(chosen.tolist()) == set(row.argsort(descending=True)[: len(chosen)].tolist())
+
+
+def test_kept_tokens_are_those_the_cls_token_looks_at_most():
+    model = vision_model(sparse_random_attn=None)
+    model.set_attn_implementation("eager")
+    outputs = model(clips(), output_attentions=True, output_hidden_states=True)
+    scores = outputs.attentions[0][:, :, 0, 1:].mean(1)
+    assert torch.equal(outputs.token_idx[0], scores.topk(34).indices.sort().values)
+    assert [states.shape[1] for states in outputs.hidden_states] == [49, 35, 35, 25, 25]
+    assert all(set(b.tolist()) < set(a.tolist()) for a, b in zip(*outputs.token_idx, strict=True))
+
+
+def test_token_idx_holds_original_positions_in_curve_order():
+    model = vision_model(token_3d_order="hilbert")
+    first, second = model(clips()).token_idx
+    assert (first.diff() < 0).any() and set(second[0].tolist()) < set(first[0].tolist())
+    assert model(clips(), output_token_idx=False).token_idx is None
+
+
+def test_fusion_drops_tokens_in_fusion_and_multimodal_mode():
+    ids, mask = texts()
+    video = torch.randn(2, 21, 24)
+    model = randomise(SViTTTextModel(SViTTTextConfig(**TEXT)))
+    dense = randomise(SViTTTextModel(SViTTTextConfig(**{**TEXT, "token_keep_rate": 1.0})))
+    text = model(ids, mask, mode="text").last_hidden_state
+    fusion = model(text_embeds=text, attention_mask=mask, encoder_hidden_states=video, mode="fusion")
+    multimodal = model(ids, mask, encoder_hidden_states=video, mode="multimodal")
+    torch.testing.assert_close(fusion.last_hidden_state, multimodal.last_hidden_state)
+    assert torch.equal(fusion.token_idx[0], multimodal.token_idx[0]) and fusion.token_idx[0].shape == (2, 10)
+    without = dense(ids, mask, encoder_hidden_states=video).last_hidden_state
+    assert not torch.allclose(multimodal.last_hidden_state, without, atol=1e-4)
+
+
+def test_average_attention_leaves_padding_out():
+    settings = {**TEXT, "token_keep_strategy": "avg_attn"}
+    ids, mask = texts()
+    video = torch.randn(2, 41, 24)
+    masked = randomise(SViTTTextModel(SViTTTextConfig(**settings)))
+    original = randomise(SViTTTextModel(SViTTTextConfig(**settings, attn_mask_padding=False)))
+    short = masked(ids[:1, :4], encoder_hidden_states=video[:1]).token_idx[0]
+    assert torch.equal(masked(ids, mask, encoder_hidden_states=video).token_idx[0][0], short[0])
+    assert not torch.equal(original(ids, mask, encoder_hidden_states=video).token_idx[0][0], short[0])
+
+
+# ---- Any number of frames, nothing quadratic: decisions 6, 7
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4, 7])
+def test_any_number_of_frames(num_frames):
+    model = vision_model()
+    other = vision_model(num_frames=num_frames)
+    state = model.state_dict()
+    for key in state:
+        if key.endswith("bias_table"):
+            state[key] = resize_relative_position_bias(state[key], (3, 4, 4), (num_frames, 4, 4))
+    other.load_state_dict(state)
+    video = clips(num_frames=num_frames)
+    torch.testing.assert_close(model(video).last_hidden_state, other(video).last_hidden_state)
+    if num_frames == 1:
+        torch.testing.assert_close(model(video[:, 0]).pooler_output, model(video).pooler_output)
+
+
+def test_wrong_clips_are_refused():
+    with pytest.raises(ValueError, match="1 to 8 frames"):
+        vision_model(max_num_frames=8)(clips(num_frames=9))
+    with pytest.raises(ValueError, match=r"has shape \(2, 3, 3, 30, 32\)"):
+        vision_model()(torch.zeros(2, 3, 3, 30, 32))
+
+
+def test_nothing_quadratic_is_stored():
+    model = vision_model(num_frames=8, image_size=64)
+    num_tokens = 8 * 8 * 8
+    assert max(tensor.numel() for tensor in model.state_dict().values()) < num_tokens**2 / 20
+    assert all(buffer.numel() < num_tokens**2 / 20 for buffer in model.buffers())
+
+
+@settings(max_examples=30, deadline=None)
+@given(num_frames=st.integers(1, 5), height=st.integers(1, 5), width=st.integers(1, 5))
+def test_relative_rows(num_frames, height, width):
+    relative = RelativePositions(num_frames, height, width)
+    positions = torch.arange(num_frames * height * width)[None]
+    rows = relative.dense_rows(relative.coordinates(positions))[0]
+    assert rows.min() >= 0 and rows.max() == relative.num_rows - 1
+    t, y, x = torch.unravel_index(positions[0], (num_frames, height, width))
+    delta = [axis[:, None] - axis for axis in (t, y, x)]
+    expected = ((delta[0] + num_frames - 1) * (2 * height - 1) + delta[1] + height - 1) * (2 * width - 1)
+    assert torch.equal(rows[1:, 1:].long(), expected + delta[2] + width - 1)
+    assert rows[0].tolist() == [relative.num_offsets + 2] + [relative.num_offsets] * positions.shape[1]
+    table = torch.randn(relative.num_rows, 2)
+    torch.testing.assert_close(lookup_bias(with_masked_row(table), rows[None])[0], table[rows.long()].permute(2, 0, 1))
+
+
+# ---- Fusion of many texts with one video: decision 8
+
+
+@pytest.mark.parametrize("keep_rate", [1.0, 0.3])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_texts_of_a_video_share_its_keys_and_values(keep_rate, implementation):
+    model = task_model(SViTTModel, text={"token_keep_rate": keep_rate, "token_drop_loc": [2, 3]})
+    model.set_attn_implementation(implementation)
+    ids, mask = texts(6)
+    video = model.get_video_features(clips(2)).last_hidden_state
+    text = model.get_text_features(ids, mask).last_hidden_state
+    shared = model.match(video_hidden_states=video, text_hidden_states=text, attention_mask=mask)
+    one_by_one = [
+        model.match(
+            video_hidden_states=video[i // 3, None], text_hidden_states=text[i, None], attention_mask=mask[i, None]
+        )
+        for i in range(6)
+    ]
+    torch.testing.assert_close(shared, torch.cat(one_by_one), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shared, model.match(clips(2), ids, mask), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="5 texts for 2 videos"):
+        model.match(video_hidden_states=video, text_hidden_states=text[:5], attention_mask=mask[:5])
+
+
+@pytest.mark.parametrize("strategy", ["cls_attn", "avg_attn"])
+@pytest.mark.parametrize("drop_loc", [[2], [2, 3], [3]])
+def test_cls_alone_is_as_with_the_other_words(strategy, drop_loc):
+    text_settings = {"token_keep_rate": 0.3, "token_drop_loc": drop_loc, "token_keep_strategy": strategy}
+    model = task_model(SViTTModel, text=text_settings)
+    ids, mask = texts(6)
+    video = model.get_video_features(clips(2)).last_hidden_state.detach().requires_grad_()
+    text = model.get_text_features(ids, mask).last_hidden_state.detach().requires_grad_()
+    all_words = model.fuse(video, text, mask)
+    cls = model.fuse(video, text, mask, cls_only=True)
+    assert cls.shape == (6, 1, all_words.shape[2])
+    torch.testing.assert_close(cls[:, 0], all_words[:, 0])
+    direction = torch.randn_like(cls[:, 0])
+    expected = torch.autograd.grad((all_words[:, 0] * direction).sum(), (video, text))
+    torch.testing.assert_close(torch.autograd.grad((cls[:, 0] * direction).sum(), (video, text)), expected)
+
+
+# ---- Precision: decisions 10, 16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_scores_are_float32_under_autocast(dtype):
+    ids, mask = texts()
+    model = task_model(SViTTForPreTraining)
+    with torch.autocast("cpu", dtype=dtype):
+        scores = model(clips(), ids, mask).logits_per_video, model.match(clips(), ids, mask)
+    for values in scores:  # and not merely half-precision values in a float32 tensor
+        assert values.dtype == torch.float32 and not torch.equal(values, values.to(dtype).float())
+
+
+def test_padded_words_do_not_matter_in_half_precision():
+    model = task_model(SViTTModel).to(torch.bfloat16)
+    ids, mask = texts()
+    other = ids.clone()
+    other[mask == 0] = 7
+    assert torch.equal(
+        model.get_text_features(ids, mask).pooler_output, model.get_text_features(other, mask).pooler_output
+    )
+
+
+# ---- Losses: decisions 11, 13, 20
+
+
+def test_a_batch_of_one_and_a_batch_of_equal_ids():
+    model = task_model(SViTTForPreTraining).train()
+    ids, mask = texts(2)
+    alone = model(clips(1), ids[1:], mask[1:])
+    same = model(clips(2), ids, mask, video_ids=torch.tensor([7, 7]))
+    for outputs, size in ((alone, 1), (same, 2)):
+        assert outputs.loss.isfinite() and outputs.itm_logits.shape == (3 * size, 2)
+        positives = torch.nn.functional.cross_entropy(outputs.itm_logits[:size], torch.ones(size, dtype=torch.long))
+        torch.testing.assert_close(outputs.loss_itm, positives)
+    assert same.loss_itc.item() == pytest.approx(
+        -same.logits_per_video.log_softmax(1).mean().item() / 2 - same.logits_per_text.log_softmax(1).mean().item() / 2,
+        rel=1e-5,
+    )
+
+
+def test_hard_negatives_follow_the_softmax():
+    torch.manual_seed(0)
+    logits = torch.tensor([[9.0, 1.0, 2.0, 500.0]]).expand(20000, -1)
+    is_same = torch.tensor([[True, False, False, True]]).expand(20000, -1)
+    drawn, has_negative = draw_negatives(logits, is_same)
+    assert has_negative.all() and set(drawn.tolist()) == {1, 2}
+    assert (drawn == 2).float().mean().item() == pytest.approx(1 / (1 + math.exp(-1)), abs=0.02)
+
+
+def test_mask_tokens():
+    torch.manual_seed(0)
+    config = SViTTTextConfig(**TEXT)
+    ids = torch.tensor([2, *range(5, 60), 3, 0, 0]).repeat(400, 1)
+    masked, labels = mask_tokens(ids, config, mlm_prob=0.5)
+    chosen = labels != -100
+    assert not chosen[:, [0, -3, -2, -1]].any() and torch.equal(masked[~chosen], ids[~chosen])
+    assert chosen[:, 1:-3].float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert (masked[chosen] == 4).float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert (masked[chosen] == ids[chosen]).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    _, labels = mask_tokens(ids[:2], config, mlm_prob=1e-9)
+    assert (labels != -100).sum() == 1
+    masked, labels = mask_tokens(torch.tensor([[2, 3, 0]]), config, mlm_prob=1.0)
+    assert (labels == -100).all() and masked.tolist() == [[2, 3, 0]]
+
+
+def test_loss_of_texts_without_words():
+    model = task_model(SViTTForPreTraining).train()
+    outputs = model(clips(), torch.tensor([[2, 0], [2, 0]]), torch.tensor([[1, 0], [1, 0]]))
+    assert outputs.loss_mlm.item() == 0 and outputs.loss.isfinite()
+
+
+def test_temperature_is_kept_in_range():
+    model = task_model(SViTTForVideoTextRetrieval)
+    model.temp.data.fill_(0.9)
+    ids, mask = texts()
+    loss = model(clips(), ids, mask, return_loss=True).loss_itc
+    assert model.temp.item() == pytest.approx(0.9) and loss.isfinite()  # evaluation does not change weights
+    model.train()(clips(), ids, mask)
+    assert model.temp.item() == 0.5
+
+
+ALL_GATHER = """
+import sys, torch, torch.distributed as dist
+sys.path.insert(0, {root!r})
+from tests.unit.test_modeling import clips, task_model, texts
+from svitt import SViTTForVideoTextRetrieval
+dist.init_process_group("gloo")
+assert dist.get_world_size() == 2
+rank = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
+model = task_model(SViTTForVideoTextRetrieval, itc_all_gather=True)
+ids, mask = texts(4)
+outputs = model(clips(4)[rank], ids[rank], mask[rank], video_ids=torch.tensor([0, 1, 1, 2])[rank], return_loss=True)
+outputs.loss_itc.backward()
+for p in model.parameters():
+    if p.grad is not None:
+        dist.all_reduce(p.grad); p.grad /= 2
+if dist.get_rank() == 0:
+    torch.save((outputs.loss_itc.detach(), model.vision_proj.weight.grad, model.temp.grad), {path!r})
+"""
+
+
+def test_contrast_over_all_processes(tmp_path):
+    """Two processes that gather have the loss and gradient of one process with the whole batch."""
+    path, script = tmp_path / "loss.pt", tmp_path / "script.py"
+    script.write_text(ALL_GATHER.format(root=str(ROOT), path=str(path)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    subprocess.run(launcher, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    model = task_model(SViTTForVideoTextRetrieval)
+    ids, mask = texts(4)
+    outputs = model(clips(4), ids, mask, video_ids=torch.tensor([0, 1, 1, 2]), return_loss=True)
+    outputs.loss_itc.backward()
+    expected = (outputs.loss_itc.detach(), model.vision_proj.weight.grad, model.temp.grad)
+    for actual, whole_batch in zip(torch.load(path), expected, strict=True):
+        torch.testing.assert_close(actual, whole_batch, rtol=1e-4, atol=1e-6)
+
+
+# ---- Question answering: decisions 14, 17
+
+
+def answers():
+    return torch.tensor([[2, 10 + i, 3, 0] if i % 2 else [2, 10 + i // 2, 40 + i, 3] for i in range(9)])
+
+
+def test_likelihood_scoring_ranks_by_the_whole_answer_once():
+    model = task_model(SViTTForVideoQuestionAnswering)
+    ids, mask = texts()
+    arguments = (clips(), ids, mask, answers())
+    ranked, probs = model.rank_answers(*arguments, k=9, ensemble="concat", answer_scoring="likelihood")
+    losses = [model(clips(), ids, mask, labels=answer.expand(2, -1)).answer_loss for answer in answers()]
+    expected = (-torch.stack(losses, dim=1)).softmax(dim=1).sort(descending=True)
+    assert torch.equal(ranked, expected.indices)
+    torch.testing.assert_close(probs, expected.values, rtol=1e-4, atol=1e-6)
+    published, _ = model.rank_answers(*arguments, k=9, ensemble="concat")
+    assert not torch.equal(ranked, published)
+
+
+def test_more_answers_asked_for_than_there_are():
+    model = task_model(SViTTForVideoQuestionAnswering)
+    ranked, probs = model.rank_answers(clips(), *texts(), answers(), k=128)
+    assert ranked.shape == (2, 9) and torch.equal(ranked.sort().values, torch.arange(9).expand(2, -1))
+    torch.testing.assert_close(probs.sum(1), torch.ones(2))
+    for bad in ({"ensemble": "median"}, {"answer_scoring": "luck"}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            model.rank_answers(clips(), *texts(), answers(), **bad)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_cached_generation_equals_uncached(settings):
+    model = task_model(SViTTForVideoQuestionAnswering)
+    cached, uncached = (
+        model.generate(clips(), *texts(), max_new_tokens=6, use_cache=use_cache, **settings)
+        for use_cache in (True, False)
+    )
+    assert torch.equal(cached, uncached) and (cached[:, 0] == 2).all()
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_decoder_goes_on_from_its_cache_by_either_name(name):
+    decoder = task_model(SViTTForVideoQuestionAnswering).text_decoder
+    ids, question = texts()[0], torch.randn(2, 5, 24)
+    expected = decoder(ids, encoder_hidden_states=question, use_cache=False).logits
+    _, cache, *_ = decoder(ids[:, :4], encoder_hidden_states=question, use_cache=True).to_tuple()
+    actual = decoder(ids[:, 4:], encoder_hidden_states=question, use_cache=True, **{name: cache}).logits
+    torch.testing.assert_close(actual, expected[:, 4:], rtol=1e-4, atol=1e-5)
+
+
+def test_generation_sees_the_video():
+    model = task_model(SViTTForVideoQuestionAnswering)
+    ids, mask = texts()
+    logits = [model(clips(seed=seed), ids, mask).logits for seed in (1, 2)]
+    assert not torch.allclose(*logits, atol=1e-3)
+
+
+# ---- Gradient checkpointing: decision 15
+
+
+@pytest.mark.parametrize("order", ["none", "zcurve", "hilbert"])
+@pytest.mark.parametrize("strategy", ["cls_attn", "random"])
+def test_gradient_checkpointing_is_exact(order, strategy):
+    gradients = []
+    for checkpointing in (False, True):
+        settings = {"token_3d_order": order, "token_keep_strategy": strategy}
+        model = task_model(SViTTForPreTraining, vision=settings, text={"token_keep_strategy": "random"}).train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(3)
+        outputs = model(clips(), *texts())
+        outputs.loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["cls_attn", "random"])
+def test_gradient_checkpointing_saves_memory_with_drops_and_random_patterns(strategy):
+    saved, gradients = [], []
+    for checkpointing in (False, True):
+        settings = {"num_hidden_layers": 8, "token_drop_loc": [0, 2, 4], "drop_path_rate": 0.2}
+        model = vision_model(token_keep_strategy=strategy, **settings).train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        num_bytes = {}
+
+        def save(tensor, num_bytes=num_bytes):
+            storage = tensor.untyped_storage()  # may be saved as several views
+            num_bytes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        torch.manual_seed(3)
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            outputs = model(clips())
+        (outputs.pooler_output.square().sum() + outputs.last_hidden_state.square().sum()).backward()
+        saved.append(sum(num_bytes.values()) - sum(p.nbytes for p in model.parameters() if p.data_ptr() in num_bytes))
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert saved[1] < 0.2 * saved[0]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)
+
+
+# ---- Contrastive loss
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 22, 33, 120, 121])
+def test_contrastive_loss_in_parts_is_exact(monkeypatch, logits_at_once):
+    torch.manual_seed(0)
+    leaves = [torch.randn(11, 5), torch.randn(11, 5), torch.tensor(0.07)]
+    ids = torch.tensor([0, 1, 1, 2, 3, 4, 2, 5, 2, 6, 7])
+    results = []
+    for in_parts in (True, False):
+        video, text, temp = (leaf.clone().requires_grad_() for leaf in leaves)
+
+        def similarity(a, b, temp=temp):
+            return torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(b).t() / temp
+
+        if in_parts:
+            monkeypatch.setattr("svitt.modeling_svitt.ITC_LOGITS_AT_ONCE", logits_at_once)
+            loss = contrastive_loss(similarity, video, text, ids)
+        else:
+            logits, is_same = similarity(video, text), ids[:, None] == ids
+            targets = is_same / is_same.sum(dim=1, keepdim=True)
+            losses = [torch.nn.functional.cross_entropy(scores, targets) for scores in (logits, logits.t())]
+            loss = sum(losses) / 2
+        loss.backward()
+        results.append([loss.detach(), video.grad, text.grad, temp.grad])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_contrastive_loss_holds_no_whole_matrix_of_a_large_batch():
+    size, saved = 4096, []
+    video = torch.randn(size, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        contrastive_loss(lambda a, b: a @ b.t(), video, video.detach(), torch.arange(size)).backward()
+    assert max(saved) <= 2**22 < size**2
+
+
+# ---- Clips
+
+
+def test_clips():
+    video = torch.arange(12).view(2, 6)
+    assert split_clips(video, 3).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert split_clips(video, 3, strided=True).tolist() == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11]]
+    with pytest.raises(ValueError, match="6 frames cannot be cut into clips of 4"):
+        split_clips(video, 4)
+    scores = torch.tensor([[[1.0, 5.0], [3.0, 3.0]]])
+    assert pool_clips(scores, "mean").tolist() == [[2, 4]] and pool_clips(scores, "max").tolist() == [[3, 5]]
+    torch.testing.assert_close(pool_clips(scores, "lse"), scores.exp().sum(1).log())
+    with pytest.raises(ValueError, match="median"):
+        pool_clips(scores, "median")
+
+
+# ---- A Transformers model
+
+
+@pytest.mark.parametrize("model_class", [SViTTModel, *TASKS])
+def test_save_and_load(model_class, tmp_path):
+    model = task_model(model_class)
+    model.save_pretrained(tmp_path)
+    assert {"configuration_svitt.py", "modeling_svitt.py", "model.safetensors"} <= set(os.listdir(tmp_path))
+    loaded, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    ids, mask = texts()
+    inputs = {"pixel_values": clips()} | (
+        {} if model_class is SViTTForVideoClassification else {"input_ids": ids, "attention_mask": mask}
+    )
+    for a, b in zip(model(**inputs).to_tuple(), loaded.eval()(**inputs).to_tuple(), strict=True):
+        if torch.is_tensor(a):
+            assert torch.equal(a, b)
+
+
+def test_tasks_start_from_pretraining(tmp_path):
+    """Every task model and both encoders take their part of a pre-trained folder."""
+    model = task_model(SViTTForPreTraining)
+    model.save_pretrained(tmp_path)
+    state = model.state_dict()
+    for model_class in (SViTTModel, SViTTForVideoTextRetrieval, SViTTVisionModel, SViTTTextModel):
+        loaded, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not report["missing_keys"], model_class
+        prefix = loaded.base_model_prefix + "." if model_class in (SViTTVisionModel, SViTTTextModel) else ""
+        for name, tensor in loaded.state_dict().items():
+            assert torch.equal(tensor, state[prefix + name]), name
+    loaded, report = SViTTForVideoClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.xfail(
+    version.parse(torch.__version__).release < (2, 13), reason="torch 2.8 breaks it at Transformers' hooks"
+)
+def test_vision_model_compiles_without_graph_breaks():
+    curve = {"token_3d_order": "hilbert", "token_keep_strategy": "random"}
+    for sparsity in ({}, {"sparse_random_attn": None}, curve):
+        model = vision_model(**sparsity)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(clips()).last_hidden_state, model(clips()).last_hidden_state)
+        torch._dynamo.reset()
+
+
+def test_attentions():
+    """The CLS row for sparse layers, the whole square for dense ones."""
+    model = vision_model()
+    model.set_attn_implementation("eager")
+    shapes = [attention.shape for attention in model(clips(), output_attentions=True).attentions]
+    assert shapes == [(2, 3, 1, 49), (2, 3, 1, 35), (2, 3, 1, 35), (2, 3, 1, 25)]
+    dense = vision_model(sparse_random_attn=None)
+    dense.set_attn_implementation("eager")
+    attentions = dense(clips(), output_attentions=True).attentions
+    assert [attention.shape[2:] for attention in attentions] == [(49, 49), (35, 35), (35, 35), (25, 25)]
+    for attention in attentions:
+        torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention[..., 0]))
+
+
+def test_towers_like_vit(tmp_path):
+    """Absolute positions, no bias table, CLS pooling: a clip of one frame is HF's BEiT."""
+    shape = {field: VISION[field] for field in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    shape |= {"intermediate_size": 32, "image_size": 32, "patch_size": 8}
+    switches = {
+        "use_absolute_position_embeddings": True,
+        "use_relative_position_bias": False,
+        "use_mean_pooling": False,
+    }
+    beit = randomise(BeitModel(BeitConfig(**shape, **switches, drop_path_rate=0.0)))
+    model = vision_model(**switches, sparse_random_attn=None, token_keep_rate=1.0)
+    beit.save_pretrained(tmp_path)
+    state = {key.removeprefix("beit."): value for key, value in load_file(tmp_path / "model.safetensors").items()}
+    model.load_state_dict(state)
+    frames = clips(num_frames=2)
+    with torch.no_grad():
+        expected = beit(frames[:, 0])
+        actual = model(frames[:, 0])
+    torch.testing.assert_close(actual.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual.pooler_output, expected.pooler_output, rtol=1e-4, atol=1e-4)
+    assert model(frames).last_hidden_state.shape == (2, 33, 24)
+    sparse = vision_model(**switches)
+    assert sparse(frames).last_hidden_state.isfinite().all()
+
+
+def test_modes_are_told_from_inputs_and_checked():
+    model = randomise(SViTTTextModel(SViTTTextConfig(**TEXT)))
+    ids, mask = texts()
+    with pytest.raises(ValueError, match="`mode` must be one of text, fusion, multimodal, got 'both'"):
+        model(ids, mask, mode="both")
+    with pytest.raises(ValueError, match="takes `text_embeds`"):
+        model(ids, mask, encoder_hidden_states=torch.zeros(2, 3, 24), mode="fusion")
+    with pytest.raises(ValueError, match="takes `encoder_hidden_states`"):
+        model(ids, mask, mode="multimodal")
+
+
+def test_classification_loss():
+    model = task_model(SViTTForVideoClassification, num_labels=5)
+    labels = torch.tensor([4, 1])
+    outputs = model(clips(), labels=labels)
+    assert outputs.logits.shape == (2, 5)
+    torch.testing.assert_close(outputs.loss, torch.nn.functional.cross_entropy(outputs.logits, labels))

@@ -1,0 +1,444 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Search: what is indexed, what is found, and what is said about it."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTModel, SViTTProcessor
+from svitt.errors import InputError
+from svitt.processing_svitt import read_video
+from svitt.search import Hit, SViTTIndex
+from svitt.search.index import Span, clock, cut, hits_table, locked, remove_videos, summary, without_overlaps
+from svitt.search.table import COLUMNS, SpanTable
+
+ROOT = Path(__file__).parents[2]
+SENTENCE = "a red circle hops and then a blue square hops"
+
+
+@pytest.fixture
+def videos(demo, tmp_path):
+    """A folder with the eight clips of the split `val`."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in sorted((demo / "data/videos").glob("val_*")):
+        shutil.copy2(path, folder)
+    return folder
+
+
+@pytest.fixture
+def index(demo, tmp_path):
+    return SViTTIndex.create(tmp_path / "index", str(demo / "model"))
+
+
+def rows_of(index):
+    rows = index.table.table.search().limit(100_000).to_list()
+    return {(row["video"], row["number"]): np.array(row["embedding"]) for row in rows}
+
+
+# ---- Spans
+
+
+def video_of(num_frames, fps, times=None):
+    return SimpleNamespace(total_num_frames=num_frames, fps=fps, frame_times=times)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000), st.sampled_from([None, 1.0, 24.0, 29.97]), st.floats(5, 20), st.floats(0.25, 1))
+def test_spans_cover_a_video_and_overlap(num_frames, fps, seconds, share):
+    spans = cut(video_of(num_frames, fps), seconds, seconds * share)
+    assert spans[0].start == 0 and spans[0].first == 0 and spans[-1].last == num_frames
+    assert [span.number for span in spans] == list(range(len(spans))) == list(range(spans[0].num_spans))
+    for before, after in zip(spans[:-1], spans[1:], strict=True):
+        assert before.start < after.start <= before.end + 1e-6 and after.first <= before.last
+        assert after.start - before.start <= seconds * share + 1e-6
+    for span in spans:
+        assert 0 <= span.first < span.last <= num_frames
+        assert span.end - span.start <= seconds + 1e-6
+
+
+@pytest.mark.parametrize(("num_frames", "fps", "seconds"), [(1019, 25.0, 6.740120951041053), (24, 1e-6, 10.0)])
+def test_spans_are_as_many_as_frames_at_most(num_frames, fps, seconds):
+    """Of the first video, span and rest are less than the whole, by rounding; the other claims to last for months."""
+    spans = cut(video_of(num_frames, fps), seconds, seconds / 2)
+    assert len(spans) == (12 if fps > 1 else 24) and spans[-1].last == num_frames
+    assert [span.first for span in spans] == sorted({span.first for span in spans})
+
+
+def test_spans_by_hand():
+    spans = cut(video_of(240, 10.0), 10.0, 8.0)
+    assert [(span.start, span.end) for span in spans] == [(0, 10), (8, 18), (14, 24)]
+    assert spans[1] == Span(1, 3, 8.0, 18.0, 80, 180)
+    assert cut(video_of(7, None), 10.0, 5.0) == [Span(0, 1, 0.0, 0.0, 0, 7)]
+    still = video_of(4, 0.05, np.array([0.0, 0.1, 0.2, 60.0]))
+    assert cut(still, 10.0, 5.0) == [Span(0, 2, 0.0, 10.0, 0, 3), Span(1, 2, 60.0, 70.0, 3, 4)]
+
+
+def test_spans_of_a_variable_frame_rate(tmp_path, write_video):
+    """Ten seconds of 10 frames each, then a frame every two seconds."""
+    times = [100 * i for i in range(100)] + [10_000 + 2000 * i for i in range(15)]
+    path = write_video(tmp_path / "variable.mp4", "libx264", num_frames=115, times=times)
+    spans = []
+    read_video(str(path), lambda metadata: spans.extend(cut(metadata, 10.0, 5.0)) or [0])
+    assert [(span.first, span.last) for span in spans] == [
+        (0, 100), (50, 103), (100, 105), (102, 108), (105, 110), (107, 113), (109, 115)
+    ]  # fmt: skip
+    starts = [0, 5, 10, 15, 20, 25, 38 + 1 / 3 - 10]
+    np.testing.assert_allclose([span.start for span in spans], starts, atol=0.1)
+    assert all(span.end == pytest.approx(span.start + 10) for span in spans)
+
+
+def test_overlapping_hits_of_a_video_are_one():
+    parts = [("a", 5, 15), ("a", 0, 10), ("b", 0, 10), ("a", 15, 25)]
+    rows = [{"video": video, "start": start, "end": end} for video, start, end in parts]
+    assert without_overlaps(rows) == [rows[0], rows[2], rows[3]]
+
+
+# ---- What is found
+
+
+def test_shortlist_is_exact_and_ranked_by_the_models_own_score(demo, videos, index):
+    index.add([videos])
+    paths = [str(path) for path in sorted(videos.iterdir())]
+    model, processor = SViTTModel.from_pretrained(demo / "model").eval(), SViTTProcessor.from_pretrained(demo / "model")
+    pixels = processor(videos=paths, return_tensors="pt")["pixel_values"]
+    words = processor(text=[SENTENCE], return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(pixel_values=pixels, **words)
+        cosines = (outputs.video_embeds @ outputs.text_embeds.T)[:, 0]
+        scores = torch.stack([model.match(clip[None], **words)[0] for clip in pixels])
+
+    hits = index.search(SENTENCE, top_k=8, rerank=False)
+    assert [hit.video for hit in hits] == [paths[i] for i in cosines.argsort(descending=True)]
+    assert [hit.similarity for hit in hits] == pytest.approx(sorted(cosines.tolist(), reverse=True), abs=1e-5)
+    assert {hit.score for hit in hits} == {None}
+
+    hits = index.search(SENTENCE, top_k=3, shortlist=5)
+    shortlist = cosines.topk(5).indices
+    best = shortlist[scores[shortlist].argsort(descending=True)][:3]
+    assert [hit.video for hit in hits] == [paths[i] for i in best]
+    assert [hit.score for hit in hits] == pytest.approx(scores[best].tolist(), abs=1e-4)
+
+
+def test_the_docs_search_the_same_table_with_lancedb_alone(videos, index, tmp_path, capsys):
+    index.add([videos])
+    shutil.copytree(index.folder / "spans.lance", tmp_path / "store/spans.lance")
+    (code,) = re.findall(r"```python\n(import lancedb.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
+    exec(code.replace("s3://bucket/my_index", str(tmp_path / "store")).replace("a dog catches a frisbee", SENTENCE))
+    hits = index.search(SENTENCE, top_k=5, rerank=False)
+    for line, hit in zip(capsys.readouterr().out.splitlines(), hits, strict=True):
+        video, *numbers = line.rsplit(" ", 3)
+        assert video == hit.video
+        assert list(map(float, numbers)) == pytest.approx([hit.start, hit.end, hit.similarity], abs=1e-5)
+
+
+def test_a_part_of_a_long_video_is_found_with_its_time(demo, videos, tmp_path):
+    """Eight clips of 3 s, one after the other: each is the best hit for itself."""
+    parts = sorted(videos.iterdir())
+    long = tmp_path / "long.mp4"
+    with av.open(long, "w") as output:
+        stream = output.add_stream("libx264", rate=8, options={"crf": "1"})
+        stream.width = stream.height = 64
+        for part in parts:
+            with av.open(part) as container:
+                for frame in container.decode(video=0):
+                    output.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"))))
+        output.mux(stream.encode())
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=3, stride_seconds=1.5)
+    assert index.add([long]).num_spans == len(index) == 15
+    for number, part in enumerate(parts):
+        [hit, *others] = index.search(video=part, top_k=3)
+        assert (hit.video, hit.start, hit.end) == (str(long), 3 * number, 3 * number + 3)
+        assert all(other.end <= hit.start or other.start >= hit.end for other in others)
+
+
+def test_hits_whose_video_is_gone_or_has_changed_come_last_with_a_note(videos, index):
+    index.add([videos])
+    gone, changed, *rest = (hit.video for hit in index.search(SENTENCE, top_k=8))
+    os.unlink(gone)
+    os.utime(changed)
+    hits = index.search(SENTENCE, top_k=8)
+    assert [hit.video for hit in hits[:6]] == rest and {hit.video for hit in hits[6:]} == {gone, changed}
+    assert {(hit.score, hit.note) for hit in hits[6:]} == {(None, "the video has gone or changed since it was indexed")}
+
+
+def test_a_shortlist_is_full_although_spans_overlap(demo, videos, tmp_path):
+    """Of each video, 9 spans, of which 3 do not overlap."""
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=1, stride_seconds=0.25)
+    assert index.add([videos]).num_spans == 72
+    hits = index.search(SENTENCE, top_k=12, shortlist=4)
+    assert len(hits) == 12 and None not in {hit.score for hit in hits}
+    for hit in hits:
+        others = [other for other in hits if other.video == hit.video and other is not hit]
+        assert all(other.end <= hit.start or other.start >= hit.end for other in others)
+    assert 8 < len(index.search(SENTENCE, top_k=72, rerank=False)) <= 24
+
+
+def test_an_ann_index_finds_what_exact_search_finds(tmp_path, monkeypatch):
+    """Clusters of embeddings; also rows that were added after it was built, or removed."""
+    generator = np.random.default_rng(0)
+    centers = generator.normal(size=(50, 64))
+    vectors = np.repeat(centers, 100, axis=0) + 0.1 * generator.normal(size=(5000, 64))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    row = dict(zip(COLUMNS, ("", "", "", 0, 0, 0, 1, 0.0, 1.0, 0, 1), strict=True))
+    table = SpanTable.create(tmp_path, 64)
+    monkeypatch.setattr("svitt.search.table.MIN_ROWS_OF_ANN", 4000)
+    for start, end in ((0, 3000), (3000, 4000), (4000, 5000)):
+        table.add([row | {"video": str(i), "embedding": vectors[i]} for i in range(start, end)])
+        table.finish()
+        assert len(table.table.list_indices()) == int(end >= 4000)
+    for number in range(0, 5000, 250):
+        found = [int(row["video"]) for row in table.nearest(vectors[number], 10)]
+        exact = np.argsort(-vectors @ vectors[number])[:10]
+        assert len(set(found) & set(exact)) >= 9 and found[0] == number
+    table.remove(["250"])
+    assert len(table) == 4999 and table.nearest(vectors[250], 1)[0]["video"] != "250"
+
+
+def test_words_that_a_model_does_not_know_are_told(videos, index, caplog):
+    index.add(sorted(videos.iterdir())[:1])
+    assert len(index.search("a red zebra")) == 1
+    assert "[UNK]" in caplog.text
+    for query in ("", " \n", "!!!", "zebra", "собака ловит тарелку"):
+        with pytest.raises(InputError, match="The model knows no word of"):
+            index.search(query)
+
+
+# ---- What is indexed
+
+
+def test_an_index_is_kept_up_to_date(demo, videos, index):
+    (videos / "bad.mp4").write_bytes(b"no video")
+    first = index.add([videos], batch_size=3, num_workers=1)
+    assert len(first.added) == len(index) == first.num_spans == 8 and list(first.bad) == [str(videos / "bad.mp4")]
+    [line] = map(json.loads, (index.folder / "bad_videos.jsonl").read_text().splitlines())
+    assert line["video"] == str(videos / "bad.mp4") and "bad.mp4" in line["error"]
+    before, paths = rows_of(index), sorted(videos.glob("val_*"))
+    assert index.add([videos]).unchanged == [str(path) for path in paths]
+    assert rows_of(index).keys() == before.keys()
+
+    paths[0].unlink()
+    shutil.copy(paths[2], paths[1])
+    shutil.copy(demo / "data/videos/test_00000.mp4", videos / "new.mp4")
+    report = index.add([videos])
+    assert (report.removed, report.updated, report.added) == (
+        [str(paths[0])], [str(paths[1])], [str(videos / "new.mp4")]
+    )  # fmt: skip
+    after = rows_of(index)
+    assert len(after) == 8
+    np.testing.assert_allclose(after[str(paths[1]), 0], before[str(paths[2]), 0], atol=1e-5)
+
+    assert index.remove([paths[3], videos / "new.mp4"]) == [str(videos / "new.mp4"), str(paths[3])]
+    assert len(index) == 6
+    shutil.copy(paths[2], videos / "bad.mp4")
+    report = index.add([videos, videos / "bad.mp4"])
+    assert sorted(report.added) == sorted([str(videos / "bad.mp4"), str(videos / "new.mp4"), str(paths[3])])
+    assert not report.bad and not (index.folder / "bad_videos.jsonl").exists()
+
+
+def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_goes_on(videos, index, tmp_path, monkeypatch):
+    paths = sorted(videos.iterdir())
+    for number, name in enumerate(("locked", "linked")):
+        (videos / name).mkdir()
+        paths[number].rename(videos / name / "a.mp4")
+    (videos / "linked").rename(tmp_path / "elsewhere")
+    (videos / "link").symlink_to(tmp_path / "elsewhere")
+    (videos / "locked/loop").symlink_to(videos)
+    assert len(index.add([videos]).added) == 8 and str(videos / "link/a.mp4") in index.videos()
+
+    (videos / "dangling.mp4").symlink_to("gone.mp4")
+    shutil.copy(paths[2], os.fsencode(videos) + b"/lat\xe9.mp4")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = index.add([videos])
+    reasons = {os.path.basename(name): error for name, error in report.bad.items()}
+    assert sorted(map(ascii, reasons)) == ["'dangling.mp4'", "'lat\\udce9.mp4'", "'locked'"]
+    assert "Permission denied" in reasons["locked"] and "No such file" in reasons["dangling.mp4"]
+    assert (len(report.unchanged), report.removed, len(index)) == (7, [], 8)
+
+
+def test_a_video_with_an_apostrophe_and_one_of_another_folder(videos, index, tmp_path):
+    strange = videos / 'it\'s "a" film; -- ünï.mp4'
+    paths = sorted(videos.iterdir())
+    paths[0].rename(strange)
+    other = tmp_path / "videos2"
+    other.mkdir()
+    paths[1].rename(other / "a.mp4")
+    index.add([videos, other])
+    strange.unlink()
+    assert index.add([videos]).removed == [str(strange)]
+    assert len(index) == 7 and str(other / "a.mp4") in index.videos()
+
+
+def test_shards(videos, index, tmp_path):
+    index.add([videos])
+    expected = {key[0].rpartition("/")[2]: embedding for key, embedding in rows_of(index).items()}
+    (tmp_path / "folder").mkdir()
+    shard = tmp_path / "folder/shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted(videos.iterdir()):
+            tar.add(path, path.name)
+    other = SViTTIndex.create(tmp_path / "other", index.settings["model"])
+    other.add([shard])
+    rows = {key[0].rpartition("::")[2]: embedding for key, embedding in rows_of(other).items()}
+    assert rows.keys() == expected.keys()
+    for name, embedding in expected.items():
+        np.testing.assert_allclose(rows[name], embedding, atol=1e-5)
+    plain, packed = (one.search(SENTENCE, top_k=4) for one in (index, other))
+    assert [hit.score for hit in packed] == pytest.approx([hit.score for hit in plain], abs=1e-4)
+    (tmp_path / "folder/broken.tar").write_text("no shard")
+    report = other.add([tmp_path / "folder"])
+    assert len(report.unchanged) == 8 and [*report.bad] == [str(tmp_path / "folder/broken.tar")]
+    assert len(other.remove([shard])) == 8
+
+
+def test_a_second_indexer_is_refused(videos, index):
+    other = SViTTIndex.open(index.folder)
+    index.add(sorted(videos.iterdir())[:2])
+    with locked(index.folder), pytest.raises(InputError, match="another process is indexing into it"):
+        other.add([videos])
+    assert len(other.search(SENTENCE, top_k=5)) == 2
+    assert len(other.add([videos]).added) == 6
+
+
+def test_an_index_belongs_to_the_files_of_a_model(demo, videos, index, tmp_path, monkeypatch):
+    """They are not read again while their sizes and times are as remembered, also of a copy in another place."""
+    index.add([videos])
+    shutil.copytree(demo / "model", tmp_path / "moved")
+    for path in (tmp_path / "moved").iterdir():
+        os.utime(path)
+    assert len(SViTTIndex.open(index.folder, str(tmp_path / "moved"))) == 8
+    with monkeypatch.context() as patches:
+        patches.setattr("hashlib.file_digest", lambda *args: pytest.fail("read again"))
+        SViTTIndex.open(index.folder, str(tmp_path / "moved"))
+    model = SViTTForVideoTextRetrieval.from_pretrained(demo / "model")
+    with torch.no_grad():
+        model.vision_proj.weight[0, 0] += 1e-3
+    model.save_pretrained(tmp_path / "moved")
+    for call in (SViTTIndex.open, SViTTIndex.create):
+        with pytest.raises(InputError, match="was made by another model than .*moved"):
+            call(index.folder, str(tmp_path / "moved"))
+
+
+def test_an_index_that_is_there_knows_its_settings(demo, videos, tmp_path):
+    first = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=2, stride_seconds=1, num_frames=2)
+    assert first.add([videos]).num_spans == 16
+    again = SViTTIndex.create(tmp_path / "index")
+    assert again.settings == first.settings and len(again.add([videos]).unchanged) == 8
+    for option, value in (("num_frames", 8), ("clip_seconds", 20)):
+        with pytest.raises(InputError, match=f"is an index with {option} 2"):
+            SViTTIndex.create(tmp_path / "index", str(demo / "model"), **{option: value})
+
+
+def test_removing_needs_no_model(demo, videos, tmp_path):
+    shutil.copytree(demo / "model", tmp_path / "model")
+    index = SViTTIndex.create(tmp_path / "index", str(tmp_path / "model"))
+    index.add([videos])
+    shutil.rmtree(tmp_path / "model")
+    for path in videos.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="videos: holds no video"):  # perhaps a disk that is not mounted
+        index.add([videos])
+    with pytest.raises(InputError, match="typo.mp4: is no video of the index"):
+        remove_videos(index.folder, [videos, "typo.mp4"])
+    assert len(index) == 8 and len(remove_videos(index.folder, [videos])) == 8 and len(index) == 0
+
+
+FAULTS = [
+    ({"clip_seconds": float("inf")}, "`clip_seconds`"),
+    ({"clip_seconds": float("nan")}, "`clip_seconds`"),
+    ({"clip_seconds": 0}, "`clip_seconds`"),
+    ({"stride_seconds": 11}, "`stride_seconds`"),
+    ({"num_frames": 0}, "`num_frames`"),
+    ({"model_name_or_path": None}, "no index yet"),
+    ({"model_name_or_path": "./nowhere"}, "nowhere: there is no such folder"),
+    ({"model_name_or_path": "qa"}, "SViTTForVideoQuestionAnswering, which does not compare"),
+    ({"folder": "file"}, "file: cannot be written"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), FAULTS)
+def test_wrong_settings_make_no_index(demo, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    if "qa" in options.values():
+        model = SViTTForVideoTextRetrieval.from_pretrained(demo / "model")
+        SViTTForVideoQuestionAnswering(model.config).save_pretrained("qa")
+        SViTTProcessor.from_pretrained(demo / "model").save_pretrained("qa")
+    with pytest.raises(InputError, match=words):
+        SViTTIndex.create(**{"folder": "new", "model_name_or_path": str(demo / "model")} | options)
+    assert not Path("new").exists()
+
+
+def test_wrong_requests_are_a_sentence(videos, index, tmp_path):
+    index.add([videos])
+    (tmp_path / "empty").mkdir()
+    for call, words in (
+        (lambda: index.add([videos], batch_size=0), "`batch_size` must be at least 1, got 0"),
+        (lambda: index.add([videos], num_workers=-1), "`num_workers`"),
+        (lambda: index.add([tmp_path / "nowhere"]), "nowhere: there is no such file or folder"),
+        (lambda: index.add([tmp_path / "empty"]), "empty: holds no video"),
+        (lambda: index.add([""]), "A path is empty"),
+        (lambda: index.search(SENTENCE, top_k=0), "`top_k` must be at least 1"),
+        (lambda: index.search(SENTENCE, shortlist=0), "`shortlist`"),
+        (lambda: index.search(), "give one of them"),
+        (lambda: SViTTIndex.open(tmp_path / "empty"), "empty: is no index"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": "model", "num_frames": 4}', "{", None])
+def test_a_damaged_index_is_a_sentence(demo, videos, index, content):
+    index.add([videos])
+    if content is None:
+        shutil.rmtree(index.folder / "spans.lance")
+    else:
+        (index.folder / "index.json").write_text(content)
+    for call in (lambda: SViTTIndex.open(index.folder), lambda: SViTTIndex.create(index.folder, str(demo / "model"))):
+        with pytest.raises(InputError, match=f"{index.folder}: .*(damaged|no index)"):
+            call()
+
+
+def test_an_index_that_cannot_be_written_is_a_sentence(videos, index, monkeypatch):
+    index.add([videos])
+
+    def refuse(lock, timeout):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    for call in (index.add, index.remove):
+        with pytest.raises(InputError, match=rf"^{index.folder}: cannot be written \(Permission denied\).$"):
+            call([videos])
+
+
+def test_what_is_printed(videos, index):
+    report = index.add([videos])
+    assert summary(report, len(index)) == (
+        "videos: 8 added, 0 updated, 0 removed, 0 unchanged, 0 bad; 8 spans encoded, 8 in the index"
+    )
+    assert [clock(seconds) for seconds in (0, 59.96, 3725.44)] == ["0:00:00.0", "0:01:00.0", "1:02:05.4"]
+    lines = hits_table([Hit("a.mp4", 0, 3, 0.5, 1.25), Hit("b.mp4", 60, 63.5, 0.25, None, "gone")]).splitlines()
+    assert [line.split() for line in lines] == [
+        ["score", "similarity", "from", "to", "video"],
+        ["1", "1.25", "0.500", "0:00:00.0", "0:00:03.0", "a.mp4"],
+        ["2", "0.250", "0:01:00.0", "0:01:03.5", "b.mp4", "(gone)"],
+    ]

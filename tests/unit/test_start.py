@@ -1,0 +1,311 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""The door to saved models, and what training starts from: a SViTT, also for other clips, towers, random weights."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BeitConfig, BeitModel, BertConfig, BertModel, BertTokenizer, set_seed
+
+from svitt import (
+    SViTTConfig,
+    SViTTForPreTraining,
+    SViTTForVideoQuestionAnswering,
+    SViTTForVideoTextRetrieval,
+    SViTTModel,
+    SViTTProcessor,
+)
+from svitt.conversion import expand_num_frames, init_from_towers, load_model_and_processor, make_processor
+from svitt.data.loaders import ProcessingArguments
+from svitt.errors import InputError
+from svitt.training.start import DroppingArguments, StartArguments, start_training
+
+SIZE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "plays", "the", "piano"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """`svitt` for 2 frames of 4 x 4 patches, `beit` and `bert`."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4}
+    config = SViTTConfig(
+        vision_config=SIZE | {"num_frames": 2, "image_size": 32, "patch_size": 8, "attn_block_size": 4},
+        text_config=SIZE | special | {"fusion_layer": 3, "encoder_width": 16, "vocab_size": len(WORDS)},
+        embed_dim=8,
+    )
+    set_seed(0)
+    model = SViTTForPreTraining(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias_table"):
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder / "svitt")
+    make_processor(config, tokenizer).save_pretrained(folder / "svitt")
+    BeitModel(BeitConfig(**SIZE, image_size=32, patch_size=8)).save_pretrained(folder / "beit")
+    BertModel(BertConfig(**SIZE, vocab_size=len(WORDS))).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    return folder
+
+
+def start(folders, start=None, dropping=None, processing=None, model_class=SViTTForPreTraining):
+    start = {
+        name: str(folders / value) if name.endswith("_name") or "_name_or" in name else value
+        for name, value in (start or {}).items()
+    }
+    return start_training(
+        model_class,
+        StartArguments(**start),
+        DroppingArguments(**dropping or {}),
+        ProcessingArguments(**processing or {}),
+    )
+
+
+def assert_equal_weights(model, expected):
+    weights = model.state_dict()
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=0)
+
+
+def test_a_svitt_as_it_is(folders):
+    model, processor = start(folders, {"model_name_or_path": "svitt"}, processing={"max_text_length": 4})
+    assert_equal_weights(model, SViTTForPreTraining.from_pretrained(folders / "svitt").state_dict())
+    assert processor.video_processor.num_frames == 2
+    assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].tolist() == [[2, 5, 6, 7]]
+
+
+def test_expansion_inflates_biases_and_drops_more(folders, tmp_path):
+    model, processor = start(
+        folders,
+        {"model_name_or_path": "svitt", "model_config": ["itc_all_gather=true"], "vision_config": ["drop_path_rate=0"]},
+        {"token_keep_rate": 0.6, "fusion_token_keep_rate": 0.2},
+        {"num_frames": 4},
+    )
+    source = SViTTForPreTraining.from_pretrained(folders / "svitt")
+    expected, _ = expand_num_frames(source.state_dict(), source.config, 4)
+    assert_equal_weights(model, expected)
+    vision, text = model.config.vision_config, model.config.text_config
+    assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate, vision.drop_path_rate) == (4, 0.6, 0.2, 0)
+    assert model.config.itc_all_gather and processor.video_processor.num_frames == 4
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = SViTTForPreTraining.from_pretrained(tmp_path).eval()
+    clips = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.get_video_features(clips), model.eval().get_video_features(clips))
+    assert SViTTProcessor.from_pretrained(tmp_path).video_processor.num_frames == 4
+
+
+def test_towers(folders):
+    towers = {"vision_name_or_path": "beit", "text_name_or_path": "bert"}
+    set_seed(1)
+    model, processor = start(folders, towers, {"token_keep_rate": 0.5}, {"num_frames": 3, "max_text_length": 5})
+    set_seed(1)
+    expected = init_from_towers(folders / "beit", folders / "bert", num_frames=3)
+    assert_equal_weights(model, expected.state_dict())
+    text = model.config.text_config
+    assert (text.mask_token_id, text.eos_token_id, model.config.vision_config.token_keep_rate) == (4, 3, 0.5)
+    assert processor.video_processor.num_frames == 3
+    assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].shape == (1, 5)
+    retrieval, _ = start(folders, towers, model_class=SViTTForVideoTextRetrieval)
+    assert type(retrieval) is SViTTForVideoTextRetrieval
+
+
+def test_random_weights_from_a_configuration(folders):
+    options = {"config_name": "svitt", "vision_config": ["sparse_random_attn=1"], "text_config": ["fusion_layer=2"]}
+    set_seed(1)
+    model, processor = start(folders, options, processing={"num_frames": 3})
+    assert (model.config.vision_config.sparse_random_attn, model.config.text_config.fusion_layer) == (1, 2)
+    assert model.config.vision_config.num_frames == processor.video_processor.num_frames == 3
+    other, _ = start(folders, options)
+    assert not torch.equal(model.vision_proj.weight, other.vision_proj.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "Give one of model_name_or_path"),
+        ({"model_name_or_path": "svitt", "config_name": "svitt"}, "Give one of model_name_or_path"),
+        ({"vision_name_or_path": "beit"}, "Give one of model_name_or_path"),
+        ({"model_name_or_path": "nothing"}, "nothing: there is no such folder"),
+        ({"config_name": "."}, "is no folder of a model, it has no config.json"),
+        (
+            {"vision_name_or_path": "bert", "text_name_or_path": "bert"},
+            "bert: is a 'bert' model; a 'beit' one is needed",
+        ),
+        ({"model_name_or_path": "svitt", "vision_config": ["wings=2"]}, "SViTTVisionConfig has no field wings"),
+        ({"model_name_or_path": "svitt", "model_config": ["wings=2"]}, "no field 'wings'"),
+        ({"model_name_or_path": "svitt", "vision_config": ["wings"]}, "'wings' must look like FIELD=VALUE"),
+        ({"model_name_or_path": "svitt", "vision_config": ["sparse_local_attn=2"]}, "sparse_local_attn"),
+    ],
+)
+def test_wrong_starts(folders, options, message):
+    with pytest.raises(InputError, match=message):
+        start(folders, options)
+
+
+def test_wrong_rates():
+    with pytest.raises(InputError, match=r"`fusion_token_keep_rate` must be above 0 and at most 1, got 1\.5"):
+        DroppingArguments(fusion_token_keep_rate=1.5)
+
+
+# ---- The door to saved models
+
+
+def test_a_saved_model_is_of_the_class_that_it_was_saved_from(folders):
+    model, processor = load_model_and_processor(folders / "svitt")
+    assert type(model) is SViTTForPreTraining and model.dtype == torch.float32
+    assert_equal_weights(model, SViTTForPreTraining.from_pretrained(folders / "svitt").state_dict())
+    assert processor.video_processor.num_frames == 2
+    with pytest.raises(InputError, match="is a SViTTForPreTraining, but one of SViTTModel is needed"):
+        load_model_and_processor(folders / "svitt", architectures=["SViTTModel"])
+
+
+def test_evaluation_keeps_the_model_for_other_clips(folders):
+    model, processor = load_model_and_processor(
+        folders / "svitt",
+        SViTTForVideoTextRetrieval,
+        num_frames=4,
+        max_text_length=4,
+        token_keep_rate=0.9,
+        fusion_token_keep_rate=0.3,
+    )
+    vision, text = model.config.vision_config, model.config.text_config
+    assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate) == (2, 0.9, 0.3)
+    assert processor.video_processor.num_frames == 4
+    assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].tolist() == [[2, 5, 6, 7]]
+    with pytest.raises(InputError, match="`max_text_length` must be from 2 to 512, got 600"):
+        load_model_and_processor(folders / "svitt", max_text_length=600)
+
+
+def change(file, **values):
+    """Change values of a JSON file, of its parts by `part__name`."""
+    content = json.loads(file.read_text())
+    for name, value in values.items():
+        *part, name = name.split("__")
+        (content[part[0]] if part else content)[name] = value
+    file.write_text(json.dumps(content))
+
+
+def with_weights(change):
+    def damage(folder):
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def with_code(folder):
+    (folder / "evil.py").write_text(f"import pathlib; pathlib.Path({str(folder / 'marker')!r}).touch()\n")
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.X", "evil.X"]}, tokenizer_class="X")
+
+
+WEIGHT = "vision_model.encoder.layer.2.output.dense.weight"
+# Of a folder that is damaged or hostile: what is done to it, and the words that must occur.
+FAULTS = {
+    "a weight is missing": (
+        with_weights(lambda weights: weights.pop(WEIGHT)),
+        "lacks weights of its SViTTForPreTraining: vision_model.encoder.layer.*.output.dense.weight",
+    ),
+    "a weight of another shape": (
+        with_weights(lambda weights: weights.update({WEIGHT: torch.zeros(16, 31)})),
+        f"{WEIGHT} has the shape (16, 31), its configuration needs (16, 32)",
+    ),
+    "weights cut off": (lambda folder: os.truncate(folder / "model.safetensors", 10**4), "cannot be loaded"),
+    "weights that are text": (lambda folder: (folder / "model.safetensors").write_text("git-lfs"), "cannot be loaded"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+    "a pickle": (pickled, "model.safetensors"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+    "an empty configuration": (lambda folder: (folder / "config.json").write_text(""), "config.json"),
+    "a configuration that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+    "a field of a wrong type": (lambda folder: change(folder / "config.json", embed_dim="16"), "embed_dim"),
+    "a field out of bounds": (
+        lambda folder: change(folder / "config.json", text_config__hidden_act="__import__"),
+        "`hidden_act` must be one of",
+    ),
+    "another architecture": (
+        lambda folder: change(folder / "config.json", architectures=["../x"]),
+        "holds a ../x, which is no SViTT",
+    ),
+    "code": (with_code, "contains custom code"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_or_hostile_folder_is_one_sentence_and_no_weight_is_random(folders, tmp_path, fault, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks whether to run code"))
+    folder = tmp_path / "svitt"
+    shutil.copytree(folders / "svitt", folder)
+    damage, words = FAULTS[fault]
+    damage(folder)
+    for load in (
+        lambda: load_model_and_processor(folder, SViTTForVideoTextRetrieval),
+        lambda: start(tmp_path, {"model_name_or_path": "svitt"}, processing={"num_frames": 4}),
+    ):
+        with pytest.raises(InputError) as error:
+            load()
+        sentence = str(error.value)
+        assert words in sentence and str(folder) in sentence and "\n" not in sentence and len(sentence) < 1000
+    assert not (folder / "marker").exists()
+
+
+def test_a_head_that_the_source_never_had_may_be_new(folders, tmp_path):
+    SViTTModel.from_pretrained(folders / "svitt").save_pretrained(tmp_path)
+    SViTTProcessor.from_pretrained(folders / "svitt").save_pretrained(tmp_path)
+    model, _ = start(tmp_path, {"model_name_or_path": "."})
+    assert type(model) is SViTTForPreTraining
+    expected = load_file(folders / "svitt" / "model.safetensors")
+    assert torch.equal(model.vision_proj.weight, expected["vision_proj.weight"])
+
+
+# ---- The decoder of answers
+
+
+@pytest.mark.parametrize("num_frames", [None, 4])
+def test_question_answering_starts_its_decoder_from_the_fusion_layers(folders, tmp_path, num_frames):
+    processing = {"num_frames": num_frames}
+    model, _ = start(
+        folders, {"model_name_or_path": "svitt"}, processing=processing, model_class=SViTTForVideoQuestionAnswering
+    )
+    source = SViTTForPreTraining.from_pretrained(folders / "svitt")
+    assert model.config.vision_config.num_frames == (num_frames or 2)
+    decoder = model.text_decoder
+    assert_equal_weights(decoder.bert.encoder.layer[0], source.text_model.encoder.layer[3].state_dict())
+    assert_equal_weights(decoder.bert.embeddings, source.text_model.embeddings.state_dict())
+    assert_equal_weights(decoder.cls, source.cls.state_dict())
+    assert_equal_weights(model.text_model, source.text_model.state_dict())
+    assert decoder.cls.predictions.decoder.weight is decoder.bert.embeddings.word_embeddings.weight
+
+    # A model that has a decoder keeps it.
+    torch.nn.init.normal_(decoder.bert.encoder.layer[0].output.dense.weight)
+    model.save_pretrained(tmp_path)
+    SViTTProcessor.from_pretrained(folders / "svitt").save_pretrained(tmp_path)
+    again, _ = start(tmp_path, {"model_name_or_path": "."}, model_class=SViTTForVideoQuestionAnswering)
+    assert_equal_weights(again, model.state_dict())
+
+
+def test_question_answering_starts_from_towers(folders, tmp_path):
+    towers = {"vision_name_or_path": "beit", "text_name_or_path": "bert"}
+    model, _ = start(folders, towers, model_class=SViTTForVideoQuestionAnswering)
+    assert_equal_weights(model.text_decoder.bert.encoder.layer[0], model.text_model.encoder.layer[3].state_dict())
+    expected = BertModel.from_pretrained(folders / "bert").embeddings.word_embeddings.weight
+    assert torch.equal(model.text_decoder.bert.embeddings.word_embeddings.weight, expected)
+
+    # A wider video tower: the decoder looks at texts, so that its keys and values cannot be those of fusion.
+    wide = BeitConfig(**SIZE | {"hidden_size": 24}, image_size=32, patch_size=8)
+    BeitModel(wide).save_pretrained(tmp_path / "beit")
+    towers = {"vision_name_or_path": str(tmp_path / "beit"), "text_name_or_path": "bert"}
+    model, _ = start(folders, towers, model_class=SViTTForVideoQuestionAnswering)
+    decoder, fusion = model.text_decoder.bert.encoder.layer[0], model.text_model.encoder.layer[3]
+    assert torch.equal(decoder.crossattention.self.query.weight, fusion.crossattention.self.query.weight)
+    assert (decoder.crossattention.self.key.in_features, fusion.crossattention.self.key.in_features) == (16, 24)
