@@ -51,9 +51,7 @@ METRICS = ROOT / "evaluation/metrics"
 OPTIONS: dict[str, str] = {}
 LATEST = "latest"  # value of --resume_from_checkpoint
 # Sub-command of `svitt` → its function in this edition, and the words before its arguments.
-COMMANDS = {
-    name: ("svitt.cli:main", [name]) for name in ("convert", "check", "pack", "index", "search", "explain")
-}
+COMMANDS = {name: ("svitt.cli:main", [name]) for name in ("convert", "check", "pack", "index", "search", "explain")}
 
 
 # ---- Scripts and commands
