@@ -37,6 +37,7 @@ NAMES = {
     ],
     "errors": ["InputError"],
     "search": ["SViTTIndex"],
+    "training.trainer": ["SViTTTrainer", "SViTTTrainingArguments"],
 }
 MODULE_OF = {name: module for module, names in NAMES.items() for name in names}
 __all__ = list(MODULE_OF)

@@ -165,11 +165,10 @@ def index(videos: list[str], batch_size: int, num_workers: int, **settings):
     from accelerate import PartialState
 
     from .distributed import check_launch
-    from .search.index import SViTTIndex, check_loading, summary
+    from .search.index import SViTTIndex, summary
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_launch()
-    check_loading(batch_size, num_workers)  # before a folder is made
     built = SViTTIndex.create(**settings)
     report = built.add(videos, batch_size, num_workers)
     if state.is_main_process:
@@ -221,13 +220,7 @@ def add_explain(commands):
     help = "show which patches of a video the model, or a sentence, keeps"
     add = add_command(commands, "explain", explain, help).add_argument
     add("video", help="video or image")
-    add(
-        "--model",
-        "--model_name_or_path",
-        dest="model_name_or_path",
-        required=True,
-        help="folder or Hub name of a SViTT",
-    )
+    add("--model", "--model_name_or_path", required=True, help="folder or Hub name of a SViTT")
     add("--text", help="sentence: shows which patches it keeps")
     add("--num_frames", type=int, help="frames of a clip (default: the model's own)")
     add("--num_clips", type=int, default=1, help="clips that the video is cut into (default: %(default)s)")
@@ -240,7 +233,7 @@ def add_explain(commands):
 def explain(**args):
     from .search import maps
 
-    maps.run(argparse.Namespace(**args))
+    maps.explain(**args)
 
 
 if __name__ == "__main__":
