@@ -3,19 +3,17 @@
 Multiple choice is retrieval among a few texts for each video.
 
 V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps their
-tokens, as these are large; embeddings, texts and scores are gathered. So work is shared, and results are the same for
-any number of processes.
+tokens, as these are large; embeddings, texts and scores are gathered. Results are the same for any number of processes.
 """
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -29,12 +27,14 @@ from ..distributed import fail_together, gather_shares, progress_bar, share_of
 from ..errors import ArgumentError
 from ..modeling_svitt import pool_clips, split_clips
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, metrics_table, read_videos, report_bad_videos
+from .clips import ClipArguments, metrics_table, read_videos, report_bad_videos, video_field
 from .metrics.retrieval_recall.retrieval_recall import TOP_K, rank_of_best, recalls, with_means
 
 # Texts that share a video's keys and values: more are padded more, fewer let the video be projected more often.
 TEXTS_AT_ONCE = 32
 KIND_NAMES = {"itm": "re-ranked (ITM)", "itc": "embeddings (ITC)", "ensemble": "both (ensemble)", "chance": "chance"}
+DIRECTIONS = {"txt_": "video to text", "img_": "text to video"}
+COLUMN_NAMES = {"accuracy": "accuracy", "r1": "R@1", "r5": "R@5", "r10": "R@10", "r_mean": "mean"}
 
 Metrics = dict[str, dict[str, float]]  # in percent, by kind (see KIND_NAMES) and name
 
@@ -78,11 +78,9 @@ class ChoiceScores:
 def encode_videos(
     model: PreTrainedModel, batches: Iterable[dict], num_frames: int, args: RetrievalArguments
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Encode batches of `pixel_values` (B, C * num_frames, channels, height, width), all clips of a batch together.
+    """Return of each video the tokens (C, N, D), normalised embeddings (C, embed_dim) in float32, and `is_missing` ().
 
-    Returns:
-        The tokens (C, N, D) of each video, the normalised embeddings (C, embed_dim) of its clips in float32, and its
-        `is_missing` () from the batch, false if that has none.
+    All clips of a batch (B, C * num_frames, channels, height, width) are encoded together.
     """
     device, memory_left = model.device.type, args.feature_memory * 1e9
     # The type that matching computes in: tokens kept in it give the same scores.
@@ -102,7 +100,7 @@ def encode_videos(
 def encode_texts(
     model: PreTrainedModel, batches: Iterable[dict[str, Tensor]]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return the states (L, D), the mask (L,) and the normalised embedding (embed_dim,) in float32 of each text."""
+    """Return of each text the states (L, D), the mask (L,) and the normalised embedding (embed_dim,) in float32."""
     states, masks, embeds = [], [], []
     for batch in batches:
         input_ids, attention_mask = batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
@@ -114,10 +112,7 @@ def encode_texts(
 
 
 def shortlist(scores: Tensor, k: int | None) -> Tensor:
-    """Return which of the candidates (queries, candidates) are among the k best of their query, or tied with the k-th.
-
-    All are where there are no more than k, or with `k=None`.
-    """
+    """Return which candidates (queries, candidates) are among the k best, or tied with the k-th; all with `None`."""
     if k is None or k >= scores.shape[1]:
         return torch.ones_like(scores, dtype=torch.bool)
     return scores >= scores.topk(k, dim=1).values[:, -1:]
@@ -260,15 +255,13 @@ def load_retrieval_sets(
 ) -> dict[str, RetrievalSet | ChoiceSet]:
     """Return the sets of all splits that are not to train on."""
     missing_videos = args.missing_videos(is_training=False)
-    sets: dict[str, RetrievalSet | ChoiceSet] = {}
-    for name, split in splits.items():
-        if name.startswith("train"):
-            continue
-        if split.rows == "multiple_choice":
-            sets[name] = choice_set(split.load(missing_videos))
-        else:
-            sets[name] = retrieval_set(split.load(missing_videos, unique_videos=True, join_captions=join_captions))
-    return sets
+    return {
+        name: choice_set(split.load(missing_videos))
+        if split.rows == "multiple_choice"
+        else retrieval_set(split.load(missing_videos, unique_videos=True, join_captions=join_captions))
+        for name, split in splits.items()
+        if not name.startswith("train")
+    }
 
 
 def check_stop_key(stop_key: str | None, splits: Collection[str]):
@@ -356,30 +349,19 @@ def choice_ranks(scores: Tensor, answers: list[int]) -> Tensor:
     return ranks.masked_fill(scores.isneginf().all(dim=1), float("inf"))
 
 
-def stopping_score(metrics: Metrics) -> float:
-    """Return what the best epoch is kept by: `r_mean` of re-ranking, or for multiple choice the ensemble's accuracy."""
-    return metrics["ensemble"]["accuracy"] if "ensemble" in metrics else metrics["itm"]["r_mean"]
-
-
-def flat_metrics(split: str, metrics: Metrics) -> dict[str, float]:
-    """Return metrics as trackers take them: `test/itm_r_mean`."""
-    return {f"{split}/{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
-
-
 def results_table(results: dict[str, Metrics]) -> str:
     """Return the metrics of each split, see [`metrics_of`], as lines of text."""
     return "\n\n".join(metrics_table(split, table_rows(metrics)) for split, metrics in results.items())
 
 
-def table_rows(metrics: Metrics) -> Iterator[tuple[str, dict[str, float]]]:
-    directions = {"": ""} if "ensemble" in metrics else {"txt_": "video to text", "img_": "text to video"}
-    columns = {"accuracy": "accuracy", "r1": "R@1", "r5": "R@5", "r10": "R@10", "r_mean": "mean"}
-    for prefix, direction in directions.items():
-        if direction:
-            yield direction, {}
+def table_rows(metrics: Metrics) -> list[tuple[str, dict[str, float]]]:
+    rows = []
+    for prefix, direction in (("", ""),) if "ensemble" in metrics else DIRECTIONS.items():
+        rows += [(direction, {})] if direction else []
         for kind, values in metrics.items():
-            found = {name: values[prefix + key] for key, name in columns.items() if prefix + key in values}
-            yield f"  {KIND_NAMES[kind]}", found
+            found = {name: values[prefix + key] for key, name in COLUMN_NAMES.items() if prefix + key in values}
+            rows.append((f"  {KIND_NAMES[kind]}", found))
+    return rows
 
 
 # ---- Ranks
@@ -391,13 +373,13 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
     Columns:
         direction: `"video_to_text"`, or for captions also `"text_to_video"`.
         query_index, query: number of the video or text, and its path or words.
-        rank_itm, rank_itc and, for multiple choice, rank_ensemble: rank from 1 of the best right answer among the
-            candidates; null where none was a candidate, as it is outside the shortlist or the video is missing.
+        rank_itm, rank_itc and, for multiple choice, rank_ensemble: rank from 1 of the best right answer; null where it
+            is outside the shortlist or the video is missing.
         top_index, top, top_score: the candidate with the best matching score; null for a missing video.
         is_hit: whether `rank_itm` is 1.
     """
-    texts = videos_and_texts.texts
-    videos = pc.struct_field(videos_and_texts.videos.data.column("video"), "path").to_pylist()
+    texts = pa.chunked_array([videos_and_texts.texts], pa.string())
+    videos = video_field(videos_and_texts.videos, "path")
     if isinstance(scores, ChoiceScores):
         ranks = {kind: choice_ranks(score, videos_and_texts.answers).numpy() for kind, score in vars(scores).items()}
         return rank_rows("video_to_text", videos, texts, ranks, scores.itm)
@@ -412,19 +394,14 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
 
 
 def rank_rows(
-    direction: str, queries: list[str], candidates: list[str], ranks: dict[str, np.ndarray], scores: Tensor
+    direction: str, queries: pa.Array, candidates: pa.Array, ranks: dict[str, np.ndarray], scores: Tensor
 ) -> pa.Table:
     """Return rows of [`rank_table`] from ranks (queries,) from 0 by kind, and scores (queries, candidates)."""
     top_scores, top = scores.max(dim=1)
     has_none = top_scores.isneginf().numpy()
     top = pa.array(top.numpy(), mask=has_none)
-    columns = {
-        "direction": [direction] * len(queries),
-        "query_index": pa.array(range(len(queries)), pa.int64()),
-        "query": pa.array(queries, pa.string()),
-    }
+    columns = {"direction": [direction] * len(queries), "query_index": range(len(queries)), "query": queries}
     for kind, rank in ranks.items():
         columns[f"rank_{kind}"] = pa.array(np.nan_to_num(rank + 1, posinf=0).astype(int), mask=np.isinf(rank))
-    columns |= {"top_index": top, "top": pa.array(candidates, pa.string()).take(top)}
-    columns |= {"top_score": pa.array(top_scores.numpy(), mask=has_none), "is_hit": pa.array(ranks["itm"] == 0)}
-    return pa.table(columns)
+    columns |= {"top_index": top, "top": candidates.take(top)}
+    return pa.table(columns | {"top_score": pa.array(top_scores.numpy(), mask=has_none), "is_hit": ranks["itm"] == 0})
