@@ -87,13 +87,13 @@ def encode_videos(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
     tokens, embeds, is_missing = [], [], []
     for batch in batches:
-        pixel_values = batch["pixel_values"]
-        features = model.get_video_features(split_clips(pixel_values.to(device), num_frames, args.strided_clips))
-        of_batch = features.last_hidden_state.to(dtype).unflatten(0, (len(pixel_values), -1))
+        clips = split_clips(batch["pixel_values"].to(device), num_frames, args.strided_clips)
+        features, num_videos = model.get_video_features(clips), len(batch["is_missing"])
+        of_batch = features.last_hidden_state.to(dtype).unflatten(0, (num_videos, -1))
         memory_left -= of_batch.nbytes
         tokens += of_batch if memory_left >= 0 else of_batch.cpu()
-        embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (len(pixel_values), -1))
-        is_missing += batch.get("is_missing", torch.zeros(len(pixel_values), dtype=torch.bool))
+        embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (num_videos, -1))
+        is_missing += batch["is_missing"]
     return tokens, embeds, is_missing
 
 
@@ -111,19 +111,16 @@ def encode_texts(
     return states, masks, embeds
 
 
-def shortlist(scores: Tensor, k: int | None) -> Tensor:
-    """Return which candidates (queries, candidates) are among the k best, or tied with the k-th; all with `None`."""
-    if k is None or k >= scores.shape[1]:
-        return torch.ones_like(scores, dtype=torch.bool)
-    return scores >= scores.topk(k, dim=1).values[:, -1:]
+def shortlist(scores: Tensor, k: int) -> Tensor:
+    """Return which candidates (queries, candidates) are among the k best of their query, or tied with the k-th."""
+    return scores >= scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1:]
 
 
 def plan_matching(pairs: Tensor, lengths: Tensor, words_at_once: int) -> list[tuple[list[int], Tensor, int]]:
     """Cut pairs (V, T) into batches with little padding: of each video, a few texts of like lengths (T,) at a time.
 
-    Returns:
-        Batches of V' videos, (V', c) texts of each, and the words of the longest text: `words_at_once` at most, padding
-        included, unless it is a single pair. A video may come more than once.
+    A batch is V' videos, which may repeat, (V', c) texts of each, and the words of the longest text. It has
+    `words_at_once` at most, padding included, unless it is a single pair.
     """
     most = max(1, min(TEXTS_AT_ONCE, words_at_once // int(lengths.max())))
     by_length = lengths.argsort(descending=True, stable=True)
@@ -161,14 +158,12 @@ def itm_scores(
     ensemble: str,
     words_at_once: int | None = None,
 ) -> Tensor:
-    """Return the matching scores (V, T) of pairs, float32 on the CPU, clips combined by `ensemble`; -inf for no pair.
+    """Return the matching scores (V, T), float32 on the CPU, of `pairs` (V, T) bool; -inf for what is none.
 
     Args:
-        model: with `match`.
         video_tokens: (C, N, D) of each video, on any device.
         text_states, text_mask: (T, L, D) and (T, L).
-        pairs: (V, T) bool: the texts to score each video with.
-        ensemble: `"mean"`, `"max"`, `"lse"`; or `"concat"`, where a video is one clip.
+        ensemble: of the clips, `"mean"`, `"max"`, `"lse"`; or `"concat"`, where a video is one clip.
         words_at_once: of all pairs of a clip and a text that are matched in one call; bounds memory.
     """
     scores = torch.full(pairs.shape, float("-inf"), device=model.device)
@@ -205,7 +200,7 @@ def score_retrieval(
     Args:
         model: bare (not wrapped for training); used in evaluation mode.
         video_batches: this process's `share_of` the videos, in batches of `pixel_values` (B, frames, channels, height,
-            width) and perhaps `is_missing` (B,): such videos get -inf for all texts.
+            width) and `is_missing` (B,): such videos get -inf for all texts.
         text_batches: this process's `share_of` the texts, in batches of `input_ids` and `attention_mask` (B, L).
         num_frames: frames of a clip.
         candidates: (V, T) bool, the only pairs that count, all of which are matched; by default any may.
@@ -223,7 +218,7 @@ def score_retrieval(
     with torch.autocast("cpu", enabled=False):  # which would make cosines half precision
         itc = torch.einsum("vce,te->vct", video_embeds, text_embeds).mean(dim=1)
     itc = itc.masked_fill(~allowed, float("-inf"))
-    k = None if args.eval_x_only or candidates is not None else args.k_test
+    k = max(itc.shape) if args.eval_x_only or candidates is not None else args.k_test
     for_video, for_text = shortlist(itc, k) & allowed, shortlist(itc.t(), k).t() & allowed
     text_states, text_mask = text_states.to(model.device), text_mask.to(model.device)
     pairs = share_of(for_video | for_text)
@@ -326,11 +321,11 @@ def chance_recall(texts_of_video: list[list[int]]) -> dict[str, float]:
 
     The first k of n candidates in random order hold none of r right ones with probability C(n - r, k) / C(n, k).
     """
-    texts, shares = Counter(text for texts in texts_of_video for text in texts), {}
-    rights = {"txt": [len(texts) for texts in texts_of_video], "img": list(texts.values())}
-    for prefix, n in (("txt", len(rights["img"])), ("img", len(rights["txt"]))):
+    of_videos, shares = list(map(len, texts_of_video)), {}
+    of_texts = list(Counter(text for texts in texts_of_video for text in texts).values())
+    for prefix, rights, n in (("txt", of_videos, len(of_texts)), ("img", of_texts, len(of_videos))):
         for k in TOP_K:
-            misses = [math.comb(n - right, min(k, n)) / math.comb(n, min(k, n)) for right in rights[prefix]]
+            misses = [math.comb(n - right, min(k, n)) / math.comb(n, min(k, n)) for right in rights]
             shares[f"{prefix}_r{k}"] = 100 * (1 - sum(misses) / len(misses))
     return with_means(shares)
 

@@ -36,7 +36,7 @@ from ..data.loaders import BadVideoReport
 from ..distributed import fail_together, progress_bar, share_of, whole_files
 from ..errors import InputError, check_number, writing
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .spans import ROUNDING, Source, Span, SpanReader, absolute, find_sources, is_below, read_spans
+from .spans import ROUNDING, Source, Span, SpanReader, absolute, collate_spans, find_sources, is_below, read_spans
 from .table import SpanTable
 
 # What embeddings depend on, of the files of a model.
@@ -109,25 +109,25 @@ class SViTTIndex:
             InputError: if there is no such model, it does not compare videos with texts, a number is out of bounds, or
                 the folder holds an index of another model or with other settings.
         """
-        folder, lengths = Path(folder), {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds}
+        folder = Path(folder)
+        given = {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds, "num_frames": num_frames}
+        given = {name: value for name, value in given.items() if value is not None}
         if (folder / "index.json").exists():
             before = read_settings(folder)
-            for name, value in (lengths | {"num_frames": num_frames}).items():
-                if value not in (None, before[name]):
+            for name, value in given.items():
+                if value != before[name]:
                     raise InputError(f"{folder}: is an index with {name} {before[name]}; give that, or another folder.")
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             raise InputError(f"{folder}: is no index yet; to make one, name a model.")
-        lengths = {"clip_seconds": 10.0, "stride_seconds": 5.0} | {k: v for k, v in lengths.items() if v is not None}
-        check_number("clip_seconds", lengths["clip_seconds"], ROUNDING)
-        check_number("stride_seconds", lengths["stride_seconds"], ROUNDING, lengths["clip_seconds"])
+        settings: dict = {"clip_seconds": 10.0, "stride_seconds": 5.0} | given
+        check_number("clip_seconds", settings["clip_seconds"], ROUNDING)
+        check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
         model, processor = load(model_name_or_path, num_frames)
         is_folder = os.path.isdir(model_name_or_path)
-        settings = lengths | {
-            "model": os.path.abspath(model_name_or_path) if is_folder else model_name_or_path,
-            "fingerprint": fingerprint_of(model_name_or_path),
-            "num_frames": processor.video_processor.num_frames,
-        }
+        settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
+        settings["fingerprint"] = fingerprint_of(model_name_or_path)
+        settings["num_frames"] = processor.video_processor.num_frames
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "create.lock"):
@@ -196,7 +196,7 @@ class SViTTIndex:
             for names in (report.added, report.updated):
                 names[:] = [name for name in names if name not in report.bad]
             bad_videos = BadVideoReport(self.folder / "bad_videos.jsonl")
-            bad_videos.take_from({"bad_videos": [{"video": name, "error": report.bad[name]} for name in report.bad]})
+            bad_videos.found |= report.bad
             bad_videos.write("index")
             if is_main:
                 self.table.remove([source.video for source, _ in todo if source.video in report.bad])
@@ -228,25 +228,18 @@ class SViTTIndex:
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor)
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
-        loader = DataLoader(reader, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
-        bad, num_spans, waiting = {}, 0, []
-        progress = progress_bar(todo, "videos")
-        for source, spans, clips, error in loader:
-            if error is not None:
-                bad[source.video] = error
-            waiting += [(source, span, clip) for span, clip in zip(spans, clips, strict=True)]
-            while len(waiting) >= batch_size:
-                num_spans += self._commit(waiting[:batch_size])
-                waiting = waiting[batch_size:]
-            progress.update(not spans or spans[-1].number == spans[-1].num_spans - 1)
-        return bad, num_spans + (self._commit(waiting) if waiting else 0)
-
-    def _commit(self, batch: list[tuple[Source, Span, torch.Tensor]]) -> int:
-        embeddings = self.embed_clips(torch.stack([clip for _, _, clip in batch]))
-        rows = [source._asdict() | span._asdict() for source, span, _ in batch]
-        with writing(self.folder):
-            self.table.add([row | {"embedding": one} for row, one in zip(rows, embeddings, strict=True)])
-        return len(rows)
+        how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
+        bad, num_spans, progress = {}, 0, progress_bar(todo, "videos")
+        for found, clips, errors in DataLoader(reader, batch_size, **how):
+            if found:
+                rows = [source._asdict() | span._asdict() for source, span in found]
+                embeddings = self.embed_clips(clips)
+                with writing(self.folder):
+                    self.table.add([row | {"embedding": one} for row, one in zip(rows, embeddings, strict=True)])
+            bad |= errors
+            num_spans += len(found)
+            progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span in found))
+        return bad, num_spans
 
     def remove(self, paths: Iterable[str | Path]) -> list[str]:
         """See [`remove_videos`]."""
@@ -398,12 +391,12 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
     Raises:
         InputError: if the index has none of a path, or cannot be written.
     """
-    folder, paths = Path(folder), [absolute(path) for path in paths]
+    folder, names = Path(folder), set()
     read_settings(folder)
     with locked(folder):
-        table, names = SpanTable(folder), set()
+        table = SpanTable(folder)
         known = {video for video, _, _ in table.spans()}
-        for path in paths:
+        for path in map(absolute, paths):
             if not (below := {name for name in known if is_below(name, path)}):
                 raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
             names |= below

@@ -2,7 +2,7 @@
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -122,7 +122,7 @@ def shown(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return np.where(is_kept, frames, frames // 4 + VEIL).repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def beside(frames: Sequence[np.ndarray]) -> np.ndarray:
+def beside(frames: Iterable[np.ndarray]) -> np.ndarray:
     """Return frames (H, W, 3) beside each other, with margins."""
     padded = [np.pad(frame, ((0, 0), (0, MARGIN), (0, 0)), constant_values=255) for frame in frames]
     return np.concatenate(padded, axis=1)

@@ -158,9 +158,7 @@ def read_spans(
 
 
 class SpanReader(IterableDataset):
-    """`(source, spans, clips, error)` of some spans of one video at a time, with clips (spans, T, 3, H, W) uint8.
-
-    A video that cannot be read has no spans, but a sentence about why.
+    """`(source, span, clip)` with clips (T, 3, H, W) uint8; for a video that cannot be read, `(source, None, error)`.
 
     Args:
         todo: videos, and the numbers of their spans that are not wanted.
@@ -175,7 +173,7 @@ class SpanReader(IterableDataset):
     ):
         self.todo, self.lengths, self.processor = todo, (clip_seconds, stride_seconds), processor
 
-    def __iter__(self) -> Iterator[tuple[Source, list[Span], torch.Tensor | list, str | None]]:
+    def __iter__(self) -> Iterator[tuple[Source, Span | None, torch.Tensor | str]]:
         worker = get_worker_info()
         for source, done in self.todo if worker is None else self.todo[worker.id :: worker.num_workers]:
             done, num_spans = set(done), None
@@ -186,8 +184,17 @@ class SpanReader(IterableDataset):
             try:
                 while len(done) != num_spans:
                     spans, clips = read_spans(source, choose, self.processor)
-                    yield source, spans, clips, None
+                    for span, clip in zip(spans, clips, strict=True):
+                        yield source, span, clip
                     done |= {span.number for span in spans}
                     num_spans = spans[0].num_spans
             except (VideoDecodeError, OSError) as error:
-                yield source, [], [], str(error)
+                yield source, None, str(error)
+
+
+def collate_spans(items: list[tuple]) -> tuple[list[tuple[Source, Span]], torch.Tensor | None, dict[str, str]]:
+    """Return sources and spans, their clips (B, T, 3, H, W), and the errors by video, of items of a [`SpanReader`]."""
+    found = [(source, span) for source, span, _ in items if span is not None]
+    clips = [clip for _, span, clip in items if span is not None]
+    errors = {source.video: error for source, span, error in items if span is None}
+    return found, torch.stack(clips) if clips else None, errors

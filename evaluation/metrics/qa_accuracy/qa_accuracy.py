@@ -7,6 +7,7 @@ Also an `evaluate` module, loaded by the path of its folder.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import datasets
 import evaluate
@@ -45,7 +46,7 @@ def accuracies(predictions, references, question_types=None) -> dict:
     return results
 
 
-def percent(shares: list[float]) -> float:
+def percent(shares: Sequence[float]) -> float:
     return round(100 * sum(shares) / len(shares), 2)
 
 
