@@ -175,7 +175,8 @@ def explain(
     outputs = [Path(path) for path in output]
     for path in outputs:
         if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
-            raise ArgumentError("output", f"must end in one of {', '.join(FORMATS)}, in a folder, got {path}")
+            problem = f"must end in one of {', '.join(FORMATS)}, in a folder that exists, got {path}"
+            raise ArgumentError("output", problem)
     check_number("num_frames", num_frames, 1)
     check_number("num_clips", num_clips, 1)
     check_number("fps", fps, 0.1, 50)

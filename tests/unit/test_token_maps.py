@@ -184,7 +184,7 @@ def test_explain_writes_pictures_and_returns_shares(demo, tmp_path, decode_all):
     ("options", "words"),
     [
         ({"output": ["maps.txt"]}, "`output` must end in one of .png"),
-        ({"output": ["nosuch/maps.png"]}, "in a folder, got nosuch/maps.png"),
+        ({"output": ["nosuch/maps.png"]}, "in a folder that exists, got nosuch/maps.png"),
         ({"output": ["folder.png"]}, "folder.png: cannot be written"),
         ({"num_clips": 0}, "`num_clips` must be at least 1"),
         ({"fps": float("nan")}, "`fps` must be from 0.1 to 50"),
