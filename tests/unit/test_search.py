@@ -340,8 +340,10 @@ def test_removing_needs_no_model(demo, videos, tmp_path):
     shutil.rmtree(tmp_path / "model")
     for path in videos.iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="videos: holds no video"):  # perhaps a disk that is not mounted
-        index.add([videos])
+    # Perhaps a disk is not mounted.
+    for path, words in ((videos, "videos: holds no video"), ("nowhere", "nowhere: there is no such file or folder")):
+        with pytest.raises(InputError, match=words):
+            index.add([path])
     with pytest.raises(InputError, match="typo.mp4: is no video of the index"):
         remove_videos(index.folder, [videos, "typo.mp4"])
     assert len(index) == 8 and len(remove_videos(index.folder, [videos])) == 8 and len(index) == 0
@@ -375,10 +377,12 @@ def test_wrong_settings_make_no_index(demo, tmp_path, monkeypatch, options, word
 def test_wrong_requests_are_a_sentence(videos, index, tmp_path):
     index.add([videos])
     (tmp_path / "empty").mkdir()
+    (index.folder / "index.lock").unlink(missing_ok=True)
+    (index.folder / "index.lock").mkdir()  # as in a folder that cannot be written
     for call, words in (
+        (lambda: index.add([videos]), f"{index.folder}: cannot be written"),
+        (lambda: index.remove([videos]), f"{index.folder}: cannot be written"),
         (lambda: index.add([videos], batch_size=0), "`batch_size` must be at least 1, got 0"),
-        (lambda: index.add([tmp_path / "nowhere"]), "nowhere: there is no such file or folder"),
-        (lambda: index.add([tmp_path / "empty"]), "empty: holds no video"),
         (lambda: index.add([""]), "A path is empty"),
         (lambda: index.search(SENTENCE, top_k=0), "`top_k` must be at least 1"),
         (lambda: index.search(), "give one of them"),
