@@ -38,7 +38,7 @@ def accuracies(predictions, references, question_types=None) -> dict:
     # No answer is never right, whatever the annotators wrote.
     counts = [right.count(answer) if answer else 0 for answer, right in zip(predictions, references, strict=True)]
     is_right = [count > 0 for count in counts]
-    results = {"overall": percent(is_right)}
+    results: dict = {"overall": percent(is_right)}
     if all(len(right) == 10 for right in references):
         results["soft"] = percent([min(count / 3, 1) for count in counts])
     if question_types is not None:
