@@ -27,7 +27,7 @@ from svitt import SViTTForPreTraining
 from svitt.data import annotations, loaders, presets
 from svitt.distributed import check_launch, check_output, write_whole
 from svitt.errors import InputError, exit_on_bad_input
-from svitt.evaluation import clips, retrieval
+from svitt.evaluation import retrieval
 from svitt.training import start
 from svitt.training.card import settings_of, write_card, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
@@ -81,7 +81,6 @@ def main():
 
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing, **task.as_fields())
-    clips.check_length("max_text_length", processing.max_text_length, model.config.text_config)
     evaluation.set_frames(processor.video_processor.num_frames)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers

@@ -53,7 +53,6 @@ def main():
     preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "videoqa")
     task, dataset, source, dropping, processing, answering_args, args = groups
     settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    processing = answering_args.question_processing(processing)
     check_launch()
     check_output(output_dir)
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
@@ -69,7 +68,7 @@ def main():
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, dropping, processing)
     answering_args.set_frames(processor.video_processor.num_frames)
-    answering_args.set_lengths(processing, processor, model.config)
+    answering_args.set_answer_length(processor, model.config)
     answers = answering.find_answer_list(
         answering_args, preset, questions, splits.get("train"), source.model_name_or_path
     )

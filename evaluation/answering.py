@@ -1,22 +1,22 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Question answering: lists of answers, what training takes of them, ranking them for all questions of a split.
 
-V videos of C clips of N tokens, B questions, a list of A answers, width D. A process answers the questions about its
-share of the videos, each of which is read and encoded once for all that is asked about it.
+A process answers the questions about its share of the videos, each of which is read and encoded once for all that is
+asked about it.
 """
 
 import json
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
@@ -26,15 +26,15 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..configuration_svitt import SViTTConfig
-from ..data.annotations import load_answer_list
+from ..data.annotations import PLACE, load_answer_list
 from ..data.loaders import BadVideoReport, ProcessingArguments, to_model_inputs
 from ..data.presets import Preset, Split
 from ..distributed import fail_together, share_of
-from ..errors import ArgumentError, InputError
+from ..errors import InputError, check_number
 from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, check_length, metrics_table, read_videos, report_bad_videos
-from .metrics.qa_accuracy.qa_accuracy import accuracies, rows_by_type
+from .clips import ClipArguments, metrics_table, read_videos, report_bad_videos, video_field
+from .metrics.qa_accuracy.qa_accuracy import accuracies, percent, rows_by_type
 
 ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
 NUM_PREDICTED = 10  # answers of a question that are written down
@@ -45,8 +45,7 @@ class AnsweringArguments(ClipArguments):
     """Which answers to choose from, and how."""
 
     _argument_group_name = "answering"
-    at_least = ClipArguments.at_least | {"num_answers": 1, "k_test": 1, "answers_at_once": 1}
-    at_least |= {"max_answer_length": 2, "max_question_length": 2}
+    at_least = ClipArguments.at_least | {"num_answers": 1, "k_test": 1, "answers_at_once": 1, "max_answer_length": 2}
 
     answer_list: str | None = field(
         default=None,
@@ -56,9 +55,6 @@ class AnsweringArguments(ClipArguments):
         },
     )
     num_answers: int = field(default=1500, metadata={"help": "Length of a list made of the split `train`, at most."})
-    max_question_length: int | None = field(
-        default=None, metadata={"help": "Tokens of a question; for questions, the same as --max_text_length."}
-    )
     max_answer_length: int | None = field(
         default=None,
         metadata={"help": "Tokens of an answer, with those of begin and end; by default the model's own, 5 if new."},
@@ -75,19 +71,10 @@ class AnsweringArguments(ClipArguments):
         default=256, metadata={"help": "Answers decoded at once, of all clips and questions; bounds memory."}
     )
 
-    def question_processing(self, args: ProcessingArguments) -> ProcessingArguments:
-        """Return `args` with the length of questions; raise an `InputError` where their two options differ."""
-        length, other = self.max_question_length, args.max_text_length
-        if None not in (length, other) and length != other:
-            raise ArgumentError("max_text_length", f"must be that of questions, {length}, or left out, got {other}")
-        return args if length is None else replace(args, max_text_length=length)
-
-    def set_lengths(self, args: ProcessingArguments, processor: SViTTProcessor, config: SViTTConfig):
-        """Cut answers as asked; raise an `InputError` for a length that the model has no positions for."""
-        check_length("max_text_length", args.max_text_length, config.text_config)
-        check_length("max_question_length", self.max_question_length, config.text_config)
-        check_length("max_answer_length", self.max_answer_length, config.decoder_config)
+    def set_answer_length(self, processor: SViTTProcessor, config: SViTTConfig):
+        """Cut answers as asked; raise an `InputError` for a length that the decoder has no positions for."""
         if self.max_answer_length is not None:
+            check_number("max_answer_length", self.max_answer_length, 2, config.decoder_config.max_position_embeddings)
             processor.max_answer_length = self.max_answer_length
 
 
@@ -109,12 +96,8 @@ def question_set(questions: Dataset) -> QuestionSet:
     for index, path in enumerate(video_field(questions, "path").to_pylist()):
         places[path if are_files else index].append(index)
     first = [indices[0] for indices in places.values()]
-    return QuestionSet(questions, questions.select_columns("video").select(first), list(places.values()))
-
-
-def video_field(questions: Dataset, field: str) -> pa.ChunkedArray:
-    """Return `path` or `bytes` of all videos, without making a dictionary of each."""
-    return pc.struct_field(questions.select_columns("video").with_format("arrow")[:]["video"], field)
+    columns = [name for name in ("video", *PLACE) if name in questions.column_names]
+    return QuestionSet(questions, questions.select_columns(columns).select(first), list(places.values()))
 
 
 def load_question_sets(splits: dict[str, Split], args: ProcessingArguments) -> dict[str, QuestionSet]:
@@ -136,15 +119,12 @@ def find_answer_list(
 ) -> list[str]:
     """Return the answers to choose from, see `--answer_list`; none where nothing says what they are.
 
-    Args:
-        training: the rows of `train_split`, where it is trained on.
+    `training` are the rows of `train_split`, where it is trained on.
     """
     file = args.answer_list or preset.answer_list
     if file is None and training is None and model_name_or_path:
-        try:
+        with suppress(OSError):  # the model has none
             file = cached_file(model_name_or_path, ANSWER_LIST)
-        except OSError:  # the model has none
-            pass
     if file is not None:
         return load_answer_list(file)
     if training is None and train_split is not None:
@@ -167,16 +147,16 @@ def options_of(questions: Dataset) -> list[list[str]]:
     return questions["options"][:] if "options" in questions.column_names else [[]] * len(questions)
 
 
-def num_covered(questions: Dataset, answers: Sequence[str]) -> int:
-    """Return how many questions have a right answer in the list or among their options."""
+def are_covered(questions: Dataset, answers: Sequence[str]) -> list[bool]:
+    """Return which questions have a right answer in the list or among their options."""
     listed = set(answers)
     rows = zip(options_of(questions), questions["answer"], strict=True)
-    return sum(bool(options) or not listed.isdisjoint(right) for options, right in rows)
+    return [bool(options) or not listed.isdisjoint(right) for options, right in rows]
 
 
 def answer_coverage(questions: Dataset, answers: Sequence[str]) -> float:
     """Return the share of the questions, in percent, that have a right answer to choose."""
-    return round(100 * num_covered(questions, answers) / len(questions), 2)
+    return percent(are_covered(questions, answers))
 
 
 def check_answers(split: str, questions: Dataset, answers: Sequence[str]):
@@ -186,7 +166,7 @@ def check_answers(split: str, questions: Dataset, answers: Sequence[str]):
             f"split {split}: there is no list of answers to choose from, neither with the dataset nor with the model; "
             "give --answer_list, or `options` in each row."
         )
-    if not num_covered(questions, answers):
+    if not any(are_covered(questions, answers)):
         raise InputError(
             f"split {split}: none of its answers, such as {questions[0]['answer'][0]!r:.100}, is in the answer list, "
             f"which has {len(answers)}, such as {answers[0]!r:.100}."
@@ -255,17 +235,13 @@ def answer_questions(
     args: AnsweringArguments,
     batch_size: int,
 ) -> dict[int, Prediction]:
-    """Answer the questions about videos that come in batches, `batch_size` questions at once.
+    """Answer the questions about videos, `batch_size` questions at once, and return the predictions by row.
 
     Args:
         model: bare (not wrapped for training); used in evaluation mode.
         video_batches: batches of `pixel_values` (V, frames, channels, height, width) and `is_missing` (V,): questions
             about such videos get no prediction.
-        questions_of_video: for each video, the rows of its questions.
-        questions: of [`load_questions`].
-
-    Returns:
-        Predictions by row.
+        questions_of_video: for each video, the rows of its questions among `questions`, of [`load_questions`].
     """
     model.eval()
     is_whole = args.eval_frame_ensemble == "concat"
@@ -366,8 +342,10 @@ def share_of_most_frequent(references: list[list[str]]) -> float:
 
 def by_type(measure: Callable, rows: list, types: list[list[str]] | None) -> dict:
     """Return a measure of all rows (`overall`), and of those of each type (`by_type`), rounded to 2 decimals."""
-    of_types = {name: round(measure(some), 2) for name, some in rows_by_type(rows, types or [None] * len(rows)).items()}
-    return {"overall": round(measure(rows), 2)} | ({"by_type": of_types} if types else {})
+    measures = {"overall": round(measure(rows), 2)}
+    if types is not None:
+        measures["by_type"] = {name: round(measure(some), 2) for name, some in rows_by_type(rows, types).items()}
+    return measures
 
 
 def flat_metrics(accuracies: dict) -> dict[str, float]:
@@ -402,21 +380,17 @@ def write_predictions(folder: Path, split: str, questions: Dataset, predictions:
     """Write `predictions_<split>.json`, in the original's format, and `.parquet`, with the best answers of each
     question and their probabilities. Questions without a prediction are left out of the former, null in the latter.
     """
-    ids = questions["question_id"][:]
-    answered = [
-        {"question_id": id, "answer": prediction.answers[0]}
-        for id, prediction in zip(ids, predictions, strict=True)
-        if prediction is not None
-    ]
-    (folder / f"predictions_{split}.json").write_text(json.dumps(answered, ensure_ascii=False), encoding="utf-8")
     table = {
-        "question_id": ids,
-        "video": video_field(questions, "path").to_pylist(),
+        "question_id": questions["question_id"][:],
+        "video": video_field(questions, "path"),
         "question": questions["question"][:],
         "references": questions["answer"][:],
-        "answer": [prediction and prediction.answers[0] for prediction in predictions],
-        "probability": [prediction and prediction.probabilities[0] for prediction in predictions],
-        "best_answers": [prediction and prediction.answers for prediction in predictions],
-        "best_probabilities": [prediction and prediction.probabilities for prediction in predictions],
+        "answer": [one and one.answers[0] for one in predictions],
+        "probability": [one and one.probabilities[0] for one in predictions],
+        "best_answers": [one and one.answers for one in predictions],
+        "best_probabilities": [one and one.probabilities for one in predictions],
     }
     pq.write_table(pa.table(table), folder / f"predictions_{split}.parquet")
+    answers = zip(table["question_id"], table["answer"], strict=True)
+    answered = [{"question_id": id, "answer": answer} for id, answer in answers if answer is not None]
+    (folder / f"predictions_{split}.json").write_text(json.dumps(answered, ensure_ascii=False), encoding="utf-8")

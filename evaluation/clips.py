@@ -1,13 +1,14 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """What the evaluations of both tasks share: how a video is cut into clips, reading them, a table of figures."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import PreTrainedConfig
 
 from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, video_loader
 from ..distributed import share_of
@@ -41,18 +42,13 @@ class ClipArguments(ArgumentGroup):
         if self.num_frames_test is None:
             self.num_frames_test = num_frames
         if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
-            raise ArgumentError(
-                "num_frames_test",
-                f"must be a multiple of the {num_frames} frames of a clip, got {self.num_frames_test}",
-            )
+            problem = f"must be a multiple of the {num_frames} frames of a clip, got {self.num_frames_test}"
+            raise ArgumentError("num_frames_test", problem)
 
 
-def check_length(argument: str, length: int | None, config: PreTrainedConfig):
-    """Raise an `InputError` for a text of more tokens than its encoder or decoder has positions."""
-    if length is not None and length > config.max_position_embeddings:
-        raise ArgumentError(
-            argument, f"must be at most {config.max_position_embeddings}, the positions of the model, got {length}"
-        )
+def video_field(rows: Dataset, field: str) -> pa.ChunkedArray:
+    """Return `path` or `bytes` of all videos, without making a dictionary of each."""
+    return pc.struct_field(rows.select_columns("video").with_format("arrow")[:]["video"], field)
 
 
 def read_videos(
@@ -64,7 +60,7 @@ def read_videos(
     bad_videos: BadVideoReport,
     batch_size: int,
     num_workers: int,
-) -> Iterator[dict[str, torch.Tensor]]:
+) -> Iterator[dict]:
     """Return batches of this process's share of the videos: `pixel_values` (B, num_frames, 3, H, W), `is_missing`."""
     loader = video_loader(share_of(videos), processor, num_frames, batch_size, processing, num_workers)
     return model_batches(loader, processor, device, bad_videos)
@@ -76,14 +72,12 @@ def report_bad_videos(accelerator: Accelerator, split: str, bad_videos: BadVideo
         accelerator.print(f"{split}: {num_bad} videos cannot be read and count as missed, see {bad_videos.path}")
 
 
-def metrics_table(title: str, rows: Iterable[tuple[str, dict[str, float]]]) -> str:
-    """Return figures as lines of text, with a column for each of their names; a row without any is a heading."""
-    rows = list(rows)
-    columns = list(dict.fromkeys(name for _, figures in rows for name in figures))
-    width = max(len(name) for name in (title, *(name for name, _ in rows)))
-    lines = [title.ljust(width) + "".join(f"{name:>{max(len(name) + 2, 8)}}" for name in columns)]
+def metrics_table(title: str, rows: list[tuple[str, dict[str, float]]]) -> str:
+    """Return rows of figures by name as lines of text, with a column for each name; a row without any is a heading."""
+    widths = {name: max(len(name) + 2, 8) for _, figures in rows for name in figures}
+    first = max(len(name) for name, _ in [(title, {}), *rows])
+    lines = [title.ljust(first) + "".join(name.rjust(width) for name, width in widths.items())]
     for row, figures in rows:
-        cells = (f"{figures[name]:.2f}" if name in figures else "" for name in columns)
-        cells = (cell.rjust(max(len(name) + 2, 8)) for name, cell in zip(columns, cells, strict=True))
-        lines.append((row.ljust(width) + "".join(cells)).rstrip())
+        cells = (f"{figures[name]:{width}.2f}" if name in figures else " " * width for name, width in widths.items())
+        lines.append((row.ljust(first) + "".join(cells)).rstrip())
     return "\n".join(lines)

@@ -3,19 +3,17 @@
 Multiple choice is retrieval among a few texts for each video.
 
 V videos of C clips of N tokens, T texts of L words, width D. A process encodes its share of the videos and keeps their
-tokens, as these are large; embeddings, texts and scores are gathered. So work is shared, and results are the same for
-any number of processes.
+tokens, as these are large; embeddings, texts and scores are gathered. Results are the same for any number of processes.
 """
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -29,12 +27,14 @@ from ..distributed import fail_together, gather_shares, progress_bar, share_of
 from ..errors import ArgumentError
 from ..modeling_svitt import pool_clips, split_clips
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, metrics_table, read_videos, report_bad_videos
+from .clips import ClipArguments, metrics_table, read_videos, report_bad_videos, video_field
 from .metrics.retrieval_recall.retrieval_recall import TOP_K, rank_of_best, recalls, with_means
 
 # Texts that share a video's keys and values: more are padded more, fewer let the video be projected more often.
 TEXTS_AT_ONCE = 32
 KIND_NAMES = {"itm": "re-ranked (ITM)", "itc": "embeddings (ITC)", "ensemble": "both (ensemble)", "chance": "chance"}
+DIRECTIONS = {"txt_": "video to text", "img_": "text to video"}
+COLUMN_NAMES = {"accuracy": "accuracy", "r1": "R@1", "r5": "R@5", "r10": "R@10", "r_mean": "mean"}
 
 Metrics = dict[str, dict[str, float]]  # in percent, by kind (see KIND_NAMES) and name
 
@@ -78,31 +78,29 @@ class ChoiceScores:
 def encode_videos(
     model: PreTrainedModel, batches: Iterable[dict], num_frames: int, args: RetrievalArguments
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Encode batches of `pixel_values` (B, C * num_frames, channels, height, width), all clips of a batch together.
+    """Return of each video the tokens (C, N, D), normalised embeddings (C, embed_dim) in float32, and `is_missing` ().
 
-    Returns:
-        The tokens (C, N, D) of each video, the normalised embeddings (C, embed_dim) of its clips in float32, and its
-        `is_missing` () from the batch, false if that has none.
+    All clips of a batch (B, C * num_frames, channels, height, width) are encoded together.
     """
     device, memory_left = model.device.type, args.feature_memory * 1e9
     # The type that matching computes in: tokens kept in it give the same scores.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
     tokens, embeds, is_missing = [], [], []
     for batch in batches:
-        pixel_values = batch["pixel_values"]
-        features = model.get_video_features(split_clips(pixel_values.to(device), num_frames, args.strided_clips))
-        of_batch = features.last_hidden_state.to(dtype).unflatten(0, (len(pixel_values), -1))
+        clips = split_clips(batch["pixel_values"].to(device), num_frames, args.strided_clips)
+        features, num_videos = model.get_video_features(clips), len(batch["is_missing"])
+        of_batch = features.last_hidden_state.to(dtype).unflatten(0, (num_videos, -1))
         memory_left -= of_batch.nbytes
         tokens += of_batch if memory_left >= 0 else of_batch.cpu()
-        embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (len(pixel_values), -1))
-        is_missing += batch.get("is_missing", torch.zeros(len(pixel_values), dtype=torch.bool))
+        embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (num_videos, -1))
+        is_missing += batch["is_missing"]
     return tokens, embeds, is_missing
 
 
 def encode_texts(
     model: PreTrainedModel, batches: Iterable[dict[str, Tensor]]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return the states (L, D), the mask (L,) and the normalised embedding (embed_dim,) in float32 of each text."""
+    """Return of each text the states (L, D), the mask (L,) and the normalised embedding (embed_dim,) in float32."""
     states, masks, embeds = [], [], []
     for batch in batches:
         input_ids, attention_mask = batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
@@ -113,22 +111,16 @@ def encode_texts(
     return states, masks, embeds
 
 
-def shortlist(scores: Tensor, k: int | None) -> Tensor:
-    """Return which of the candidates (queries, candidates) are among the k best of their query, or tied with the k-th.
-
-    All are where there are no more than k, or with `k=None`.
-    """
-    if k is None or k >= scores.shape[1]:
-        return torch.ones_like(scores, dtype=torch.bool)
-    return scores >= scores.topk(k, dim=1).values[:, -1:]
+def shortlist(scores: Tensor, k: int) -> Tensor:
+    """Return which candidates (queries, candidates) are among the k best of their query, or tied with the k-th."""
+    return scores >= scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1:]
 
 
 def plan_matching(pairs: Tensor, lengths: Tensor, words_at_once: int) -> list[tuple[list[int], Tensor, int]]:
     """Cut pairs (V, T) into batches with little padding: of each video, a few texts of like lengths (T,) at a time.
 
-    Returns:
-        Batches of V' videos, (V', c) texts of each, and the words of the longest text: `words_at_once` at most, padding
-        included, unless it is a single pair. A video may come more than once.
+    A batch is V' videos, which may repeat, (V', c) texts of each, and the words of the longest text. It has
+    `words_at_once` at most, padding included, unless it is a single pair.
     """
     most = max(1, min(TEXTS_AT_ONCE, words_at_once // int(lengths.max())))
     by_length = lengths.argsort(descending=True, stable=True)
@@ -166,14 +158,12 @@ def itm_scores(
     ensemble: str,
     words_at_once: int | None = None,
 ) -> Tensor:
-    """Return the matching scores (V, T) of pairs, float32 on the CPU, clips combined by `ensemble`; -inf for no pair.
+    """Return the matching scores (V, T), float32 on the CPU, of `pairs` (V, T) bool; -inf for what is none.
 
     Args:
-        model: with `match`.
         video_tokens: (C, N, D) of each video, on any device.
         text_states, text_mask: (T, L, D) and (T, L).
-        pairs: (V, T) bool: the texts to score each video with.
-        ensemble: `"mean"`, `"max"`, `"lse"`; or `"concat"`, where a video is one clip.
+        ensemble: of the clips, `"mean"`, `"max"`, `"lse"`; or `"concat"`, where a video is one clip.
         words_at_once: of all pairs of a clip and a text that are matched in one call; bounds memory.
     """
     scores = torch.full(pairs.shape, float("-inf"), device=model.device)
@@ -210,7 +200,7 @@ def score_retrieval(
     Args:
         model: bare (not wrapped for training); used in evaluation mode.
         video_batches: this process's `share_of` the videos, in batches of `pixel_values` (B, frames, channels, height,
-            width) and perhaps `is_missing` (B,): such videos get -inf for all texts.
+            width) and `is_missing` (B,): such videos get -inf for all texts.
         text_batches: this process's `share_of` the texts, in batches of `input_ids` and `attention_mask` (B, L).
         num_frames: frames of a clip.
         candidates: (V, T) bool, the only pairs that count, all of which are matched; by default any may.
@@ -228,7 +218,7 @@ def score_retrieval(
     with torch.autocast("cpu", enabled=False):  # which would make cosines half precision
         itc = torch.einsum("vce,te->vct", video_embeds, text_embeds).mean(dim=1)
     itc = itc.masked_fill(~allowed, float("-inf"))
-    k = None if args.eval_x_only or candidates is not None else args.k_test
+    k = max(itc.shape) if args.eval_x_only or candidates is not None else args.k_test
     for_video, for_text = shortlist(itc, k) & allowed, shortlist(itc.t(), k).t() & allowed
     text_states, text_mask = text_states.to(model.device), text_mask.to(model.device)
     pairs = share_of(for_video | for_text)
@@ -260,15 +250,13 @@ def load_retrieval_sets(
 ) -> dict[str, RetrievalSet | ChoiceSet]:
     """Return the sets of all splits that are not to train on."""
     missing_videos = args.missing_videos(is_training=False)
-    sets: dict[str, RetrievalSet | ChoiceSet] = {}
-    for name, split in splits.items():
-        if name.startswith("train"):
-            continue
-        if split.rows == "multiple_choice":
-            sets[name] = choice_set(split.load(missing_videos))
-        else:
-            sets[name] = retrieval_set(split.load(missing_videos, unique_videos=True, join_captions=join_captions))
-    return sets
+    return {
+        name: choice_set(split.load(missing_videos))
+        if split.rows == "multiple_choice"
+        else retrieval_set(split.load(missing_videos, unique_videos=True, join_captions=join_captions))
+        for name, split in splits.items()
+        if not name.startswith("train")
+    }
 
 
 def check_stop_key(stop_key: str | None, splits: Collection[str]):
@@ -333,11 +321,11 @@ def chance_recall(texts_of_video: list[list[int]]) -> dict[str, float]:
 
     The first k of n candidates in random order hold none of r right ones with probability C(n - r, k) / C(n, k).
     """
-    texts, shares = Counter(text for texts in texts_of_video for text in texts), {}
-    rights = {"txt": [len(texts) for texts in texts_of_video], "img": list(texts.values())}
-    for prefix, n in (("txt", len(rights["img"])), ("img", len(rights["txt"]))):
+    of_videos, shares = list(map(len, texts_of_video)), {}
+    of_texts = list(Counter(text for texts in texts_of_video for text in texts).values())
+    for prefix, rights, n in (("txt", of_videos, len(of_texts)), ("img", of_texts, len(of_videos))):
         for k in TOP_K:
-            misses = [math.comb(n - right, min(k, n)) / math.comb(n, min(k, n)) for right in rights[prefix]]
+            misses = [math.comb(n - right, min(k, n)) / math.comb(n, min(k, n)) for right in rights]
             shares[f"{prefix}_r{k}"] = 100 * (1 - sum(misses) / len(misses))
     return with_means(shares)
 
@@ -356,30 +344,19 @@ def choice_ranks(scores: Tensor, answers: list[int]) -> Tensor:
     return ranks.masked_fill(scores.isneginf().all(dim=1), float("inf"))
 
 
-def stopping_score(metrics: Metrics) -> float:
-    """Return what the best epoch is kept by: `r_mean` of re-ranking, or for multiple choice the ensemble's accuracy."""
-    return metrics["ensemble"]["accuracy"] if "ensemble" in metrics else metrics["itm"]["r_mean"]
-
-
-def flat_metrics(split: str, metrics: Metrics) -> dict[str, float]:
-    """Return metrics as trackers take them: `test/itm_r_mean`."""
-    return {f"{split}/{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
-
-
 def results_table(results: dict[str, Metrics]) -> str:
     """Return the metrics of each split, see [`metrics_of`], as lines of text."""
     return "\n\n".join(metrics_table(split, table_rows(metrics)) for split, metrics in results.items())
 
 
-def table_rows(metrics: Metrics) -> Iterator[tuple[str, dict[str, float]]]:
-    directions = {"": ""} if "ensemble" in metrics else {"txt_": "video to text", "img_": "text to video"}
-    columns = {"accuracy": "accuracy", "r1": "R@1", "r5": "R@5", "r10": "R@10", "r_mean": "mean"}
-    for prefix, direction in directions.items():
-        if direction:
-            yield direction, {}
+def table_rows(metrics: Metrics) -> list[tuple[str, dict[str, float]]]:
+    rows = []
+    for prefix, direction in (("", ""),) if "ensemble" in metrics else DIRECTIONS.items():
+        rows += [(direction, {})] if direction else []
         for kind, values in metrics.items():
-            found = {name: values[prefix + key] for key, name in columns.items() if prefix + key in values}
-            yield f"  {KIND_NAMES[kind]}", found
+            found = {name: values[prefix + key] for key, name in COLUMN_NAMES.items() if prefix + key in values}
+            rows.append((f"  {KIND_NAMES[kind]}", found))
+    return rows
 
 
 # ---- Ranks
@@ -391,13 +368,13 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
     Columns:
         direction: `"video_to_text"`, or for captions also `"text_to_video"`.
         query_index, query: number of the video or text, and its path or words.
-        rank_itm, rank_itc and, for multiple choice, rank_ensemble: rank from 1 of the best right answer among the
-            candidates; null where none was a candidate, as it is outside the shortlist or the video is missing.
+        rank_itm, rank_itc and, for multiple choice, rank_ensemble: rank from 1 of the best right answer; null where it
+            is outside the shortlist or the video is missing.
         top_index, top, top_score: the candidate with the best matching score; null for a missing video.
         is_hit: whether `rank_itm` is 1.
     """
-    texts = videos_and_texts.texts
-    videos = pc.struct_field(videos_and_texts.videos.data.column("video"), "path").to_pylist()
+    texts = pa.chunked_array([videos_and_texts.texts], pa.string())
+    videos = video_field(videos_and_texts.videos, "path")
     if isinstance(scores, ChoiceScores):
         ranks = {kind: choice_ranks(score, videos_and_texts.answers).numpy() for kind, score in vars(scores).items()}
         return rank_rows("video_to_text", videos, texts, ranks, scores.itm)
@@ -412,19 +389,14 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
 
 
 def rank_rows(
-    direction: str, queries: list[str], candidates: list[str], ranks: dict[str, np.ndarray], scores: Tensor
+    direction: str, queries: pa.Array, candidates: pa.Array, ranks: dict[str, np.ndarray], scores: Tensor
 ) -> pa.Table:
     """Return rows of [`rank_table`] from ranks (queries,) from 0 by kind, and scores (queries, candidates)."""
     top_scores, top = scores.max(dim=1)
     has_none = top_scores.isneginf().numpy()
     top = pa.array(top.numpy(), mask=has_none)
-    columns = {
-        "direction": [direction] * len(queries),
-        "query_index": pa.array(range(len(queries)), pa.int64()),
-        "query": pa.array(queries, pa.string()),
-    }
+    columns = {"direction": [direction] * len(queries), "query_index": range(len(queries)), "query": queries}
     for kind, rank in ranks.items():
         columns[f"rank_{kind}"] = pa.array(np.nan_to_num(rank + 1, posinf=0).astype(int), mask=np.isinf(rank))
-    columns |= {"top_index": top, "top": pa.array(candidates, pa.string()).take(top)}
-    columns |= {"top_score": pa.array(top_scores.numpy(), mask=has_none), "is_hit": pa.array(ranks["itm"] == 0)}
-    return pa.table(columns)
+    columns |= {"top_index": top, "top": candidates.take(top)}
+    return pa.table(columns | {"top_score": pa.array(top_scores.numpy(), mask=has_none), "is_hit": ranks["itm"] == 0})

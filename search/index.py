@@ -15,13 +15,11 @@ import hashlib
 import json
 import logging
 import os
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,22 +28,20 @@ from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..conversion import load_model_and_processor
-from ..data.check import files_below, is_video
 from ..data.loaders import BadVideoReport
 from ..distributed import fail_together, progress_bar, share_of, whole_files
 from ..errors import InputError, check_number, writing
-from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+from ..processing_svitt import SViTTProcessor, VideoDecodeError
+from .spans import ROUNDING, Source, Span, SpanReader, absolute, collate_spans, find_sources, is_below, read_spans
 from .table import SpanTable
 
 # What embeddings depend on, of the files of a model.
 MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
-SETTINGS = ("model", "fingerprint", "files", "num_frames", "clip_seconds", "stride_seconds")
-SPANS_AT_ONCE = 4  # of one video that are read at once
-ROUNDING = 1e-6  # in times, of seconds or of strides
+SETTINGS = ("model", "fingerprint", "num_frames", "clip_seconds", "stride_seconds")
 
 logger = logging.getLogger(__name__)
 
@@ -113,28 +109,32 @@ class SViTTIndex:
             InputError: if there is no such model, it does not compare videos with texts, a number is out of bounds, or
                 the folder holds an index of another model or with other settings.
         """
-        folder, lengths = Path(folder), {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds}
+        folder = Path(folder)
+        given = {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds, "num_frames": num_frames}
+        given = {name: value for name, value in given.items() if value is not None}
         if (folder / "index.json").exists():
             before = read_settings(folder)
-            for name, value in (lengths | {"num_frames": num_frames}).items():
-                if value not in (None, before[name]):
+            for name, value in given.items():
+                if value != before[name]:
                     raise InputError(f"{folder}: is an index with {name} {before[name]}; give that, or another folder.")
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             raise InputError(f"{folder}: is no index yet; to make one, name a model.")
-        lengths = {"clip_seconds": 10.0, "stride_seconds": 5.0} | {k: v for k, v in lengths.items() if v is not None}
-        check_number("clip_seconds", lengths["clip_seconds"], ROUNDING)
-        check_number("stride_seconds", lengths["stride_seconds"], ROUNDING, lengths["clip_seconds"])
+        settings: dict = {"clip_seconds": 10.0, "stride_seconds": 5.0} | given
+        check_number("clip_seconds", settings["clip_seconds"], ROUNDING)
+        check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
         model, processor = load(model_name_or_path, num_frames)
         is_folder = os.path.isdir(model_name_or_path)
-        settings = {"model": os.path.abspath(model_name_or_path) if is_folder else model_name_or_path}
-        settings |= fingerprint_of(model_name_or_path) | {"num_frames": processor.video_processor.num_frames} | lengths
+        settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
+        settings["fingerprint"] = fingerprint_of(model_name_or_path)
+        settings["num_frames"] = processor.video_processor.num_frames
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "create.lock"):
                 if not (folder / "index.json").exists():  # as another process of the same launch was faster
                     SpanTable.create(folder, model.config.embed_dim)
-                    write_settings(folder, settings)
+                    with whole_files(folder) as new:
+                        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         return cls(folder, settings, model, processor)
 
     @classmethod
@@ -148,15 +148,11 @@ class SViTTIndex:
         settings = read_settings(folder)
         name = model_name_or_path or settings["model"]
         model, processor = load(name, settings["num_frames"])
-        found = fingerprint_of(name, settings)
-        if found["fingerprint"] != settings["fingerprint"]:
+        if fingerprint_of(name) != settings["fingerprint"]:
             raise InputError(
                 f"{folder}: was made by another model than {name}, namely {settings['model']} as it was; their "
                 "embeddings cannot be compared; index the videos anew in another folder."
             )
-        if found["files"] != settings["files"]:
-            with suppress(OSError):  # of a folder that may only be read
-                write_settings(folder, settings | found)
         return cls(folder, settings, model, processor)
 
     def __len__(self) -> int:
@@ -172,8 +168,8 @@ class SViTTIndex:
     def add(self, paths: Iterable[str | Path], batch_size: int = 16, num_workers: int = 0) -> IndexReport:
         """Bring the index up to date with some videos: new and changed ones are encoded, vanished ones removed.
 
-        What is indexed already stays as it is: a call that was interrupted is continued by the next. What could not be
-        read the last time is tried again. Processes started by `accelerate launch` share the work.
+        A call that was interrupted is continued by the next; what could not be read is tried again. Processes started
+        by `accelerate launch` share the work.
 
         Args:
             paths: videos, folders of videos and tar shards, and tar shards.
@@ -200,7 +196,7 @@ class SViTTIndex:
             for names in (report.added, report.updated):
                 names[:] = [name for name in names if name not in report.bad]
             bad_videos = BadVideoReport(self.folder / "bad_videos.jsonl")
-            bad_videos.take_from({"bad_videos": [{"video": name, "error": report.bad[name]} for name in report.bad]})
+            bad_videos.found |= report.bad
             bad_videos.write("index")
             if is_main:
                 self.table.remove([source.video for source, _ in todo if source.video in report.bad])
@@ -208,7 +204,7 @@ class SViTTIndex:
             PartialState().wait_for_everyone()
         return report
 
-    def _plan(self, paths: list[str]) -> tuple[IndexReport, list[tuple["Source", set[int]]]]:
+    def _plan(self, paths: list[str]) -> tuple[IndexReport, list[tuple[Source, set[int]]]]:
         """Remove what has vanished or changed; return the videos to encode, with the spans that are there."""
         sources, unread = find_sources(paths)
         report, done = IndexReport(bad=unread), {}
@@ -226,30 +222,24 @@ class SViTTIndex:
         return report, [(sources[name], done.get(name, set())) for name in (*report.added, *report.updated)]
 
     def _encode(
-        self, todo: list[tuple["Source", set[int]]], batch_size: int, num_workers: int
+        self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int
     ) -> tuple[dict[str, str], int]:
-        """Encode and commit spans batch by batch; return the videos that cannot be read, and how many spans it were."""
-        reader = SpanReader(todo, self.settings, self.processor.video_processor)
+        """Encode and commit spans in batches; return the videos that cannot be read, and how many spans it were."""
+        lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
+        reader = SpanReader(todo, *lengths, self.processor.video_processor)
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
-        loader = DataLoader(reader, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
-        bad, num_spans, waiting = {}, 0, []
-        progress = progress_bar(todo, "videos")
-        for source, spans, clips in loader:
-            if isinstance(clips, str):
-                bad[source.video] = clips
-            waiting += [(source, span, clip) for span, clip in zip(spans, clips, strict=False)]
-            while len(waiting) >= batch_size:
-                num_spans += self._commit(waiting[:batch_size])
-                waiting = waiting[batch_size:]
-            progress.update(not spans or spans[-1].number == spans[-1].num_spans - 1)
-        return bad, num_spans + (self._commit(waiting) if waiting else 0)
-
-    def _commit(self, batch: list[tuple["Source", "Span", torch.Tensor]]) -> int:
-        embeddings = self.embed_clips(torch.stack([clip for _, _, clip in batch]))
-        rows = [source._asdict() | span._asdict() for source, span, _ in batch]
-        with writing(self.folder):
-            self.table.add([row | {"embedding": one} for row, one in zip(rows, embeddings, strict=True)])
-        return len(rows)
+        how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
+        bad, num_spans, progress = {}, 0, progress_bar(todo, "videos")
+        for found, clips, errors in DataLoader(reader, batch_size, **how):
+            if found:
+                rows = [source._asdict() | span._asdict() for source, span in found]
+                embeddings = self.embed_clips(clips)
+                with writing(self.folder):
+                    self.table.add([row | {"embedding": one} for row, one in zip(rows, embeddings, strict=True)])
+            bad |= errors
+            num_spans += len(found)
+            progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span in found))
+        return bad, num_spans
 
     def remove(self, paths: Iterable[str | Path]) -> list[str]:
         """See [`remove_videos`]."""
@@ -281,16 +271,15 @@ class SViTTIndex:
         check_number("shortlist", shortlist, 1)
         is_fused = text is not None and rerank
         query = self.embed_video(video) if text is None else self.embed_text(text)
-        rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k)
-        found = {source_and_span(row): Hit(row["video"], row["start"], row["end"], row["similarity"]) for row in rows}
-        for (source, _), hit in found.items():
-            if not source.is_unchanged():
-                hit.note = "the video has gone or changed since it was indexed"
-        hits = list(found.values())
+        found = []
+        for row in self._shortlist(query, max(shortlist, top_k) if is_fused else top_k):
+            source, span = (kind(*(row[name] for name in kind._fields)) for kind in (Source, Span))
+            note = None if source.is_unchanged() else "the video has gone or changed since it was indexed"
+            found.append((source, span, Hit(source.video, span.start, span.end, row["similarity"], note=note)))
         if is_fused:
             self._rerank(found, text)
-            hits.sort(key=lambda hit: (hit.score is not None, hit.score or 0.0), reverse=True)
-        return hits[:top_k]
+            found.sort(key=lambda one: (one[2].score is not None, one[2].score or 0.0), reverse=True)
+        return [hit for _, _, hit in found[:top_k]]
 
     def _shortlist(self, query: np.ndarray, size: int) -> list[dict]:
         """Return rows of the most similar spans that do not overlap, best first: `size`, if there are as many."""
@@ -308,7 +297,7 @@ class SViTTIndex:
 
     def embed_video(self, video: str | Path) -> np.ndarray:
         """Return the embedding (D,) of length 1 of a video as one clip."""
-        return self.embed_clips(clip_of(self.processor.video_processor, video)[None])[0]
+        return self.embed_clips(self.processor.video_processor.read_clip(video)[None])[0]
 
     @torch.no_grad()
     def embed_text(self, text: str) -> np.ndarray:
@@ -331,19 +320,19 @@ class SViTTIndex:
         return self.model.get_video_features(pixels)
 
     @torch.no_grad()
-    def _rerank(self, found: dict[tuple["Source", "Span"], Hit], text: str, batch_size: int = 16):
+    def _rerank(self, found: list[tuple[Source, Span, Hit]], text: str, batch_size: int = 16):
         """Set the score of each hit whose span can still be read, and a note for the others."""
-        words, processor = self._encode_text(text), self.processor.video_processor
+        words, readable = self._encode_text(text), []
         states = self.model.get_text_features(**words).last_hidden_state
-        readable, unchanged = [], sorted(key for key, hit in found.items() if hit.note is None)
-        for source, keys in groupby(unchanged, key=lambda key: key[0]):
-            spans = [span for _, span in keys]
+        unchanged = sorted(one for one in found if one[2].note is None)
+        for source, of_source in groupby(unchanged, key=lambda one: one[0]):
+            _, spans, hits = zip(*of_source, strict=True)
             try:
-                _, clips = read_spans(source, lambda metadata, spans=spans: spans, processor)
-                readable += [(found[source, span], clip) for span, clip in zip(spans, clips, strict=True)]
+                _, clips = read_spans(source, lambda metadata, spans=spans: spans, self.processor.video_processor)
+                readable += zip(hits, clips, strict=True)
             except (VideoDecodeError, OSError) as error:
-                for span in spans:
-                    found[source, span].note = str(error)
+                for hit in hits:
+                    hit.note = str(error)
         for start in range(0, len(readable), batch_size):
             part = readable[start : start + batch_size]
             scores = self.model.match(
@@ -378,11 +367,6 @@ def read_settings(folder: Path) -> dict:
     return settings
 
 
-def write_settings(folder: Path, settings: dict):
-    with whole_files(folder) as new:
-        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Let one process index at a time; the lock of one that was killed is open."""
@@ -407,12 +391,12 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
     Raises:
         InputError: if the index has none of a path, or cannot be written.
     """
-    folder, paths = Path(folder), [absolute(path) for path in paths]
+    folder, names = Path(folder), set()
     read_settings(folder)
     with locked(folder):
-        table, names = SpanTable(folder), set()
+        table = SpanTable(folder)
         known = {video for video, _, _ in table.spans()}
-        for path in paths:
+        for path in map(absolute, paths):
             if not (below := {name for name in known if is_below(name, path)}):
                 raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
             names |= below
@@ -430,199 +414,14 @@ def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProce
     return model.eval().to(device), processor
 
 
-def fingerprint_of(name: str, known: dict | None = None) -> dict:
-    """Return `fingerprint`, a hash of the files of a model that was loaded, and `files`, their sizes and times.
-
-    Args:
-        known: what an earlier call returned: files of the same sizes and times are not read again.
-    """
+def fingerprint_of(name: str) -> str:
+    """Return a hash of the files of a model that was loaded."""
     folder = Path(name) if os.path.isdir(name) else Path(try_to_load_from_cache(name, "config.json")).parent
-    paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
-    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-    if known is not None and known["files"] == files:
-        return {"fingerprint": known["fingerprint"], "files": files}
     digest = hashlib.sha256()
-    for path in paths:
+    for path in sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)):
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return {"fingerprint": digest.hexdigest(), "files": files}
-
-
-# ---- Videos
-
-
-class Source(NamedTuple):
-    """A video file, or one within a tar shard."""
-
-    video: str  # absolute path; `<shard>::<member>` in a shard
-    version: str  # differs when the file has been replaced
-    shard: str = ""
-    offset: int = 0
-    size: int = 0
-
-    def open(self) -> str | dict:
-        """Return what [`read_video`] takes."""
-        if not self.shard:
-            return self.video
-        with open(self.shard, "rb") as file:
-            file.seek(self.offset)
-            return {"path": self.video, "bytes": file.read(self.size)}
-
-    def is_unchanged(self) -> bool:
-        with suppress(OSError):
-            return self.version == version_of(self.shard or self.video)
-        return False
-
-
-def version_of(path: str) -> str:
-    state = os.stat(path)
-    return f"{state.st_size} {state.st_mtime_ns}"
-
-
-def absolute(path: str | Path) -> str:
-    if not str(path):
-        raise InputError("A path is empty; name a video, a folder or a tar shard.")
-    return os.path.abspath(path)
-
-
-def is_below(name: str, path: str) -> bool:
-    """Return whether the video of this name is, or lies in, this file, folder or shard."""
-    return name == path or name.startswith((path.rstrip(os.sep) + os.sep, f"{path}::"))
-
-
-def find_sources(paths: list[str]) -> tuple[dict[str, Source], dict[str, str]]:
-    """Return the videos among files, below folders, and in tar shards, by name; and what cannot be read, and why.
-
-    Raises:
-        InputError: for a path that does not exist, or a folder or shard without videos.
-    """
-    sources, errors = {}, {}
-    for path in paths:
-        files, num_before = [path], len(sources) + len(errors)
-        if os.path.isdir(path):
-            below = files_below(path, lambda error: errors.update({error.filename: error}))
-            files = sorted(file for file in below if is_video(os.path.basename(file)) or file.endswith(".tar"))
-        elif not os.path.exists(path):
-            raise InputError(f"{path}: there is no such file or folder.")
-        for file in files:
-            try:
-                file.encode()  # no other name can be written into the table
-                members = members_of(file) if file.endswith(".tar") else [Source(file, version_of(file))]
-                sources |= {source.video: source for source in members}
-            except (OSError, UnicodeError, tarfile.TarError) as error:
-                errors[file] = error
-        if len(sources) + len(errors) == num_before and path not in sources:
-            raise InputError(f"{path}: holds no video.")
-    reasons = {name: getattr(error, "strerror", None) or error for name, error in errors.items()}
-    return sources, {name: f"{name}: cannot be opened ({reason})." for name, reason in reasons.items()}
-
-
-def members_of(shard: str) -> list[Source]:
-    with tarfile.open(shard, "r:") as tar:  # not compressed, else members have no place in the file
-        return [
-            Source(f"{shard}::{member.name}", version_of(shard), shard, member.offset_data, member.size)
-            for member in tar
-            if member.isfile() and is_video(os.path.basename(member.name))
-        ]
-
-
-# ---- Spans
-
-
-class Span(NamedTuple):
-    """A stretch of a video: frames `first` up to `last`, exclusive; `number` `number` of `num_spans`."""
-
-    number: int
-    num_spans: int
-    start: float  # seconds
-    end: float
-    first: int
-    last: int
-
-
-def source_and_span(row: dict) -> tuple[Source, Span]:
-    """Return what a row of the table was made of."""
-    source, span = (kind(*(row[name] for name in kind._fields)) for kind in (Source, Span))
-    return source, span
-
-
-def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
-    """Return the spans of a video: every `stride_seconds` one of `clip_seconds`, the last one up to the end.
-
-    A span has the frames that are shown during it; one that would show no new frame is left out, so that there are no
-    more spans than frames. A video that is shorter, or whose frame rate is not known, is one span.
-
-    Args:
-        metadata: `total_num_frames`, `fps` and `frame_times` of [`read_video`].
-    """
-    num_frames, fps, times = metadata.total_num_frames, metadata.fps, metadata.frame_times
-    if not fps:
-        return [Span(0, 1, 0.0, 0.0, 0, num_frames)]
-    times = np.arange(num_frames) / fps if times is None else times
-    duration = float(times[-1]) + 1 / fps
-    if duration <= clip_seconds + ROUNDING:
-        return [Span(0, 1, 0.0, duration, 0, num_frames)]
-    last_start = duration - clip_seconds
-    starts = np.unique(np.floor(times / stride_seconds + ROUNDING)) * stride_seconds
-    starts = np.unique(np.where(starts < last_start - ROUNDING, starts, last_start))
-    ends = np.minimum(starts + clip_seconds, duration)
-    firsts = np.searchsorted(times, starts + ROUNDING, side="right") - 1
-    lasts = np.searchsorted(times, ends - ROUNDING)
-    rows = zip(starts.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
-    return [Span(number, len(starts), *row) for number, row in enumerate(rows)]
-
-
-class SpanReader(IterableDataset):
-    """`(source, spans, clips)` of some spans of one video at a time, clips being (spans, T, 3, H, W) uint8.
-
-    A video that cannot be read has no spans, and in place of clips a sentence about why.
-
-    Args:
-        todo: videos, and the numbers of their spans that are not wanted.
-    """
-
-    def __init__(self, todo: list[tuple[Source, set[int]]], settings: dict, processor: SViTTVideoProcessor):
-        self.todo, self.processor = todo, processor
-        self.lengths = settings["clip_seconds"], settings["stride_seconds"]
-
-    def __iter__(self) -> Iterator[tuple[Source, list[Span], torch.Tensor | str]]:
-        worker = get_worker_info()
-        for source, done in self.todo if worker is None else self.todo[worker.id :: worker.num_workers]:
-            done, num_spans = set(done), None
-            try:
-                while len(done) != num_spans:
-                    spans, clips = read_spans(
-                        source, lambda metadata, done=done: self.some(metadata, done), self.processor
-                    )
-                    yield source, spans, clips
-                    done |= {span.number for span in spans}
-                    num_spans = spans[0].num_spans
-            except (VideoDecodeError, OSError) as error:
-                yield source, [], str(error)
-
-    def some(self, metadata, done: set[int]) -> list[Span]:
-        return [span for span in cut(metadata, *self.lengths) if span.number not in done][:SPANS_AT_ONCE]
-
-
-def read_spans(
-    source: Source, choose: Callable[..., list[Span]], processor: SViTTVideoProcessor
-) -> tuple[list[Span], torch.Tensor]:
-    """Return the spans that `choose` picks, given the metadata, and their clips (spans, T, 3, H, W) uint8."""
-    spans, num_frames = [], processor.num_frames
-
-    def pick(metadata) -> list[int]:
-        spans[:] = choose(metadata)
-        frames = [span.first + i for span in spans for i in sample_frame_indices(num_frames, span.last - span.first)]
-        return [min(frame, metadata.total_num_frames - 1) for frame in frames]
-
-    frames, _ = read_video(source.open(), pick)
-    parts = [frames[start : start + num_frames] for start in range(0, len(frames), num_frames)]
-    return spans, torch.stack([clip_of(processor, part, do_sample_frames=False) for part in parts])
-
-
-def clip_of(processor: SViTTVideoProcessor, video, **options) -> torch.Tensor:
-    clip = processor.read_clip(video, **options)
-    return clip[0] if isinstance(clip, tuple) else clip  # until `read_clip` returns the clip alone
+    return digest.hexdigest()
 
 
 # ---- In words

@@ -2,7 +2,7 @@
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips, token_order
 from ..processing_svitt import SViTTProcessor
 
-PICTURES, VIDEO = (".png", ".jpg", ".jpeg", ".webp"), ".mp4"
+FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".mp4")
 VEIL = np.array([0, 0, 48], dtype=np.uint8)  # over what is dropped: a patch that is black anyway shows it, too
 MIN_SIDE, MARGIN, LINE_HEIGHT = 128, 6, 20  # pixels of a frame, between frames, of text
 
@@ -63,7 +63,7 @@ def token_maps(
         text: caption or question, for a model that fuses it with the video.
         num_frames: of a clip, by default the processor's.
         num_clips: cut the video into so many clips, as evaluation does: T = num_clips * num_frames.
-        strided_clips: whether a clip takes every `num_clips`-th frame, not consecutive ones.
+        strided_clips: a clip takes every `num_clips`-th frame, not consecutive ones.
 
     Raises:
         InputError: if the model takes no text.
@@ -72,10 +72,9 @@ def token_maps(
     if text is not None and not hasattr(model, "text_model"):
         raise InputError(f"{type(model).__name__} looks at videos only; it takes no `text`.")
     num_frames = num_frames or processor.video_processor.num_frames
-    as_bytes = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-    videos = processor.video_processor(video, num_frames=num_clips * num_frames, **as_bytes)["pixel_values"]
+    clip = processor.video_processor.read_clip(video, num_frames=num_clips * num_frames)
+    pixel_values = processor.video_processor.to_pixel_values(clip[None].to(model.device))
     model.eval()
-    pixel_values = processor.video_processor.to_pixel_values(videos.to(model.device))
     vision_model, text_model = getattr(model, "vision_model", model), getattr(model, "text_model", None)
     seen = vision_model(split_clips(pixel_values, num_frames, strided_clips))
     grid = num_frames, vision_model.config.grid_size, vision_model.config.grid_size
@@ -92,9 +91,9 @@ def token_maps(
             positions = positions.gather(1, index)
             fused.append(positions)
 
-    frame_numbers = split_clips(torch.arange(videos.shape[1])[None], num_frames, strided_clips).flatten().numpy()
+    frame_numbers = split_clips(torch.arange(len(clip))[None], num_frames, strided_clips).flatten().numpy()
     return TokenMaps(
-        frames=videos[0].permute(0, 2, 3, 1).numpy(),
+        frames=clip.permute(0, 2, 3, 1).cpu().numpy(),
         vision=masks_of(kept, grid, frame_numbers),
         vision_layers=drop_layers(vision_model),
         text=text,
@@ -108,10 +107,7 @@ def drop_layers(model: PreTrainedModel) -> list[int]:
 
 
 def masks_of(positions: list[torch.Tensor], grid: tuple[int, int, int], frame_numbers: np.ndarray) -> np.ndarray:
-    """Return masks (drops, T, h, w) from row-major positions (clips, kept) per drop.
-
-    `frame_numbers` (T,) are the places in the video of the frames of the first clip, of the second, and so on.
-    """
+    """Return masks (drops, T, h, w) from row-major positions (clips, kept) per drop; `frame_numbers` (T,) by clip."""
     masks = np.zeros((len(positions), len(frame_numbers), *grid[1:]), dtype=bool)
     for mask, kept in zip(masks, positions, strict=True):
         of_clips = torch.zeros(len(kept), math.prod(grid), dtype=torch.bool)
@@ -126,7 +122,7 @@ def shown(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return np.where(is_kept, frames, frames // 4 + VEIL).repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def beside(frames: Sequence[np.ndarray]) -> np.ndarray:
+def beside(frames: Iterable[np.ndarray]) -> np.ndarray:
     """Return frames (H, W, 3) beside each other, with margins."""
     padded = [np.pad(frame, ((0, 0), (0, MARGIN), (0, 0)), constant_values=255) for frame in frames]
     return np.concatenate(padded, axis=1)
@@ -178,10 +174,9 @@ def explain(
     """
     outputs = [Path(path) for path in output]
     for path in outputs:
-        if path.suffix.lower() not in (*PICTURES, VIDEO):
-            raise ArgumentError("output", f"must end in one of {', '.join((*PICTURES, VIDEO))}, got {path}")
-        if not path.parent.is_dir():
-            raise ArgumentError("output", f"must be in a folder that exists, got {path}")
+        if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
+            problem = f"must end in one of {', '.join(FORMATS)}, in a folder that exists, got {path}"
+            raise ArgumentError("output", problem)
     check_number("num_frames", num_frames, 1)
     check_number("num_clips", num_clips, 1)
     check_number("fps", fps, 0.1, 50)
@@ -190,7 +185,7 @@ def explain(
     maps = token_maps(loaded, processor, video, text, num_clips=num_clips, strided_clips=strided_clips)
     for path in outputs:
         with writing(path):
-            if path.suffix.lower() == VIDEO:
+            if path.suffix.lower() == ".mp4":
                 overlay(maps, path, fps)
             else:
                 contact_sheet(maps).save(path)

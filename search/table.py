@@ -10,28 +10,20 @@ import pyarrow as pa
 from lancedb.index import IvfFlat
 
 from ..errors import InputError
+from .spans import Source, Span
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
 # Clusters of the ANN index that a search looks into, of a thousand for a million spans; see benchmarks/README.md.
 NUM_PROBES = 50
-COLUMNS = {
-    # Source: the name of a video, its version, and where it lies within a tar shard.
-    "video": pa.string(), "version": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64(),
-    # Span: which one of how many, its seconds, and its frames.
-    "number": pa.int64(), "num_spans": pa.int64(), "start": pa.float64(), "end": pa.float64(),
-    "first": pa.int64(), "last": pa.int64(),
-}  # fmt: skip
+TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+COLUMNS = {name: TYPES[kind] for name, kind in (Source.__annotations__ | Span.__annotations__).items()}
 
 
 class SpanTable:
-    """Rows are added and removed in transactions: readers see a consistent state at any time, and half a batch never.
+    """`spans.lance` in a folder, see [`SpanTable.create`]; an `InputError` says that it is missing or damaged.
 
-    Args:
-        folder: where [`SpanTable.create`] has made `spans.lance`.
-
-    Raises:
-        InputError: if the table is missing or damaged.
+    Rows are added and removed in transactions: readers see a consistent state at any time, and half a batch never.
     """
 
     def __init__(self, folder: str | Path):
@@ -79,10 +71,7 @@ class SpanTable:
         return {tuple(group[name] for name in columns[:3]): set(group["number_list"]) for group in groups}
 
     def nearest(self, query: np.ndarray, k: int) -> list[dict]:
-        """Return the rows of the k spans with the largest cosine, `similarity`, to a query (D,) of length 1, in order.
-
-        Exact without an ANN index.
-        """
+        """Return rows of the k spans with the largest cosine, `similarity`, to a query (D,) of length 1, in order."""
         self.table.checkout_latest()
         search = self.table.search(query, vector_column_name="embedding").distance_type("dot")
         rows = search.nprobes(NUM_PROBES).limit(k).to_list()

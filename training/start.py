@@ -20,7 +20,7 @@ from ..conversion import (
     with_fields,
 )
 from ..data.loaders import ProcessingArguments
-from ..errors import ArgumentError, InputError
+from ..errors import ArgumentError, InputError, check_number
 from ..modeling_svitt import SViTTForVideoQuestionAnswering
 from ..processing_svitt import SViTTProcessor
 
@@ -131,6 +131,7 @@ def start_training(
             if num_frames is not None:
                 fields["vision_config"] = fields["vision_config"] | {"num_frames": num_frames}
             model = model_class(with_fields(SViTTConfig.from_pretrained(start.config_name), fields))
+    check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)
     if max_text_length is not None:  # where `from_pretrained(..., max_length=...)` puts it too
         tokenizer.init_kwargs["max_length"] = max_text_length
     return model, make_processor(model.config, tokenizer, **statistics)

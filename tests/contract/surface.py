@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 METRICS = ROOT / "evaluation/metrics"
 
 # Option of the scripts → its name in this edition.
-OPTIONS: dict[str, str] = {}
+OPTIONS = {"max_question_length": "max_text_length"}
 LATEST = "latest"  # value of --resume_from_checkpoint
 # Sub-command of `svitt` → its function in this edition, and the words before its arguments.
 COMMANDS = {name: ("svitt.cli:main", [name]) for name in ("convert", "check", "pack", "index", "search", "explain")}

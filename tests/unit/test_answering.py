@@ -1,19 +1,22 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Question answering: answers as training takes them, ranking in any chunks, options, results and their files."""
 
+import io
 import json
+import tarfile
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from svitt import SViTTConfig, SViTTForVideoQuestionAnswering
+from svitt import SViTTForVideoQuestionAnswering
 from svitt.data.annotations import load_questions
-from svitt.data.loaders import ProcessingArguments
+from svitt.data.loaders import BadVideoReport, ProcessingArguments
 from svitt.data.presets import Preset, Split
 from svitt.errors import InputError
 from svitt.evaluation.answering import (
@@ -23,6 +26,7 @@ from svitt.evaluation.answering import (
     answer_coverage,
     answer_metrics,
     answer_questions,
+    answer_split,
     answer_table,
     check_answers,
     find_answer_list,
@@ -98,6 +102,7 @@ def test_each_question_is_answered_as_if_asked_alone(model_and_processor, questi
     args = arguments(eval_frame_ensemble=ensemble, answer_scoring=scoring, strided_clips=ensemble == "mean")
     predictions = answer(model_and_processor, questions, args)
     assert sorted(predictions) == list(range(16))
+    assert len({tuple(prediction.probabilities) for prediction in predictions.values()}) > 12
     model, processor = model_and_processor
     answer_ids = processor.encode_answers(ANSWERS)["input_ids"]
     for row in range(0, 16, 5):
@@ -114,11 +119,6 @@ def test_each_question_is_answered_as_if_asked_alone(model_and_processor, questi
         )
         assert predictions[row].answers == [ANSWERS[place] for place in ranked[0]]
         assert predictions[row].probabilities == pytest.approx(probs[0].tolist(), abs=1e-5)
-
-
-def test_questions_and_videos_decide_the_answers(model_and_processor, questions):
-    predictions = answer(model_and_processor, questions, arguments())
-    assert len({tuple(prediction.probabilities) for prediction in predictions.values()}) > 12
 
 
 @given(st.integers(1, 80), st.integers(1, 20), st.integers(1, 5), st.integers(1, 9))
@@ -138,6 +138,22 @@ def test_questions_about_missing_videos_have_no_prediction(model_and_processor, 
     assert_same(predictions, {row: expected[row] for row in [*rows[1], *rows[2]]})
 
 
+def test_questions_about_videos_in_shards_are_answered_as_about_files(model_and_processor, questions, demo, tmp_path):
+    model, processor = model_and_processor
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, row in enumerate(questions.select(range(11))):
+            tar.add(row["video"]["path"], f"{number}.mp4")
+            words = json.dumps({name: row[name] for name in ("question", "answer")}).encode()
+            (member := tarfile.TarInfo(f"{number}.json")).size = len(words)
+            tar.addfile(member, io.BytesIO(words))
+    packed = Split("x", shards=(str(tmp_path / "a.tar"),), rows="questions").load()
+    bad_videos = BadVideoReport(tmp_path / "bad.jsonl")
+    settings = processor, arguments(), ProcessingArguments(), bad_videos
+    predictions = answer_split(Accelerator(cpu=True), model, "x", question_set(packed), ANSWERS, *settings)
+    expected = answer(model_and_processor, questions.select(range(11)), arguments())
+    assert_same(dict(enumerate(predictions)), expected)
+
+
 # ---- Options
 
 
@@ -152,16 +168,12 @@ def test_only_the_options_of_a_question_are_ranked(model_and_processor, demo, qu
     assert chosen["answer"][:] == [["up"], ["red"], ["green square"]]
     args = arguments(k_test=7, answer_scoring="likelihood")
     predictions = answer(model_and_processor, chosen, args)
-    assert sorted(predictions[0].answers) == sorted(rows[0]["options"])
-    assert sorted(predictions[2].answers) == sorted(rows[2]["options"])
-    assert set(predictions[1].answers) == set(ANSWERS)  # an option that only others have is no answer to it
-    for prediction in predictions.values():
-        assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
+    of_options, whole, others = (dict(zip(*predictions[row], strict=True)) for row in range(3))
+    assert of_options.keys() == set(rows[0]["options"]) and others.keys() == set(rows[2]["options"])
+    assert whole.keys() == set(ANSWERS)  # an option that only others have is no answer to it
+    assert [sum(one.values()) for one in (of_options, whole, others)] == pytest.approx([1, 1, 1], abs=1e-5)
     # By likelihood, what an option is compared with does not change how it compares.
-    everything = predictions[1]
-    ratio = {a: p for a, p in zip(predictions[0].answers, predictions[0].probabilities, strict=True)}
-    whole = dict(zip(everything.answers, everything.probabilities, strict=True))
-    assert ratio["up"] / ratio["red"] == pytest.approx(whole["up"] / whole["red"], rel=1e-4)
+    assert of_options["up"] / of_options["red"] == pytest.approx(whole["up"] / whole["red"], rel=1e-4)
     # With options everywhere, no list is needed.
     only = chosen.select([0, 2])
     check_answers("test", only, [])
@@ -173,8 +185,6 @@ def test_only_the_options_of_a_question_are_ranked(model_and_processor, demo, qu
 
 
 def test_a_processor_keeps_the_length_of_answers(demo, tmp_path):
-    processor = SViTTProcessor.from_pretrained(demo / "model")
-    assert processor.encode_answers("a red circle moves up")["input_ids"].shape == (1, 5)
     SViTTProcessor.from_pretrained(demo / "model", max_answer_length=7).save_pretrained(tmp_path)
     kept = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
     assert kept.encode_answers("a red circle moves up")["input_ids"].shape == (1, 7)
@@ -212,30 +222,17 @@ def test_most_frequent_answers_and_coverage():
     check_answers("test", many, ["e"])
 
 
-def test_lengths_of_questions_and_answers(demo):
-    processor = SViTTProcessor.from_pretrained(demo / "model")
-    config = SViTTConfig.from_pretrained(demo / "model")
-    args = AnsweringArguments(max_question_length=9, max_answer_length=7)
-    assert args.question_processing(ProcessingArguments()).max_text_length == 9
-    assert args.question_processing(ProcessingArguments(max_text_length=9)).max_text_length == 9
-    assert AnsweringArguments().question_processing(ProcessingArguments(max_text_length=8)).max_text_length == 8
-    with pytest.raises(InputError, match="`max_text_length` must be that of questions, 9"):
-        args.question_processing(ProcessingArguments(max_text_length=8))
-    AnsweringArguments().set_lengths(ProcessingArguments(), processor, config)
-    assert processor.max_answer_length == 5
-    args.set_lengths(ProcessingArguments(max_text_length=32), processor, config)
-    assert processor.max_answer_length == 7
-    for name in ("max_question_length", "max_answer_length"):
-        with pytest.raises(InputError, match=f"`{name}` must be at most 32, the positions"):
-            AnsweringArguments(**{name: 33}).set_lengths(ProcessingArguments(), processor, config)
-    with pytest.raises(InputError, match="`max_text_length` must be at most 32"):
-        args.set_lengths(ProcessingArguments(max_text_length=33), processor, config)
+def test_length_of_answers(model_and_processor, demo):
+    processor, config = SViTTProcessor.from_pretrained(demo / "model"), model_and_processor[0].config
+    for length, expected in ((None, 5), (7, 7)):
+        AnsweringArguments(max_answer_length=length).set_answer_length(processor, config)
+        assert processor.encode_answers("a red circle moves up")["input_ids"].shape == (1, expected)
+    with pytest.raises(InputError, match="`max_answer_length` must be from 2 to 32, got 33"):
+        AnsweringArguments(max_answer_length=33).set_answer_length(processor, config)
 
 
-def test_a_decoder_that_is_new_is_warned_of(model_and_processor, demo, tmp_path, recwarn):
-    model, path = model_and_processor[0], str(demo / "model")
-    with pytest.warns(UserWarning, match="The answers mean nothing yet: .*model was never trained to answer questions"):
-        warn_of_new_decoder(model, path)
+def test_a_decoder_that_is_new_is_warned_of(model_and_processor, tmp_path, recwarn):
+    model = model_and_processor[0]
     with pytest.warns(UserWarning, match="The answers mean nothing yet: this model was never"):
         warn_of_new_decoder(model, None)
     model.save_pretrained(tmp_path)
@@ -281,22 +278,6 @@ def test_weights_of_answers_equal_the_original(golden, demo):
         assert inputs["pixel_values"].shape == (1, 4, 3, 32, 32) and "answers" not in inputs
 
 
-def test_loss_of_a_batch_is_that_of_each_answer_by_its_weight(model_and_processor):
-    model, processor = model_and_processor
-    model.eval()
-    text = processor(text=["moves red", "left"], return_tensors="pt")
-    clip = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    batch = {"clips": clip, **text}
-    inputs = to_training_inputs(batch | {"answers": [["up", "red", "up", "up"], ["a red circle"]]}, processor)
-    expected = 0
-    for row, answer, weight in ((0, "up", 0.75), (0, "red", 0.25), (1, "a red circle", 1.0)):
-        one = {name: inputs[name][row : row + 1] for name in ("pixel_values", "input_ids", "attention_mask")}
-        with torch.no_grad():
-            expected += weight * model(**one, labels=processor.encode_answers(answer)["input_ids"]).loss.item() / 2
-    with torch.no_grad():
-        assert model(**inputs).loss.item() == pytest.approx(expected, rel=1e-5)
-
-
 # ---- Results
 
 
@@ -324,11 +305,6 @@ def test_chance_among_options():
     lines = answer_table("test", metrics).splitlines()
     assert lines[0].split() == ["test", "model", "most", "frequent", "answer", "chance"]
     assert lines[1].split() == ["accuracy", "50.00", "100.00", "50.00"]
-
-
-def test_soft_accuracy_of_options():
-    questions = table([["a"] * 2 + ["b"] * 8], options=[["a", "b"]])
-    assert answer_metrics(questions, [Prediction(["a"], [0.9])], [])["accuracy"] == {"overall": 100.0, "soft": 66.67}
 
 
 def test_files_of_predictions(tmp_path):

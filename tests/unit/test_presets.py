@@ -33,7 +33,7 @@ QA |= {
     "min_lr_multi": 0.1,
     "per_device_eval_batch_size": 8,
 }
-QA |= {"max_question_length": 25, "max_answer_length": 5, "k_test": 128, "eval_frame_ensemble": "lse"}
+QA |= {"max_text_length": 25, "max_answer_length": 5, "k_test": 128, "eval_frame_ensemble": "lse"}
 SETTINGS = {
     "pretraining": {
         "webvid": PRETRAINING | {"num_frames": 4, "num_frames_test": 4, "token_keep_rate": 0.7},

@@ -1,0 +1,200 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""What is indexed: videos, also those in tar shards, the spans that they are cut into, and reading these."""
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..data.check import files_below, is_video
+from ..errors import InputError
+from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+
+SPANS_AT_ONCE = 4  # of one video that are read at once
+ROUNDING = 1e-6  # in times, of seconds or of strides
+
+
+# ---- Videos
+
+
+class Source(NamedTuple):
+    """A video file, or one within a tar shard."""
+
+    video: str  # absolute path; `<shard>::<member>` in a shard
+    version: str  # differs when the file has been replaced
+    shard: str = ""
+    offset: int = 0
+    size: int = 0
+
+    def is_unchanged(self) -> bool:
+        with suppress(OSError):
+            return self.version == version_of(self.shard or self.video)
+        return False
+
+
+def version_of(path: str) -> str:
+    state = os.stat(path)
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def absolute(path: str | os.PathLike) -> str:
+    if not str(path):
+        raise InputError("A path is empty; name a video, a folder or a tar shard.")
+    return os.path.abspath(path)
+
+
+def is_below(name: str, path: str) -> bool:
+    """Return whether the video of this name is, or lies in, this file, folder or shard."""
+    return name == path or name.startswith((path.rstrip(os.sep) + os.sep, f"{path}::"))
+
+
+def find_sources(paths: list[str]) -> tuple[dict[str, Source], dict[str, str]]:
+    """Return the videos among files, below folders, and in tar shards, by name; and what cannot be read, and why.
+
+    Raises:
+        InputError: for a path that does not exist, or a folder or shard without videos.
+    """
+    sources, bad = {}, {}
+
+    def refuse(path: str, error: Exception):
+        bad[path] = f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})."
+
+    for path in paths:
+        files, num_before = [path], len(sources) + len(bad)
+        if os.path.isdir(path):
+            below = files_below(path, lambda error: refuse(error.filename, error))
+            files = sorted(file for file in below if is_video(file) or file.endswith(".tar"))
+        elif not os.path.exists(path):
+            raise InputError(f"{path}: there is no such file or folder.")
+        for file in files:
+            try:
+                file.encode()  # no other name can be written into the table
+                members = members_of(file) if file.endswith(".tar") else [Source(file, version_of(file))]
+                sources |= {source.video: source for source in members}
+            except (OSError, UnicodeError, tarfile.TarError) as error:
+                refuse(file, error)
+        if len(sources) + len(bad) == num_before and path not in sources:
+            raise InputError(f"{path}: holds no video.")
+    return sources, bad
+
+
+def members_of(shard: str) -> list[Source]:
+    with tarfile.open(shard, "r:") as tar:  # not compressed, else members have no place in the file
+        return [
+            Source(f"{shard}::{member.name}", version_of(shard), shard, member.offset_data, member.size)
+            for member in tar
+            if member.isfile() and is_video(member.name)
+        ]
+
+
+# ---- Spans
+
+
+class Span(NamedTuple):
+    """A stretch of a video: frames `first` up to `last`, exclusive; `number` `number` of `num_spans`."""
+
+    number: int
+    num_spans: int
+    start: float  # seconds
+    end: float
+    first: int
+    last: int
+
+
+def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
+    """Return the spans of a video: every `stride_seconds` one of `clip_seconds`, the last one up to the end.
+
+    A span has the frames that are shown during it; one that would show no new frame is left out, so that there are no
+    more spans than frames. A video that is shorter, or whose frame rate is not known, is one span.
+
+    Args:
+        metadata: `total_num_frames`, `fps` and `frame_times` of [`read_video`].
+    """
+    num_frames, fps, times = metadata.total_num_frames, metadata.fps, metadata.frame_times
+    if not fps:
+        return [Span(0, 1, 0.0, 0.0, 0, num_frames)]
+    times = np.arange(num_frames) / fps if times is None else times
+    duration = float(times[-1]) + 1 / fps
+    if duration <= clip_seconds + ROUNDING:
+        return [Span(0, 1, 0.0, duration, 0, num_frames)]
+    last_start = duration - clip_seconds
+    starts = np.unique(np.floor(times / stride_seconds + ROUNDING)) * stride_seconds
+    starts = np.unique(np.where(starts < last_start - ROUNDING, starts, last_start))
+    ends = np.minimum(starts + clip_seconds, duration)
+    firsts = np.searchsorted(times, starts + ROUNDING, side="right") - 1
+    lasts = np.searchsorted(times, ends - ROUNDING)
+    rows = zip(starts.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
+    return [Span(number, len(starts), *row) for number, row in enumerate(rows)]
+
+
+def read_spans(
+    source: Source, choose: Callable[..., list[Span]], processor: SViTTVideoProcessor
+) -> tuple[list[Span], torch.Tensor]:
+    """Return the spans that `choose` picks, given the metadata, and their clips (spans, T, 3, H, W) uint8.
+
+    Raises:
+        VideoDecodeError, OSError: if the video, or the shard, cannot be read.
+    """
+    spans, num_frames = [], processor.num_frames
+
+    def pick(metadata) -> list[int]:
+        spans[:] = choose(metadata)
+        frames = [span.first + i for span in spans for i in sample_frame_indices(num_frames, span.last - span.first)]
+        return [min(frame, metadata.total_num_frames - 1) for frame in frames]
+
+    video = source.video
+    if source.shard:
+        with open(source.shard, "rb") as file:
+            file.seek(source.offset)
+            video = {"path": video, "bytes": file.read(source.size)}
+    frames, _ = read_video(video, pick)
+    parts = [frames[start : start + num_frames] for start in range(0, len(frames), num_frames)]
+    return spans, torch.stack([processor.read_clip(part, do_sample_frames=False) for part in parts])
+
+
+class SpanReader(IterableDataset):
+    """`(source, span, clip)` with clips (T, 3, H, W) uint8; for a video that cannot be read, `(source, None, error)`.
+
+    Args:
+        todo: videos, and the numbers of their spans that are not wanted.
+    """
+
+    def __init__(
+        self,
+        todo: list[tuple[Source, set[int]]],
+        clip_seconds: float,
+        stride_seconds: float,
+        processor: SViTTVideoProcessor,
+    ):
+        self.todo, self.lengths, self.processor = todo, (clip_seconds, stride_seconds), processor
+
+    def __iter__(self) -> Iterator[tuple[Source, Span | None, torch.Tensor | str]]:
+        worker = get_worker_info()
+        for source, done in self.todo if worker is None else self.todo[worker.id :: worker.num_workers]:
+            done, num_spans = set(done), None
+
+            def choose(metadata, done=done) -> list[Span]:
+                return [span for span in cut(metadata, *self.lengths) if span.number not in done][:SPANS_AT_ONCE]
+
+            try:
+                while len(done) != num_spans:
+                    spans, clips = read_spans(source, choose, self.processor)
+                    for span, clip in zip(spans, clips, strict=True):
+                        yield source, span, clip
+                    done |= {span.number for span in spans}
+                    num_spans = spans[0].num_spans
+            except (VideoDecodeError, OSError) as error:
+                yield source, None, str(error)
+
+
+def collate_spans(items: list[tuple]) -> tuple[list[tuple[Source, Span]], torch.Tensor | None, dict[str, str]]:
+    """Return sources and spans, their clips (B, T, 3, H, W), and the errors by video, of items of a [`SpanReader`]."""
+    found = [(source, span) for source, span, _ in items if span is not None]
+    clips = [clip for _, span, clip in items if span is not None]
+    errors = {source.video: error for source, span, error in items if span is None}
+    return found, torch.stack(clips) if clips else None, errors
