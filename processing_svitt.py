@@ -6,10 +6,10 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, dropwhile, islice
 from types import SimpleNamespace
 
 import av
@@ -45,6 +45,7 @@ SEEKABLE_CODECS = {"av1", "gif", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2vi
 CODECS_WITH_NONREF = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 # Tags may be no UTF-8. PyAV 19 lets that pass and has no such argument, PyAV 18 has to be told.
 ANY_TAGS = {"metadata_errors": "ignore"} if av.__version__.startswith("18.") else {}
+NO_FRAME = "no frame can be decoded, it is cut off or holds no picture"
 
 
 class VideoDecodeError(ValueError):
@@ -55,21 +56,13 @@ class _Unreadable(Exception):
     """What is wrong with a video; becomes a `VideoDecodeError`, which names it."""
 
 
-class TimedVideoMetadata(VideoMetadata):
-    """A `VideoMetadata` with `frame_times` (total_num_frames,): seconds after the first frame, `None` if unknown."""
-
-    frame_times: np.ndarray | None = None  # no field, so that the metadata stay the mapping that Transformers knows
-
-
 def read_video(
     source,
     pick: Callable[[VideoMetadata], list[int]] | None = None,
     *,
     short_side: int | None = None,
     num_threads: int = 1,
-    max_frame_pixels: int = MAX_FRAME_PIXELS,
-    max_frames: int = MAX_FRAMES,
-) -> tuple[np.ndarray, TimedVideoMetadata]:
+) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video that `pick` asks for: exactly those that decoding everything would give.
 
@@ -84,48 +77,31 @@ def read_video(
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
         num_threads: of the decoder, 0 for as many as FFmpeg sees fit. More than one takes more CPU time in total.
-        max_frame_pixels, max_frames: larger frames and longer videos are refused.
 
     Returns:
-        frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices` and `frame_times`.
+        frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
+        `frame_times` (total_num_frames,) holds seconds after the first frame; it is `None` if they are unknown.
 
     Raises:
-        [`VideoDecodeError`] if the file is missing, empty, no video, above a limit, encrypted, damaged, or shorter than
-        its index (MP4, MOV, AVI) or header (MKV, WebM) says: a clip sampled from what is left would be another clip.
+        [`VideoDecodeError`] if the file is missing, empty, no video, larger than the limits of this module, encrypted,
+        damaged, or shorter than its index (MP4, MOV, AVI) or header (MKV, WebM) says: a clip sampled from what is left
+        would be another clip.
     """
     if (short_side is not None and short_side < 1) or num_threads < 0:
         raise ValueError(f"`short_side` must be at least 1 and `num_threads` 0, got {short_side} and {num_threads}.")
     name, data = _name_and_data(source)
-    with _errors_about(name), _open_stream(data, num_threads, max_frame_pixels) as (container, stream):
-        index = _PacketIndex(container, stream, max_frames)
-        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, max_frame_pixels)
+    with _errors_about(name), _open_stream(data, num_threads) as (container, stream):
+        index = _PacketIndex(container, stream)
+        to_rgb = partial(_to_rgb, VideoReformatter(), short_side)
         metadata = _describe(index, index.num_frames, pick, short_side)
-        frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb)
+        frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
         while frames is None:
-            wanted = set(metadata.frames_indices)
-            if index.packets is not None:
-                frames, num_frames = _decode_everything(index.packets, stream.codec_context, wanted, to_rgb)
-            else:
-                with _open_stream(data, num_threads, max_frame_pixels) as (again, fresh):
-                    frames, num_frames = _decode_everything(again.demux(fresh), fresh.codec_context, wanted, to_rgb)
+            frames, num_frames = _decode_everything(data, num_threads, set(metadata.frames_indices), to_rgb)
             if num_frames != metadata.total_num_frames:  # where a packet is half a frame, or a joint costs frames
                 metadata, frames = _describe(index, num_frames, pick, short_side), None
         frames = _stack_frames([frames[number] for number in metadata.frames_indices])
     metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
-
-
-@contextmanager
-def open_video(source, num_threads: int = 1, max_frame_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple]:
-    """
-    Open a video as [`read_video`] does, and give its PyAV container and video stream.
-
-    FFmpeg learns no file name, opens no other file, and decodes no frame of more than `max_frame_pixels`. What goes
-    wrong inside is a [`VideoDecodeError`] that names the file.
-    """
-    name, data = _name_and_data(source)
-    with _errors_about(name), _open_stream(data, num_threads, max_frame_pixels) as opened:
-        yield opened
 
 
 @contextmanager
@@ -154,7 +130,7 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
 
 
 @contextmanager
-def _open_stream(data: str | bytes, num_threads: int, max_frame_pixels: int) -> Iterator[tuple]:
+def _open_stream(data: str | bytes, num_threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
     with _open_file(data) as file:
         head = file.read(64)
         if not head:
@@ -164,9 +140,9 @@ def _open_stream(data: str | bytes, num_threads: int, max_frame_pixels: int) -> 
         # FFmpeg gets no name: it would believe its extension, and read a text as ANSI art; and it may open no other
         # file: a "video" can be a playlist of paths.
         nameless = SimpleNamespace(read=file.read, seek=partial(_seek, file), tell=file.tell)
-        options = {"protocol_whitelist": "none", "max_pixels": str(max_frame_pixels)}
+        limit = {"max_pixels": str(MAX_FRAME_PIXELS)}
         try:
-            container = av.open(nameless, options=options, buffer_size=2**17, **ANY_TAGS)
+            container = av.open(nameless, options=limit | {"protocol_whitelist": "none"}, **ANY_TAGS)
         except (FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
                 raise _Unreadable("an MP4 or MOV without its index, it was cut off") from error
@@ -178,15 +154,17 @@ def _open_stream(data: str | bytes, num_threads: int, max_frame_pixels: int) -> 
             promised = max(indexed, _matroska_size(head))
             if size < promised:
                 raise _Unreadable(f"cut off, it has {size} bytes of at least {promised}")
-            _check_frame_size(codec, max_frame_pixels)
-            codec.options = {"max_pixels": str(max_frame_pixels)}
+            if codec.width * codec.height > MAX_FRAME_PIXELS:
+                found = f"frames of {codec.width}x{codec.height}"
+                raise _Unreadable(f"{found} are above the limit of {MAX_FRAME_PIXELS} pixels")
+            codec.options = limit
             codec.thread_type, codec.thread_count = "AUTO" if num_threads != 1 else "NONE", num_threads
             try:
                 yield container, stream
             except FFmpegError as error:
                 if codec.width > 0:
                     raise
-                reasons = f"it is damaged or its frames are above the limit of {max_frame_pixels} pixels"
+                reasons = f"it is damaged or its frames are above the limit of {MAX_FRAME_PIXELS} pixels"
                 raise _Unreadable(f"no frame can be decoded, {reasons}") from error
 
 
@@ -232,12 +210,6 @@ def _matroska_size(head: bytes) -> int:
     return 0 if length == 2 ** (7 * width) - 1 else end  # all ones: a live recording of unknown length
 
 
-def _check_frame_size(frame, max_frame_pixels: int):
-    if frame.width * frame.height > max_frame_pixels:
-        size = f"{frame.width}x{frame.height}"
-        raise _Unreadable(f"frames of {size} are above the limit of {max_frame_pixels} pixels")
-
-
 class _PacketIndex:
     """
     Read all packets of a video stream without decoding them.
@@ -246,11 +218,12 @@ class _PacketIndex:
         times: when the frame of each packet is shown, in units of the stream's time base, in the order of decoding;
             `None` where unknown.
         is_key, is_shown: whether decoding may start at a packet; whether its frame is shown or only helps decoding.
-        packets: all of them, or `None` if they are too large, or change the parameters of the decoder.
+        shown: (num_frames,) positions of the packets whose frames are shown, in the order of their times.
+        packets: all of them, or `None` if they are too large.
         can_seek: whether the times of packets tell which frame is which.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, max_frames: int):
+    def __init__(self, container: InputContainer, stream: VideoStream):
         self.container, self.stream, codec = container, stream, stream.codec_context
         is_indexed = container.format.name.startswith(FORMATS_WITH_INDEX)
         is_held = container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES)
@@ -260,57 +233,54 @@ class _PacketIndex:
             container.flags |= av.container.Flags.no_parse.value
             container.seek(entries[0].timestamp, stream=stream)  # which also ends the parser that there is
         rows, packets, is_vp8, has_new_parameters = [], [], codec.name == "vp8", False
-        for packet in islice(container.demux(stream), max_frames + 2):
-            if packet.size == 0:
+        for packet in islice(container.demux(stream), MAX_FRAMES + 2):
+            if not packet.size:
                 continue
-            is_key = packet.is_keyframe
+            is_key, last = packet.is_keyframe, packet
+            is_hidden = packet.is_discard or (is_vp8 and not memoryview(packet)[0] & 0x10)  # RFC 6386: `show_frame`
+            rows.append((packet.pts, is_key, is_hidden, packet.size))
             if is_key and packet.has_sidedata("new_extradata"):
                 has_new_parameters = True
-            is_hidden = is_vp8 and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
-            rows.append((packet.pts, is_key, not (packet.is_discard or is_hidden), packet.size))
             if is_held:
                 packets.append(packet)
-            last = packet
-        if len(rows) > max_frames:
-            raise _Unreadable(f"has more frames than the limit of {max_frames}")
         if not rows:
-            raise _Unreadable("no frame can be decoded, it is cut off or holds no picture")
+            raise _Unreadable(NO_FRAME)
+        if len(rows) > MAX_FRAMES:
+            raise _Unreadable(f"has more frames than the limit of {MAX_FRAMES}")
         if last.has_sidedata("encryption_info"):
             raise _Unreadable("is encrypted")
         if last.is_corrupt:
             raise _Unreadable(f"cut off in the middle of a frame, after {len(rows) - 1} whole ones")
-        self.times, self.is_key, self.is_shown, sizes = (np.array(column) for column in zip(*rows, strict=True))
+        self.times, self.is_key, is_hidden, sizes = (np.array(column) for column in zip(*rows, strict=True))
         if codec.name == "gif":  # which marks every packet, though frames build on the last
             self.is_key[1:] = False
-        self.packets = packets if is_held and not has_new_parameters else None
-        self.num_frames = int(self.is_shown.sum())
+        self.packets, self.is_shown = packets if is_held else None, ~is_hidden
+        self.is_timed = self.times.dtype != object  # which it is with a None
+        order = np.argsort(self.times) if self.is_timed else np.arange(len(rows))
+        self.shown = order[self.is_shown[order]]
+        self.num_frames = len(self.shown)
         self.can_seek = (
-            (self.packets is not None or is_indexed)
+            (is_held or is_indexed)
             and codec.codec.canonical_name in SEEKABLE_CODECS
             and not has_new_parameters
             and codec.field_order <= 1  # else two packets may be the fields of one frame
             # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
             and not (codec.name == "mpeg4" and sizes.min() <= 10)
-            and self._are_times_known()
+            and self.is_timed
+            and self._are_times_those_of_showing(order)
         )
 
-    def _are_times_known(self) -> bool:
+    def _are_times_those_of_showing(self, order: np.ndarray) -> bool:
         """Whether each packet has a time of its own, and keyframes come in the order of theirs."""
-        times, is_key = self.times, self.is_key
-        if times.dtype == object or len(np.unique(times)) < len(times):  # object: with a None
-            return False
         # In AVI, where FFmpeg guesses, and in what was made of it, times are those of decoding.
         is_avi = self.container.format.name == "avi"
-        are_shuffled = not self.stream.codec_context.has_b_frames or not (is_avi or np.all(np.diff(times) > 0))
-        return bool(are_shuffled and is_key[0] and times[0] == times.min() and np.all(np.diff(times[is_key]) > 0))
-
-    def shown(self) -> np.ndarray:
-        """(num_frames,) positions of the packets of the frames that are shown, in the order of their times."""
-        order = np.argsort(self.times)
-        return order[self.is_shown[order]]
+        if self.stream.codec_context.has_b_frames and (is_avi or np.all(np.diff(self.times) > 0)):
+            return False
+        ascending = [self.times[order], self.times[self.is_key]]
+        return bool(self.is_key[0] and order[0] == 0 and all(np.all(np.diff(times) > 0) for times in ascending))
 
     def spans(self, packets: list[int]) -> list[tuple[int, int]]:
-        """Ranges (first, last) to be decoded for the frames of `packets`, each from a keyframe on."""
+        """Return ranges (first, last) to be decoded for the frames of `packets`, each from a keyframe on."""
         keys, spans = np.flatnonzero(self.is_key), []
         for packet in sorted(packets):
             key = int(np.searchsorted(keys, packet, side="right")) - 1
@@ -322,36 +292,29 @@ class _PacketIndex:
             spans.append((first, packet))
         return spans
 
-    def read(self, first: int, last: int) -> Iterator:
-        """The packets from `first`, a keyframe, to `last`."""
+    def read(self, first: int, last: int) -> Iterable:
+        """Return the packets from `first`, a keyframe, to `last`."""
         if self.packets is not None:
-            yield from self.packets[first : last + 1]
-            return
+            return self.packets[first : last + 1]
         self.container.seek(int(self.times[first]), stream=self.stream)
-        position = None
-        for packet in self.container.demux(self.stream):
-            if position is None and packet.pts == self.times[first]:
-                position = first
-            if position is not None and packet.size:
-                yield packet
-                position += 1
-                if position > last:
-                    break
+        packets = (packet for packet in self.container.demux(self.stream) if packet.size)
+        return islice(dropwhile(lambda packet: packet.pts != self.times[first], packets), last - first + 1)
 
 
-def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None) -> TimedVideoMetadata:
+def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None) -> VideoMetadata:
     """The metadata of a video of `num_frames`, with the frames that `pick` asks for."""
     if num_frames == 0:
-        raise _Unreadable("no frame can be decoded, it is cut off or holds no picture")
+        raise _Unreadable(NO_FRAME)
     stream, seconds = index.stream, None
     fps = float(stream.average_rate or stream.guessed_rate or 0) or None
-    if index.times.dtype != object and index.num_frames:
-        seconds = np.sort(index.times[index.is_shown])
+    if index.is_timed and index.num_frames:
+        seconds = index.times[index.shown]
         seconds = (seconds - seconds[0]) * float(stream.time_base)
         if seconds[-1] > 0:
             measured = (len(seconds) - 1) / float(seconds[-1])
             fps = fps if fps and math.isclose(fps, measured, rel_tol=0.02) else measured
-    metadata = TimedVideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
+    metadata = VideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
+    # No field, so that the metadata stay the mapping that Transformers knows.
     metadata.frame_times = seconds if num_frames == index.num_frames else None
     indices = list(range(num_frames)) if pick is None else list(pick(metadata))
     if indices and not 0 <= min(indices) <= max(indices) < num_frames:
@@ -368,11 +331,9 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
 
 
 def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callable) -> dict[int, np.ndarray] | None:
-    """The `wanted` frames by number; `None` if all must be decoded, perhaps as a keyframe turns out to be none."""
-    if not index.can_seek or len(wanted) == index.num_frames:
-        return None
-    codec, times, shown, frames = index.stream.codec_context, index.times, index.shown(), {}
-    numbers = {int(times[shown[number]]): number for number in wanted}
+    """The `wanted` frames by number; `None` if all must be decoded, as a keyframe turns out to be none."""
+    codec, frames = index.stream.codec_context, {}
+    numbers = {int(index.times[index.shown[number]]): number for number in wanted}
     can_skip = codec.codec.canonical_name in CODECS_WITH_NONREF
 
     def decode(first: int, last: int) -> Iterator:
@@ -384,13 +345,13 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
         codec.flush_buffers()
 
     try:
-        for first, last in index.spans([int(shown[number]) for number in wanted]):
+        for first, last in index.spans([int(index.shown[number]) for number in wanted]):
             last_time, starts_with_picture = -math.inf, not index.is_shown[first]  # an edit list may hide it
             for frame in decode(first, last):
                 if frame.pts is None or frame.pts <= last_time:
                     return None
                 last_time = frame.pts
-                if frame.pts == times[first]:  # else rows of blocks may refresh the picture little by little
+                if frame.pts == index.times[first]:  # else rows of blocks may refresh the picture little by little
                     starts_with_picture = frame.pict_type == PictureType.I
                 if frame.pts in numbers:
                     frames[numbers[frame.pts]] = to_rgb(frame)
@@ -401,27 +362,21 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
     return frames if len(frames) == len(wanted) else None
 
 
-def _decode_everything(packets, codec, wanted: set[int], to_rgb: Callable) -> tuple[dict[int, np.ndarray], int]:
+def _decode_everything(data, num_threads: int, wanted: set[int], to_rgb) -> tuple[dict[int, np.ndarray], int]:
     """The `wanted` frames by their number, and how many frames there are."""
-
-    def decode() -> Iterator:
-        for packet in packets:
-            if packet.size:  # an empty one in between would end decoding
-                yield from codec.decode(packet)
-        yield from codec.decode(None)
-
-    codec.skip_frame, frames, num_frames = "DEFAULT", {}, 0
-    codec.flush_buffers()
-    for frame in decode():
-        if num_frames in wanted:
-            frames[num_frames] = to_rgb(frame)
-        num_frames += 1
+    frames, num_frames = {}, 0
+    with _open_stream(data, num_threads) as (container, stream):
+        packets = (packet for packet in container.demux(stream) if packet.size)  # an empty one would end decoding
+        for packet in chain(packets, [None]):
+            for frame in stream.codec_context.decode(packet):
+                if num_frames in wanted:
+                    frames[num_frames] = to_rgb(frame)
+                num_frames += 1
     return frames, num_frames
 
 
-def _to_rgb(reformatter: VideoReformatter, short_side: int | None, max_frame_pixels: int, frame) -> np.ndarray:
+def _to_rgb(reformatter: VideoReformatter, short_side: int | None, frame) -> np.ndarray:
     """A frame as (H, W, 3) uint8, scaled down and upright."""
-    _check_frame_size(frame, max_frame_pixels)
     scale, settings = (short_side or math.inf) / min(frame.width, frame.height), {}
     if scale < 1:  # of swscale's filters, "area" averages all pixels that become one: no aliasing
         settings = {"width": round(frame.width * scale), "height": round(frame.height * scale), "interpolation": "AREA"}
