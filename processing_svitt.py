@@ -570,11 +570,12 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         `kwargs` are attributes of the processor, for this call; `seed`; `return_tensors` ("pt", "np" or `None` for a
         list with one tensor per video); `return_metadata` for a list `video_metadata` of `VideoMetadata`.
         """
+        validate_typed_dict(self.valid_kwargs, kwargs)
         settings = self._settings(kwargs)
         videos = _list_videos(videos)
-        known = settings.pop("video_metadata")
+        known = settings["video_metadata"]
         known = [None] * len(videos) if known is None else make_batched_metadata(videos, known)
-        generators = _seed_generators(settings.pop("seed"), len(videos))
+        generators = _seed_generators(settings["seed"], len(videos))
         clips, metadata = [], []
         for index, video in enumerate(videos):
             clip, found = self._read(f"`videos[{index}]`", video, known[index], generators[index], settings)
@@ -590,10 +591,12 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         return BatchFeature(data, settings["return_tensors"], skip_tensor_conversion=["video_metadata"])
 
     def read_clip(self, video, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> torch.Tensor:
-        """Return a clip (T, 3, H, W) uint8 of one video, which lacks [`to_pixel_values`] only: the part of a worker."""
+        """Return a clip (T, 3, H, W) uint8 of one video, which lacks [`to_pixel_values`] only: the part of a worker.
+
+        The types of `kwargs` are not checked, which would take a tenth of the time of a small clip.
+        """
         settings = self._settings(kwargs)
-        [generator] = _seed_generators(settings.pop("seed"), 1)
-        return self._read("the video", video, None, generator, settings)[0]
+        return self._read("the video", video, None, *_seed_generators(settings["seed"], 1), settings)[0]
 
     def to_pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
         """Return clips (B, T, 3, H, W) uint8 rescaled and normalised, float32 on their device."""
@@ -601,13 +604,13 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
     def _settings(self, kwargs: dict) -> dict:
         """The attributes of the processor, but for this call's."""
-        validate_kwargs(valid_processor_keys=list(self.valid_kwargs.__annotations__), captured_kwargs=list(kwargs))
-        validate_typed_dict(self.valid_kwargs, kwargs)
-        settings = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+        names = list(self.valid_kwargs.__annotations__)
+        validate_kwargs(names, list(kwargs))
+        settings = {name: getattr(self, name, None) for name in names} | kwargs
         settings = self._standardize_kwargs(**settings)  # private, but all of Transformers' processors accept sizes so
         fixed = {"do_center_crop": False, "do_pad": False, "do_convert_rgb": True, "data_format": "channels_first"}
         for name, value in fixed.items():
-            if settings.get(name) not in (None, value):
+            if settings[name] not in (None, value):
                 raise ValueError(f"`{name}` can only be {value!r} in SViTT, got {settings[name]!r}.")
         if settings["do_resize"] and not (settings["size"].height and settings["size"].width):
             raise ValueError(f"`size` must give `height` and `width`, got {dict(settings['size'])}.")
@@ -617,7 +620,12 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
     def _read(self, name: str, video, known: VideoMetadata | None, generator, settings: dict):
         """The clip (T, 3, H, W) uint8 of a video of any kind, and its metadata; `name` is for errors."""
-        sample = partial(self.sample_frames, generator=generator, **settings)
+
+        def sample(metadata: VideoMetadata) -> list[int]:
+            sampling = settings["sampling"] if settings["fps"] is None else f"fps{settings['fps']}"
+            how = {"fps": metadata.fps, "max_num_frames": settings["max_num_frames"], "generator": generator}
+            return sample_frame_indices(settings["num_frames"], metadata.total_num_frames, sampling, **how)
+
         pick = sample if settings["do_sample_frames"] else None
         if _is_file(video):
             how = {"short_side": settings["decode_short_side"], "num_threads": settings["decode_threads"]}
@@ -630,24 +638,18 @@ class SViTTVideoProcessor(VideoProcessorMixin):
             top, left, height, width = random_crop_box(*clip.shape[-2:], *ranges, generator)
             clip = clip[..., top : top + height, left : left + width]
             flip = torch.rand(1, generator=generator).item() < settings["flip_prob"]
-        clip = clip.contiguous().to(settings["device"])
+        clip = clip.to(settings["device"])
         if settings["do_resize"]:
-            clip = self.resize(clip, settings["size"], settings["resample"], settings["antialias"])
-        return clip.flip(-1) if flip else clip, metadata
+            clip = self._resize(clip, settings)
+        return (clip.flip(-1) if flip else clip).contiguous(), metadata
 
-    def sample_frames(self, metadata: VideoMetadata, generator: torch.Generator | None = None, **settings) -> list[int]:
-        """Return what [`sample_frame_indices`] chooses of a video; `fps=X` is short for `sampling="fpsX"`."""
-        rate, limit = settings.get("fps"), settings.get("max_num_frames")
-        sampling = settings.get("sampling") or self.sampling if rate is None else f"fps{rate}"
-        how = {"fps": metadata.fps, "max_num_frames": limit, "generator": generator}
-        num_frames = settings.get("num_frames") or self.num_frames
-        return sample_frame_indices(num_frames, metadata.total_num_frames, sampling, **how)
-
-    def resize(self, frames: torch.Tensor, size, resample: int, antialias: bool = False) -> torch.Tensor:
-        """Return frames (T, 3, H, W) uint8 in another size, resized as torchvision resizes uint8 tensors."""
-        how = {"mode": {2: "bilinear", 3: "bicubic"}[resample], "antialias": bool(antialias), "align_corners": False}
-        resized = F.interpolate(frames.float(), (size.height, size.width), **how)
-        return resized.round().clamp(0, 255).to(torch.uint8)  # bicubic overshoots
+    def _resize(self, frames: torch.Tensor, settings: dict) -> torch.Tensor:
+        """Frames (T, 3, H, W) uint8 in another size, as torchvision resizes uint8 tensors."""
+        size, mode = settings["size"], {2: "bilinear", 3: "bicubic"}[settings["resample"]]
+        # Contiguous: the order of sums, and with it the last bit, depends on the layout.
+        frames = frames.to(torch.float32, memory_format=torch.contiguous_format)
+        frames = F.interpolate(frames, (size.height, size.width), mode=mode, antialias=bool(settings["antialias"]))
+        return frames.round_().clamp_(0, 255).to(torch.uint8)  # bicubic overshoots
 
     def _normalize(self, frames: torch.Tensor, settings: dict) -> torch.Tensor:
         if settings["do_rescale"]:
@@ -681,7 +683,7 @@ def _list_videos(videos) -> list:
 
 
 def _index_frames(name, video, pick, known: VideoMetadata | None, data_format) -> tuple[np.ndarray, VideoMetadata]:
-    """What [`read_video`] does, for a video that is an array or a list of frames already."""
+    """What [`read_video`] does, for an array or a list of frames."""
     metadata = VideoMetadata(total_num_frames=len(video), fps=known and known.fps)
     metadata.duration = len(video) / metadata.fps if metadata.fps else None
     metadata.frames_indices = list(range(len(video))) if pick is None else pick(metadata)
