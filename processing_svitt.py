@@ -57,11 +57,7 @@ class _Unreadable(Exception):
 
 
 def read_video(
-    source,
-    pick: Callable[[VideoMetadata], list[int]] | None = None,
-    *,
-    short_side: int | None = None,
-    num_threads: int = 1,
+    source, pick: Callable[[VideoMetadata], list[int]] | None = None, short_side: int | None = None
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video that `pick` asks for: exactly those that decoding everything would give.
@@ -76,7 +72,6 @@ def read_video(
         pick: gets the `VideoMetadata` (`total_num_frames`, `fps`, `duration` in seconds) and returns the indices of
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
-        num_threads: of the decoder, 0 for as many as FFmpeg sees fit. More than one takes more CPU time in total.
 
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
@@ -87,16 +82,16 @@ def read_video(
         damaged, or shorter than its index (MP4, MOV, AVI) or header (MKV, WebM) says: a clip sampled from what is left
         would be another clip.
     """
-    if (short_side is not None and short_side < 1) or num_threads < 0:
-        raise ValueError(f"`short_side` must be at least 1 and `num_threads` 0, got {short_side} and {num_threads}.")
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"`short_side` must be at least 1, got {short_side}.")
     name, data = _name_and_data(source)
-    with _errors_about(name), _open_stream(data, num_threads) as (container, stream):
+    with _errors_about(name), _open_stream(data) as (container, stream):
         index = _PacketIndex(container, stream)
         to_rgb = partial(_to_rgb, VideoReformatter(), short_side)
         metadata = _describe(index, index.num_frames, pick, short_side)
         frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
         while frames is None:
-            frames, num_frames = _decode_everything(data, num_threads, set(metadata.frames_indices), to_rgb)
+            frames, num_frames = _decode_everything(data, set(metadata.frames_indices), to_rgb)
             if num_frames != metadata.total_num_frames:  # where a packet is half a frame, or a joint costs frames
                 metadata, frames = _describe(index, num_frames, pick, short_side), None
         frames = _stack_frames([frames[number] for number in metadata.frames_indices])
@@ -130,7 +125,7 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
 
 
 @contextmanager
-def _open_stream(data: str | bytes, num_threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     with _open_file(data) as file:
         head = file.read(64)
         if not head:
@@ -157,8 +152,7 @@ def _open_stream(data: str | bytes, num_threads: int) -> Iterator[tuple[InputCon
             if codec.width * codec.height > MAX_FRAME_PIXELS:
                 found = f"frames of {codec.width}x{codec.height}"
                 raise _Unreadable(f"{found} are above the limit of {MAX_FRAME_PIXELS} pixels")
-            codec.options = limit
-            codec.thread_type, codec.thread_count = "AUTO" if num_threads != 1 else "NONE", num_threads
+            codec.options, codec.thread_type = limit, "NONE"
             try:
                 yield container, stream
             except FFmpegError as error:
@@ -259,38 +253,32 @@ class _PacketIndex:
         order = np.argsort(self.times) if self.is_timed else np.arange(len(rows))
         self.shown = order[self.is_shown[order]]
         self.num_frames = len(self.shown)
-        self.can_seek = (
+        # In AVI, where FFmpeg guesses, and in what was made of it, times are those of decoding.
+        is_order_of_decoding = container.format.name == "avi" or (self.is_timed and np.all(np.diff(self.times) > 0))
+        self.can_seek = bool(
             (is_held or is_indexed)
             and codec.codec.canonical_name in SEEKABLE_CODECS
             and not has_new_parameters
             and codec.field_order <= 1  # else two packets may be the fields of one frame
             # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
             and not (codec.name == "mpeg4" and sizes.min() <= 10)
+            and not (codec.has_b_frames and is_order_of_decoding)
             and self.is_timed
-            and self._are_times_those_of_showing(order)
+            and np.all(np.diff(self.times[order]) > 0)
+            and np.all(np.diff(self.times[self.is_key]) > 0)
+            and self.is_key[0]
+            and order[0] == 0
         )
 
-    def _are_times_those_of_showing(self, order: np.ndarray) -> bool:
-        """Whether each packet has a time of its own, and keyframes come in the order of theirs."""
-        # In AVI, where FFmpeg guesses, and in what was made of it, times are those of decoding.
-        is_avi = self.container.format.name == "avi"
-        if self.stream.codec_context.has_b_frames and (is_avi or np.all(np.diff(self.times) > 0)):
-            return False
-        ascending = [self.times[order], self.times[self.is_key]]
-        return bool(self.is_key[0] and order[0] == 0 and all(np.all(np.diff(times) > 0) for times in ascending))
-
-    def spans(self, packets: list[int]) -> list[tuple[int, int]]:
+    def spans(self, packets: list[int]) -> Iterable[tuple[int, int]]:
         """Return ranges (first, last) to be decoded for the frames of `packets`, each from a keyframe on."""
-        keys, spans = np.flatnonzero(self.is_key), []
+        keys, spans = np.flatnonzero(self.is_key), {}
         for packet in sorted(packets):
             key = int(np.searchsorted(keys, packet, side="right")) - 1
             while self.times[keys[key]] > self.times[packet]:  # shown before its keyframe, it needs the one before
                 key -= 1
-            first = int(keys[key])
-            while spans and spans[-1][1] >= first - 1:
-                first = min(first, spans.pop()[0])
-            spans.append((first, packet))
-        return spans
+            spans[int(keys[key])] = packet
+        return spans.items()
 
     def read(self, first: int, last: int) -> Iterable:
         """Return the packets from `first`, a keyframe, to `last`."""
@@ -362,10 +350,10 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
     return frames if len(frames) == len(wanted) else None
 
 
-def _decode_everything(data, num_threads: int, wanted: set[int], to_rgb) -> tuple[dict[int, np.ndarray], int]:
+def _decode_everything(data, wanted: set[int], to_rgb: Callable) -> tuple[dict[int, np.ndarray], int]:
     """The `wanted` frames by their number, and how many frames there are."""
     frames, num_frames = {}, 0
-    with _open_stream(data, num_threads) as (container, stream):
+    with _open_stream(data) as (container, stream):
         packets = (packet for packet in container.demux(stream) if packet.size)  # an empty one would end decoding
         for packet in chain(packets, [None]):
             for frame in stream.codec_context.decode(packet):
@@ -470,11 +458,7 @@ def _indices_at_rate(sampling: str, vlen: int, fps: float | None, max_num_frames
 
 
 def random_crop_box(
-    height: int,
-    width: int,
-    scale: tuple[float, float] = (0.5, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    generator: torch.Generator | None = None,
+    height: int, width: int, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), generator: torch.Generator | None = None
 ) -> tuple[int, int, int, int]:
     """
     Draw (top, left, height, width) in pixels as torchvision's `RandomResizedCrop` does: the same seed, the same box.
@@ -502,7 +486,6 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call
     antialias (`bool`, defaults to `False`): low-pass when resizing. The published weights were trained without.
     do_augment (`bool`, defaults to `False`): for training, a random crop, then perhaps a flip, both drawn once a clip.
     decode_short_side (`int`, *optional*): scale larger frames down to that while decoding: faster, but other pixels.
-    decode_threads (`int`, defaults to 1): of the decoder, 0 for as many as FFmpeg sees fit.
     crop_scale, crop_ratio (pairs of `float`): range of the crop's share of the area, and of its width over its height.
     flip_prob (`float`, defaults to 0.5): probability of the flip, which swaps "left" and "right": 0 switches it off.
     seed (`int` or `list[int]`, *optional*): of all draws of a call, or one per clip, which makes a clip independent of
@@ -514,7 +497,6 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call
     antialias: bool | None
     do_augment: bool | None
     decode_short_side: int | None
-    decode_threads: int | None
     crop_scale: list[float | int] | tuple[float | int, ...] | None
     crop_ratio: list[float | int] | tuple[float | int, ...] | None
     flip_prob: float | int | None
@@ -544,7 +526,6 @@ class SViTTVideoProcessor(VideoProcessorMixin):
     sampling = "middle"
     do_augment = False
     decode_short_side = None
-    decode_threads = 1
     crop_scale = [0.5, 1.0]
     crop_ratio = [3 / 4, 4 / 3]
     flip_prob = 0.5
@@ -628,8 +609,7 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
         pick = sample if settings["do_sample_frames"] else None
         if _is_file(video):
-            how = {"short_side": settings["decode_short_side"], "num_threads": settings["decode_threads"]}
-            frames, metadata = read_video(video, pick, **how)
+            frames, metadata = read_video(video, pick, settings["decode_short_side"])
         else:
             frames, metadata = _index_frames(name, video, pick, known, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
@@ -697,16 +677,12 @@ def _rgb_frame(name: str, frame, data_format: str | None) -> np.ndarray:
     """A PIL image, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
     if isinstance(frame, Image.Image):
         return np.asarray(frame.convert("RGB"))
-    is_tensor = isinstance(frame, torch.Tensor)
-    frame = frame.numpy(force=True) if is_tensor else frame
+    frame = frame.numpy(force=True) if isinstance(frame, torch.Tensor) else frame
     if frame.dtype != np.uint8:
         raise ValueError(f"{name}: frames must be uint8 with values from 0 to 255, got {frame.dtype}.")
     frame = frame[..., None] if frame.ndim == 2 else frame
-    shape = frame.shape
-    channels = (3,) if 3 in (shape[0], shape[-1]) else (1, 4)
-    # Where both ends may be channels: tensors are (C, H, W), arrays (H, W, C).
-    is_first = shape[-1] not in channels or (is_tensor and shape[0] in channels)
-    if data_format == "channels_first" or (data_format is None and is_first):
+    shape, channels = frame.shape, (3,) if 3 in (frame.shape[0], frame.shape[-1]) else (1, 4)
+    if data_format == "channels_first" or (data_format is None and shape[-1] not in channels):
         frame = frame.transpose(1, 2, 0)
     if frame.shape[-1] not in (1, 3, 4):
         raise ValueError(f"{name}: frames must have 1, 3 or 4 channels, got a frame of shape {shape}.")
