@@ -15,6 +15,7 @@ from svitt.processing_svitt import VideoDecodeError, read_video
 
 from ..streams import STREAMS, X264
 
+
 @pytest.fixture(scope="module")
 def streams(tmp_path_factory, write_video):
     folder = tmp_path_factory.mktemp("streams")
@@ -237,6 +238,8 @@ def test_image_file_is_a_video_of_one_frame(tmp_path):
 
 def test_extensions_are_not_believed(tmp_path, videos, decode_all):
     """FFmpeg would read text as pictures of a terminal, if the name says so."""
+    with pytest.raises(VideoDecodeError, match="cannot be opened .*null"):
+        read_video("a\0b.mp4")
     for name in ("notes.txt", "art.ans", "readme.nfo", "raw.h261", "a.raw", "a.%03d.png", "clip.avi"):
         (tmp_path / name).write_text("this is not a video\n" * 100)
         with pytest.raises(VideoDecodeError, match="not a video file"):
