@@ -52,19 +52,15 @@ class VideoDecodeError(ValueError):
     """A video that cannot be read. The message is one sentence that names the file and what is wrong with it."""
 
 
-class _Unreadable(Exception):
-    """What is wrong with a video; becomes a `VideoDecodeError`, which names it."""
-
-
 def read_video(
     source, pick: Callable[[VideoMetadata], list[int]] | None = None, short_side: int | None = None
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video that `pick` asks for: exactly those that decoding everything would give.
 
-    All packets are read once, which counts the frames and finds the keyframes. Then decoding starts at the keyframe
-    before each wanted frame. Streams whose keyframes or times cannot be trusted are decoded from first to last.
-    Rotation metadata is applied. A still image or a GIF is a video too; the cover picture of a song is not.
+    Reading all packets counts the frames and finds the keyframes; then decoding starts at the keyframe before each
+    wanted frame, or at the first where keyframes or times cannot be trusted. Rotation metadata is applied. A still
+    image or a GIF is a video too; the cover picture of a song is not.
 
     Args:
         source: path, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}` of
@@ -101,9 +97,10 @@ def read_video(
 
 @contextmanager
 def _errors_about(name: str) -> Iterator[None]:
+    """Name the video in the errors raised here, which say only what is wrong with it, and in those of FFmpeg."""
     try:
         yield
-    except _Unreadable as error:
+    except VideoDecodeError as error:
         raise VideoDecodeError(f"{name}: {error}.") from error.__cause__
     except (FFmpegError, OSError, MemoryError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -129,7 +126,7 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
     with _open_file(data) as file:
         head = file.read(64)
         if not head:
-            raise _Unreadable("the file is empty")
+            raise VideoDecodeError("the file is empty")
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         # FFmpeg gets no name: it would believe its extension, and read a text as ANSI art; and it may open no other
@@ -140,18 +137,18 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
             container = av.open(nameless, options=limit | {"protocol_whitelist": "none"}, **ANY_TAGS)
         except (FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
-                raise _Unreadable("an MP4 or MOV without its index, it was cut off") from error
-            raise _Unreadable("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
+                raise VideoDecodeError("an MP4 or MOV without its index, it was cut off") from error
+            raise VideoDecodeError("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
         with container:
             stream = _video_stream(container)
             entries, codec = stream.index_entries, stream.codec_context
             indexed = entries[len(entries) - 1].pos + entries[len(entries) - 1].size if len(entries) else 0
             promised = max(indexed, _matroska_size(head))
             if size < promised:
-                raise _Unreadable(f"cut off, it has {size} bytes of at least {promised}")
+                raise VideoDecodeError(f"cut off, it has {size} bytes of at least {promised}")
             if codec.width * codec.height > MAX_FRAME_PIXELS:
                 found = f"frames of {codec.width}x{codec.height}"
-                raise _Unreadable(f"{found} are above the limit of {MAX_FRAME_PIXELS} pixels")
+                raise VideoDecodeError(f"{found} are above the limit of {MAX_FRAME_PIXELS} pixels")
             codec.options, codec.thread_type = limit, "NONE"
             try:
                 yield container, stream
@@ -159,7 +156,7 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
                 if codec.width > 0:
                     raise
                 reasons = f"it is damaged or its frames are above the limit of {MAX_FRAME_PIXELS} pixels"
-                raise _Unreadable(f"no frame can be decoded, {reasons}") from error
+                raise VideoDecodeError(f"no frame can be decoded, {reasons}") from error
 
 
 def _open_file(data: str | bytes):
@@ -170,7 +167,7 @@ def _open_file(data: str | bytes):
             raise OSError("not a regular file")  # reading from a pipe or a device may never end
         return open(data, "rb", buffering=0)
     except (OSError, ValueError) as error:
-        raise _Unreadable(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise VideoDecodeError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _seek(file, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -185,9 +182,9 @@ def _video_stream(container: InputContainer) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & is_picture]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams}))
-        raise _Unreadable(f"has no video stream, what it holds is: {kinds or 'nothing'}")
+        raise VideoDecodeError(f"has no video stream, what it holds is: {kinds or 'nothing'}")
     if streams[0].codec_context is None:
-        raise _Unreadable("cut off, or coded in a way that this build of FFmpeg cannot decode")
+        raise VideoDecodeError("cut off, or coded in a way that this build of FFmpeg cannot decode")
     return streams[0]
 
 
@@ -238,13 +235,13 @@ class _PacketIndex:
             if is_held:
                 packets.append(packet)
         if not rows:
-            raise _Unreadable(NO_FRAME)
+            raise VideoDecodeError(NO_FRAME)
         if len(rows) > MAX_FRAMES:
-            raise _Unreadable(f"has more frames than the limit of {MAX_FRAMES}")
+            raise VideoDecodeError(f"has more frames than the limit of {MAX_FRAMES}")
         if last.has_sidedata("encryption_info"):
-            raise _Unreadable("is encrypted")
+            raise VideoDecodeError("is encrypted")
         if last.is_corrupt:
-            raise _Unreadable(f"cut off in the middle of a frame, after {len(rows) - 1} whole ones")
+            raise VideoDecodeError(f"cut off in the middle of a frame, after {len(rows) - 1} whole ones")
         self.times, self.is_key, is_hidden, sizes = (np.array(column) for column in zip(*rows, strict=True))
         if codec.name == "gif":  # which marks every packet, though frames build on the last
             self.is_key[1:] = False
@@ -292,7 +289,7 @@ class _PacketIndex:
 def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None) -> VideoMetadata:
     """The metadata of a video of `num_frames`, with the frames that `pick` asks for."""
     if num_frames == 0:
-        raise _Unreadable(NO_FRAME)
+        raise VideoDecodeError(NO_FRAME)
     stream, seconds = index.stream, None
     fps = float(stream.average_rate or stream.guessed_rate or 0) or None
     if index.is_timed and index.num_frames:
@@ -314,7 +311,7 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
     if num_bytes > MAX_CLIP_BYTES:
         found = f"{len(indices)} frames of {width}x{height} take {num_bytes / 1e9:.1f} GB"
         advice = "take fewer, or scale them down with `short_side`"
-        raise _Unreadable(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
+        raise VideoDecodeError(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
     return metadata
 
 
@@ -375,11 +372,11 @@ def _to_rgb(reformatter: VideoReformatter, short_side: int | None, frame) -> np.
 
 def _stack_frames(frames: list[np.ndarray]) -> np.ndarray:
     if not frames:
-        raise _Unreadable("too short, the sampling takes no frame of it")
+        raise VideoDecodeError("too short, the sampling takes no frame of it")
     shapes = sorted({frame.shape[:2] for frame in frames})
     if len(shapes) > 1:
         sizes = ", ".join(f"{width}x{height}" for height, width in shapes)
-        raise _Unreadable(f"its frames must have one size, they have {sizes}")
+        raise VideoDecodeError(f"its frames must have one size, they have {sizes}")
     return np.stack(frames)
 
 
@@ -403,7 +400,7 @@ def sample_frame_indices(
     each; if `vlen` is smaller than `num_frames`, the last index repeats. `"fpsX"` takes X frames per second.
 
     Args:
-        num_frames: length of the clip; `"fpsX"` does not look at it.
+        num_frames: length of the clip, but for `"fpsX"`.
         sampling: `"middle"` (evaluation), `"rand"` (training), or `"fps"` followed by a positive number.
         fps, max_num_frames: for `"fpsX"`, frame rate of the video, and limit of the number of frames if not -1.
         fix_start: with `"middle"`, take the frame this many after the beginning of each interval instead.
@@ -417,27 +414,26 @@ def sample_frame_indices(
         raise ValueError(f"`num_frames` and `vlen` must be at least 1, got {num_frames} and {vlen}.")
     if sampling.startswith("fps"):
         return _indices_at_rate(sampling, vlen, fps, max_num_frames)
-    edges = np.linspace(0, vlen, min(num_frames, vlen) + 1).astype(int).tolist()
-    intervals = [(low, high - 1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    edges = np.linspace(0, vlen, min(num_frames, vlen) + 1).astype(int)
+    first, last = edges[:-1], edges[1:] - 1
     if sampling == "rand":
-        indices = _random_indices(intervals, vlen, generator)
-    elif sampling != "middle":
-        raise ValueError(f"`sampling` must be 'middle', 'rand' or 'fps' followed by a number, got {sampling!r}.")
-    elif fix_start is not None:
-        indices = [min(first + fix_start, last) for first, last in intervals]
+        indices = _random_indices(first.tolist(), last.tolist(), vlen, generator)
+    elif sampling == "middle":
+        indices = ((first + last) // 2 if fix_start is None else np.minimum(first + fix_start, last)).tolist()
     else:
-        indices = [(first + last) // 2 for first, last in intervals]
+        raise ValueError(f"`sampling` must be 'middle', 'rand' or 'fps' followed by a number, got {sampling!r}.")
     return indices + indices[-1:] * (num_frames - len(indices))
 
 
-def _random_indices(intervals: list[tuple[int, int]], vlen: int, generator: torch.Generator | None) -> list[int]:
+def _random_indices(first: list[int], last: list[int], vlen: int, generator: torch.Generator | None) -> list[int]:
+    intervals = list(zip(first, last, strict=True))
     # As in the original, the last frame of an interval is never drawn; intervals of one frame leave nothing to draw.
-    if all(first < last for first, last in intervals):
-        if generator is None:
-            return [random.choice(range(first, last)) for first, last in intervals]
-        return [torch.randint(first, last, (), generator=generator).item() for first, last in intervals]
-    order = np.random.permutation(vlen) if generator is None else torch.randperm(vlen, generator=generator)
-    return sorted(order[: len(intervals)].tolist())
+    if any(low == high for low, high in intervals):
+        order = np.random.permutation(vlen) if generator is None else torch.randperm(vlen, generator=generator)
+        return sorted(order[: len(intervals)].tolist())
+    if generator is None:
+        return [random.choice(range(low, high)) for low, high in intervals]
+    return [torch.randint(low, high, (), generator=generator).item() for low, high in intervals]
 
 
 def _indices_at_rate(sampling: str, vlen: int, fps: float | None, max_num_frames: int | None) -> list[int]:
@@ -718,8 +714,7 @@ class SViTTProcessor(ProcessorMixin):
     weights: they are saved with the processor, and can be passed to a call as well.
 
     Args:
-        video_processor ([`SViTTVideoProcessor`]): makes the `pixel_values`.
-        tokenizer ([`BertTokenizer`]): makes `input_ids` and `attention_mask`.
+        video_processor, tokenizer: a [`SViTTVideoProcessor`] and a [`BertTokenizer`].
         clean_text (`bool`, defaults to `True`): apply [`clean_text`] first.
         add_sep (`bool`, defaults to `False`): encode as `[CLS] w1 ... wn [SEP]`, as BERT users expect.
         max_answer_length (`int`, defaults to 5): tokens of an answer, see `encode_answers`.
@@ -767,10 +762,8 @@ class SViTTProcessor(ProcessorMixin):
         """
         answers = [answers] if isinstance(answers, str) else answers
         text = [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
-        max_length = self.max_answer_length if max_length is None else max_length
-        return self(
-            text=text, clean_text=False, add_sep=False, max_length=max_length, **{"return_tensors": "pt"} | kwargs
-        )
+        how = {"max_length": max_length or self.max_answer_length, "return_tensors": "pt"} | kwargs
+        return self(text=text, clean_text=False, add_sep=False, **how)
 
     @property
     def unused_input_names(self) -> list[str]:
