@@ -141,6 +141,8 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
             raise VideoDecodeError("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
         with container:
             stream = _video_stream(container)
+            for other in container.streams:  # such as sound, which need not be read
+                other.discard = av.stream.Discard.default if other is stream else av.stream.Discard.all
             entries, codec = stream.index_entries, stream.codec_context
             indexed = entries[len(entries) - 1].pos + entries[len(entries) - 1].size if len(entries) else 0
             promised = max(indexed, _matroska_size(head))

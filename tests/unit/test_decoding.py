@@ -180,6 +180,23 @@ def test_a_file_may_hold_fewer_frames_than_packets(tmp_path, streams, decode_all
     assert_frames_of_decode_all(tmp_path / "cut.mkv", reference, range(28))
 
 
+@pytest.mark.parametrize("name", ["b_frames.mp4", "open_gop.mkv", "open_gop.ts", "mpeg4.avi", "mpeg1.mpg"])
+def test_sound_changes_nothing(tmp_path, streams, references, file_size, name):
+    with av.open(str(streams[name])) as source, av.open(str(tmp_path / name), "w") as target:
+        sound, picture = target.add_stream("mp2", rate=48000), target.add_stream_from_template(source.streams.video[0])
+        frames = [av.AudioFrame(format="s16", layout="stereo", samples=1152) for _ in range(67)]  # 1.6 s, as the video
+        for i, frame in enumerate(frames):
+            frame.rate, frame.pts = 48000, 1152 * i
+        packets = [packet for frame in [*frames, None] for packet in sound.encode(frame)]
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = picture
+                packets.append(packet)
+        for packet in sorted(packets, key=lambda packet: (packet.dts or 0) * packet.time_base):
+            target.mux(packet)
+    assert_frames_of_decode_all(tmp_path / name, references[name], range(0, 40, 3))
+
+
 def test_odd_size_and_one_frame(tmp_path, write_video, decode_all):
     path = write_video(tmp_path / "odd.mp4", "libx264", "yuv444p", size=(97, 65), num_frames=1)
     frames, metadata = read_video(path, lambda metadata: [0, 0])
