@@ -53,7 +53,7 @@ class VideoDecodeError(ValueError):
 
 
 def read_video(
-    source, pick: Callable[[VideoMetadata], list[int]] | None = None, short_side: int | None = None
+    source, pick: Callable[[VideoMetadata], list[int]] | None = None, *, short_side: int | None = None
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video that `pick` asks for: exactly those that decoding everything would give.
@@ -607,7 +607,7 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
         pick = sample if settings["do_sample_frames"] else None
         if _is_file(video):
-            frames, metadata = read_video(video, pick, settings["decode_short_side"])
+            frames, metadata = read_video(video, pick, short_side=settings["decode_short_side"])
         else:
             frames, metadata = _index_frames(name, video, pick, known, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
