@@ -6,10 +6,10 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, dropwhile, islice
 from types import SimpleNamespace
 
 import av
@@ -45,37 +45,22 @@ SEEKABLE_CODECS = {"av1", "gif", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2vi
 CODECS_WITH_NONREF = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 # Tags may be no UTF-8. PyAV 19 lets that pass and has no such argument, PyAV 18 has to be told.
 ANY_TAGS = {"metadata_errors": "ignore"} if av.__version__.startswith("18.") else {}
+NO_FRAME = "no frame can be decoded, it is cut off or holds no picture"
 
 
 class VideoDecodeError(ValueError):
     """A video that cannot be read. The message is one sentence that names the file and what is wrong with it."""
 
 
-class _Unreadable(Exception):
-    """What is wrong with a video; becomes a `VideoDecodeError`, which names it."""
-
-
-class TimedVideoMetadata(VideoMetadata):
-    """A `VideoMetadata` with `frame_times` (total_num_frames,): seconds after the first frame, `None` if unknown."""
-
-    frame_times: np.ndarray | None = None  # no field, so that the metadata stay the mapping that Transformers knows
-
-
 def read_video(
-    source,
-    pick: Callable[[VideoMetadata], list[int]] | None = None,
-    *,
-    short_side: int | None = None,
-    num_threads: int = 1,
-    max_frame_pixels: int = MAX_FRAME_PIXELS,
-    max_frames: int = MAX_FRAMES,
-) -> tuple[np.ndarray, TimedVideoMetadata]:
+    source, pick: Callable[[VideoMetadata], list[int]] | None = None, *, short_side: int | None = None
+) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video that `pick` asks for: exactly those that decoding everything would give.
 
-    All packets are read once, which counts the frames and finds the keyframes. Then decoding starts at the keyframe
-    before each wanted frame. Streams whose keyframes or times cannot be trusted are decoded from first to last.
-    Rotation metadata is applied. A still image or a GIF is a video too; the cover picture of a song is not.
+    Reading all packets counts the frames and finds the keyframes; then decoding starts at the keyframe before each
+    wanted frame, or at the first where keyframes or times cannot be trusted. Rotation metadata is applied. A still
+    image or a GIF is a video too; the cover picture of a song is not.
 
     Args:
         source: path, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}` of
@@ -83,31 +68,26 @@ def read_video(
         pick: gets the `VideoMetadata` (`total_num_frames`, `fps`, `duration` in seconds) and returns the indices of
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
-        num_threads: of the decoder, 0 for as many as FFmpeg sees fit. More than one takes more CPU time in total.
-        max_frame_pixels, max_frames: larger frames and longer videos are refused.
 
     Returns:
-        frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices` and `frame_times`.
+        frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
+        `frame_times` (total_num_frames,) holds seconds after the first frame; it is `None` if they are unknown.
 
     Raises:
-        [`VideoDecodeError`] if the file is missing, empty, no video, above a limit, encrypted, damaged, or shorter than
-        its index (MP4, MOV, AVI) or header (MKV, WebM) says: a clip sampled from what is left would be another clip.
+        [`VideoDecodeError`] if the file is missing, empty, no video, larger than the limits of this module, encrypted,
+        damaged, or shorter than its index (MP4, MOV, AVI) or header (MKV, WebM) says: a clip sampled from what is left
+        would be another clip.
     """
-    if (short_side is not None and short_side < 1) or num_threads < 0:
-        raise ValueError(f"`short_side` must be at least 1 and `num_threads` 0, got {short_side} and {num_threads}.")
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"`short_side` must be at least 1, got {short_side}.")
     name, data = _name_and_data(source)
-    with _errors_about(name), _open_stream(data, num_threads, max_frame_pixels) as (container, stream):
-        index = _PacketIndex(container, stream, max_frames)
-        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, max_frame_pixels)
+    with _errors_about(name), _open_stream(data) as (container, stream):
+        index = _PacketIndex(container, stream)
+        to_rgb = partial(_to_rgb, VideoReformatter(), short_side)
         metadata = _describe(index, index.num_frames, pick, short_side)
-        frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb)
+        frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
         while frames is None:
-            wanted = set(metadata.frames_indices)
-            if index.packets is not None:
-                frames, num_frames = _decode_everything(index.packets, stream.codec_context, wanted, to_rgb)
-            else:
-                with _open_stream(data, num_threads, max_frame_pixels) as (again, fresh):
-                    frames, num_frames = _decode_everything(again.demux(fresh), fresh.codec_context, wanted, to_rgb)
+            frames, num_frames = _decode_everything(data, set(metadata.frames_indices), to_rgb)
             if num_frames != metadata.total_num_frames:  # where a packet is half a frame, or a joint costs frames
                 metadata, frames = _describe(index, num_frames, pick, short_side), None
         frames = _stack_frames([frames[number] for number in metadata.frames_indices])
@@ -116,23 +96,11 @@ def read_video(
 
 
 @contextmanager
-def open_video(source, num_threads: int = 1, max_frame_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple]:
-    """
-    Open a video as [`read_video`] does, and give its PyAV container and video stream.
-
-    FFmpeg learns no file name, opens no other file, and decodes no frame of more than `max_frame_pixels`. What goes
-    wrong inside is a [`VideoDecodeError`] that names the file.
-    """
-    name, data = _name_and_data(source)
-    with _errors_about(name), _open_stream(data, num_threads, max_frame_pixels) as opened:
-        yield opened
-
-
-@contextmanager
 def _errors_about(name: str) -> Iterator[None]:
+    """Name the video in the errors raised here, which say only what is wrong with it, and in those of FFmpeg."""
     try:
         yield
-    except _Unreadable as error:
+    except VideoDecodeError as error:
         raise VideoDecodeError(f"{name}: {error}.") from error.__cause__
     except (FFmpegError, OSError, MemoryError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -154,40 +122,43 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
 
 
 @contextmanager
-def _open_stream(data: str | bytes, num_threads: int, max_frame_pixels: int) -> Iterator[tuple]:
+def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     with _open_file(data) as file:
         head = file.read(64)
         if not head:
-            raise _Unreadable("the file is empty")
+            raise VideoDecodeError("the file is empty")
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         # FFmpeg gets no name: it would believe its extension, and read a text as ANSI art; and it may open no other
         # file: a "video" can be a playlist of paths.
         nameless = SimpleNamespace(read=file.read, seek=partial(_seek, file), tell=file.tell)
-        options = {"protocol_whitelist": "none", "max_pixels": str(max_frame_pixels)}
+        limit = {"max_pixels": str(MAX_FRAME_PIXELS)}
         try:
-            container = av.open(nameless, options=options, buffer_size=2**17, **ANY_TAGS)
+            container = av.open(nameless, options=limit | {"protocol_whitelist": "none"}, **ANY_TAGS)
         except (FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
-                raise _Unreadable("an MP4 or MOV without its index, it was cut off") from error
-            raise _Unreadable("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
+                raise VideoDecodeError("an MP4 or MOV without its index, it was cut off") from error
+            raise VideoDecodeError("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
         with container:
             stream = _video_stream(container)
+            for other in container.streams:  # such as sound, which need not be read
+                other.discard = av.stream.Discard.default if other is stream else av.stream.Discard.all
             entries, codec = stream.index_entries, stream.codec_context
             indexed = entries[len(entries) - 1].pos + entries[len(entries) - 1].size if len(entries) else 0
             promised = max(indexed, _matroska_size(head))
             if size < promised:
-                raise _Unreadable(f"cut off, it has {size} bytes of at least {promised}")
-            _check_frame_size(codec, max_frame_pixels)
-            codec.options = {"max_pixels": str(max_frame_pixels)}
-            codec.thread_type, codec.thread_count = "AUTO" if num_threads != 1 else "NONE", num_threads
+                raise VideoDecodeError(f"cut off, it has {size} bytes of at least {promised}")
+            if codec.width * codec.height > MAX_FRAME_PIXELS:
+                found = f"frames of {codec.width}x{codec.height}"
+                raise VideoDecodeError(f"{found} are above the limit of {MAX_FRAME_PIXELS} pixels")
+            codec.options, codec.thread_type = limit, "NONE"
             try:
                 yield container, stream
             except FFmpegError as error:
                 if codec.width > 0:
                     raise
-                reasons = f"it is damaged or its frames are above the limit of {max_frame_pixels} pixels"
-                raise _Unreadable(f"no frame can be decoded, {reasons}") from error
+                reasons = f"it is damaged or its frames are above the limit of {MAX_FRAME_PIXELS} pixels"
+                raise VideoDecodeError(f"no frame can be decoded, {reasons}") from error
 
 
 def _open_file(data: str | bytes):
@@ -198,7 +169,7 @@ def _open_file(data: str | bytes):
             raise OSError("not a regular file")  # reading from a pipe or a device may never end
         return open(data, "rb", buffering=0)
     except (OSError, ValueError) as error:
-        raise _Unreadable(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise VideoDecodeError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _seek(file, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -213,9 +184,9 @@ def _video_stream(container: InputContainer) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & is_picture]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams}))
-        raise _Unreadable(f"has no video stream, what it holds is: {kinds or 'nothing'}")
+        raise VideoDecodeError(f"has no video stream, what it holds is: {kinds or 'nothing'}")
     if streams[0].codec_context is None:
-        raise _Unreadable("cut off, or coded in a way that this build of FFmpeg cannot decode")
+        raise VideoDecodeError("cut off, or coded in a way that this build of FFmpeg cannot decode")
     return streams[0]
 
 
@@ -232,12 +203,6 @@ def _matroska_size(head: bytes) -> int:
     return 0 if length == 2 ** (7 * width) - 1 else end  # all ones: a live recording of unknown length
 
 
-def _check_frame_size(frame, max_frame_pixels: int):
-    if frame.width * frame.height > max_frame_pixels:
-        size = f"{frame.width}x{frame.height}"
-        raise _Unreadable(f"frames of {size} are above the limit of {max_frame_pixels} pixels")
-
-
 class _PacketIndex:
     """
     Read all packets of a video stream without decoding them.
@@ -246,11 +211,12 @@ class _PacketIndex:
         times: when the frame of each packet is shown, in units of the stream's time base, in the order of decoding;
             `None` where unknown.
         is_key, is_shown: whether decoding may start at a packet; whether its frame is shown or only helps decoding.
-        packets: all of them, or `None` if they are too large, or change the parameters of the decoder.
+        shown: (num_frames,) positions of the packets whose frames are shown, in the order of their times.
+        packets: all of them, or `None` if they are too large.
         can_seek: whether the times of packets tell which frame is which.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, max_frames: int):
+    def __init__(self, container: InputContainer, stream: VideoStream):
         self.container, self.stream, codec = container, stream, stream.codec_context
         is_indexed = container.format.name.startswith(FORMATS_WITH_INDEX)
         is_held = container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES)
@@ -260,98 +226,82 @@ class _PacketIndex:
             container.flags |= av.container.Flags.no_parse.value
             container.seek(entries[0].timestamp, stream=stream)  # which also ends the parser that there is
         rows, packets, is_vp8, has_new_parameters = [], [], codec.name == "vp8", False
-        for packet in islice(container.demux(stream), max_frames + 2):
-            if packet.size == 0:
+        for packet in islice(container.demux(stream), MAX_FRAMES + 2):
+            if not packet.size:
                 continue
-            is_key = packet.is_keyframe
+            is_key, last = packet.is_keyframe, packet
+            is_hidden = packet.is_discard or (is_vp8 and not memoryview(packet)[0] & 0x10)  # RFC 6386: `show_frame`
+            rows.append((packet.pts, is_key, is_hidden, packet.size))
             if is_key and packet.has_sidedata("new_extradata"):
                 has_new_parameters = True
-            is_hidden = is_vp8 and not memoryview(packet)[0] & 0x10  # the `show_frame` bit of RFC 6386
-            rows.append((packet.pts, is_key, not (packet.is_discard or is_hidden), packet.size))
             if is_held:
                 packets.append(packet)
-            last = packet
-        if len(rows) > max_frames:
-            raise _Unreadable(f"has more frames than the limit of {max_frames}")
         if not rows:
-            raise _Unreadable("no frame can be decoded, it is cut off or holds no picture")
+            raise VideoDecodeError(NO_FRAME)
+        if len(rows) > MAX_FRAMES:
+            raise VideoDecodeError(f"has more frames than the limit of {MAX_FRAMES}")
         if last.has_sidedata("encryption_info"):
-            raise _Unreadable("is encrypted")
+            raise VideoDecodeError("is encrypted")
         if last.is_corrupt:
-            raise _Unreadable(f"cut off in the middle of a frame, after {len(rows) - 1} whole ones")
-        self.times, self.is_key, self.is_shown, sizes = (np.array(column) for column in zip(*rows, strict=True))
+            raise VideoDecodeError(f"cut off in the middle of a frame, after {len(rows) - 1} whole ones")
+        self.times, self.is_key, is_hidden, sizes = (np.array(column) for column in zip(*rows, strict=True))
         if codec.name == "gif":  # which marks every packet, though frames build on the last
             self.is_key[1:] = False
-        self.packets = packets if is_held and not has_new_parameters else None
-        self.num_frames = int(self.is_shown.sum())
-        self.can_seek = (
-            (self.packets is not None or is_indexed)
+        self.packets, self.is_shown = packets if is_held else None, ~is_hidden
+        self.is_timed = self.times.dtype != object  # which it is with a None
+        order = np.argsort(self.times) if self.is_timed else np.arange(len(rows))
+        self.shown = order[self.is_shown[order]]
+        self.num_frames = len(self.shown)
+        # In AVI, where FFmpeg guesses, and in what was made of it, times are those of decoding.
+        is_order_of_decoding = container.format.name == "avi" or (self.is_timed and np.all(np.diff(self.times) > 0))
+        self.can_seek = bool(
+            (is_held or is_indexed)
             and codec.codec.canonical_name in SEEKABLE_CODECS
             and not has_new_parameters
             and codec.field_order <= 1  # else two packets may be the fields of one frame
             # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
             and not (codec.name == "mpeg4" and sizes.min() <= 10)
-            and self._are_times_known()
+            and not (codec.has_b_frames and is_order_of_decoding)
+            and self.is_timed
+            and np.all(np.diff(self.times[order]) > 0)
+            and np.all(np.diff(self.times[self.is_key]) > 0)
+            and self.is_key[0]
+            and order[0] == 0
         )
 
-    def _are_times_known(self) -> bool:
-        """Whether each packet has a time of its own, and keyframes come in the order of theirs."""
-        times, is_key = self.times, self.is_key
-        if times.dtype == object or len(np.unique(times)) < len(times):  # object: with a None
-            return False
-        # In AVI, where FFmpeg guesses, and in what was made of it, times are those of decoding.
-        is_avi = self.container.format.name == "avi"
-        are_shuffled = not self.stream.codec_context.has_b_frames or not (is_avi or np.all(np.diff(times) > 0))
-        return bool(are_shuffled and is_key[0] and times[0] == times.min() and np.all(np.diff(times[is_key]) > 0))
-
-    def shown(self) -> np.ndarray:
-        """(num_frames,) positions of the packets of the frames that are shown, in the order of their times."""
-        order = np.argsort(self.times)
-        return order[self.is_shown[order]]
-
-    def spans(self, packets: list[int]) -> list[tuple[int, int]]:
-        """Ranges (first, last) to be decoded for the frames of `packets`, each from a keyframe on."""
-        keys, spans = np.flatnonzero(self.is_key), []
+    def spans(self, packets: list[int]) -> Iterable[tuple[int, int]]:
+        """Return ranges (first, last) to be decoded for the frames of `packets`, each from a keyframe on."""
+        keys, spans = np.flatnonzero(self.is_key), {}
         for packet in sorted(packets):
             key = int(np.searchsorted(keys, packet, side="right")) - 1
             while self.times[keys[key]] > self.times[packet]:  # shown before its keyframe, it needs the one before
                 key -= 1
-            first = int(keys[key])
-            while spans and spans[-1][1] >= first - 1:
-                first = min(first, spans.pop()[0])
-            spans.append((first, packet))
-        return spans
+            spans[int(keys[key])] = packet
+        return spans.items()
 
-    def read(self, first: int, last: int) -> Iterator:
-        """The packets from `first`, a keyframe, to `last`."""
+    def read(self, first: int, last: int) -> Iterable:
+        """Return the packets from `first`, a keyframe, to `last`."""
         if self.packets is not None:
-            yield from self.packets[first : last + 1]
-            return
+            return self.packets[first : last + 1]
         self.container.seek(int(self.times[first]), stream=self.stream)
-        position = None
-        for packet in self.container.demux(self.stream):
-            if position is None and packet.pts == self.times[first]:
-                position = first
-            if position is not None and packet.size:
-                yield packet
-                position += 1
-                if position > last:
-                    break
+        packets = (packet for packet in self.container.demux(self.stream) if packet.size)
+        return islice(dropwhile(lambda packet: packet.pts != self.times[first], packets), last - first + 1)
 
 
-def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None) -> TimedVideoMetadata:
+def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None) -> VideoMetadata:
     """The metadata of a video of `num_frames`, with the frames that `pick` asks for."""
     if num_frames == 0:
-        raise _Unreadable("no frame can be decoded, it is cut off or holds no picture")
+        raise VideoDecodeError(NO_FRAME)
     stream, seconds = index.stream, None
     fps = float(stream.average_rate or stream.guessed_rate or 0) or None
-    if index.times.dtype != object and index.num_frames:
-        seconds = np.sort(index.times[index.is_shown])
+    if index.is_timed and index.num_frames:
+        seconds = index.times[index.shown]
         seconds = (seconds - seconds[0]) * float(stream.time_base)
         if seconds[-1] > 0:
             measured = (len(seconds) - 1) / float(seconds[-1])
             fps = fps if fps and math.isclose(fps, measured, rel_tol=0.02) else measured
-    metadata = TimedVideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
+    metadata = VideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
+    # No field, so that the metadata stay the mapping that Transformers knows.
     metadata.frame_times = seconds if num_frames == index.num_frames else None
     indices = list(range(num_frames)) if pick is None else list(pick(metadata))
     if indices and not 0 <= min(indices) <= max(indices) < num_frames:
@@ -363,16 +313,14 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
     if num_bytes > MAX_CLIP_BYTES:
         found = f"{len(indices)} frames of {width}x{height} take {num_bytes / 1e9:.1f} GB"
         advice = "take fewer, or scale them down with `short_side`"
-        raise _Unreadable(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
+        raise VideoDecodeError(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
     return metadata
 
 
 def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callable) -> dict[int, np.ndarray] | None:
-    """The `wanted` frames by number; `None` if all must be decoded, perhaps as a keyframe turns out to be none."""
-    if not index.can_seek or len(wanted) == index.num_frames:
-        return None
-    codec, times, shown, frames = index.stream.codec_context, index.times, index.shown(), {}
-    numbers = {int(times[shown[number]]): number for number in wanted}
+    """The `wanted` frames by number; `None` if all must be decoded, as a keyframe turns out to be none."""
+    codec, frames = index.stream.codec_context, {}
+    numbers = {int(index.times[index.shown[number]]): number for number in wanted}
     can_skip = codec.codec.canonical_name in CODECS_WITH_NONREF
 
     def decode(first: int, last: int) -> Iterator:
@@ -384,13 +332,13 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
         codec.flush_buffers()
 
     try:
-        for first, last in index.spans([int(shown[number]) for number in wanted]):
+        for first, last in index.spans([int(index.shown[number]) for number in wanted]):
             last_time, starts_with_picture = -math.inf, not index.is_shown[first]  # an edit list may hide it
             for frame in decode(first, last):
                 if frame.pts is None or frame.pts <= last_time:
                     return None
                 last_time = frame.pts
-                if frame.pts == times[first]:  # else rows of blocks may refresh the picture little by little
+                if frame.pts == index.times[first]:  # else rows of blocks may refresh the picture little by little
                     starts_with_picture = frame.pict_type == PictureType.I
                 if frame.pts in numbers:
                     frames[numbers[frame.pts]] = to_rgb(frame)
@@ -401,27 +349,21 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
     return frames if len(frames) == len(wanted) else None
 
 
-def _decode_everything(packets, codec, wanted: set[int], to_rgb: Callable) -> tuple[dict[int, np.ndarray], int]:
+def _decode_everything(data, wanted: set[int], to_rgb: Callable) -> tuple[dict[int, np.ndarray], int]:
     """The `wanted` frames by their number, and how many frames there are."""
-
-    def decode() -> Iterator:
-        for packet in packets:
-            if packet.size:  # an empty one in between would end decoding
-                yield from codec.decode(packet)
-        yield from codec.decode(None)
-
-    codec.skip_frame, frames, num_frames = "DEFAULT", {}, 0
-    codec.flush_buffers()
-    for frame in decode():
-        if num_frames in wanted:
-            frames[num_frames] = to_rgb(frame)
-        num_frames += 1
+    frames, num_frames = {}, 0
+    with _open_stream(data) as (container, stream):
+        packets = (packet for packet in container.demux(stream) if packet.size)  # an empty one would end decoding
+        for packet in chain(packets, [None]):
+            for frame in stream.codec_context.decode(packet):
+                if num_frames in wanted:
+                    frames[num_frames] = to_rgb(frame)
+                num_frames += 1
     return frames, num_frames
 
 
-def _to_rgb(reformatter: VideoReformatter, short_side: int | None, max_frame_pixels: int, frame) -> np.ndarray:
+def _to_rgb(reformatter: VideoReformatter, short_side: int | None, frame) -> np.ndarray:
     """A frame as (H, W, 3) uint8, scaled down and upright."""
-    _check_frame_size(frame, max_frame_pixels)
     scale, settings = (short_side or math.inf) / min(frame.width, frame.height), {}
     if scale < 1:  # of swscale's filters, "area" averages all pixels that become one: no aliasing
         settings = {"width": round(frame.width * scale), "height": round(frame.height * scale), "interpolation": "AREA"}
@@ -432,11 +374,11 @@ def _to_rgb(reformatter: VideoReformatter, short_side: int | None, max_frame_pix
 
 def _stack_frames(frames: list[np.ndarray]) -> np.ndarray:
     if not frames:
-        raise _Unreadable("too short, the sampling takes no frame of it")
+        raise VideoDecodeError("too short, the sampling takes no frame of it")
     shapes = sorted({frame.shape[:2] for frame in frames})
     if len(shapes) > 1:
         sizes = ", ".join(f"{width}x{height}" for height, width in shapes)
-        raise _Unreadable(f"its frames must have one size, they have {sizes}")
+        raise VideoDecodeError(f"its frames must have one size, they have {sizes}")
     return np.stack(frames)
 
 
@@ -460,7 +402,7 @@ def sample_frame_indices(
     each; if `vlen` is smaller than `num_frames`, the last index repeats. `"fpsX"` takes X frames per second.
 
     Args:
-        num_frames: length of the clip; `"fpsX"` does not look at it.
+        num_frames: length of the clip, but for `"fpsX"`.
         sampling: `"middle"` (evaluation), `"rand"` (training), or `"fps"` followed by a positive number.
         fps, max_num_frames: for `"fpsX"`, frame rate of the video, and limit of the number of frames if not -1.
         fix_start: with `"middle"`, take the frame this many after the beginning of each interval instead.
@@ -474,27 +416,26 @@ def sample_frame_indices(
         raise ValueError(f"`num_frames` and `vlen` must be at least 1, got {num_frames} and {vlen}.")
     if sampling.startswith("fps"):
         return _indices_at_rate(sampling, vlen, fps, max_num_frames)
-    edges = np.linspace(0, vlen, min(num_frames, vlen) + 1).astype(int).tolist()
-    intervals = [(low, high - 1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    edges = np.linspace(0, vlen, min(num_frames, vlen) + 1).astype(int)
+    first, last = edges[:-1], edges[1:] - 1
     if sampling == "rand":
-        indices = _random_indices(intervals, vlen, generator)
-    elif sampling != "middle":
-        raise ValueError(f"`sampling` must be 'middle', 'rand' or 'fps' followed by a number, got {sampling!r}.")
-    elif fix_start is not None:
-        indices = [min(first + fix_start, last) for first, last in intervals]
+        indices = _random_indices(first.tolist(), last.tolist(), vlen, generator)
+    elif sampling == "middle":
+        indices = ((first + last) // 2 if fix_start is None else np.minimum(first + fix_start, last)).tolist()
     else:
-        indices = [(first + last) // 2 for first, last in intervals]
+        raise ValueError(f"`sampling` must be 'middle', 'rand' or 'fps' followed by a number, got {sampling!r}.")
     return indices + indices[-1:] * (num_frames - len(indices))
 
 
-def _random_indices(intervals: list[tuple[int, int]], vlen: int, generator: torch.Generator | None) -> list[int]:
+def _random_indices(first: list[int], last: list[int], vlen: int, generator: torch.Generator | None) -> list[int]:
+    intervals = list(zip(first, last, strict=True))
     # As in the original, the last frame of an interval is never drawn; intervals of one frame leave nothing to draw.
-    if all(first < last for first, last in intervals):
-        if generator is None:
-            return [random.choice(range(first, last)) for first, last in intervals]
-        return [torch.randint(first, last, (), generator=generator).item() for first, last in intervals]
-    order = np.random.permutation(vlen) if generator is None else torch.randperm(vlen, generator=generator)
-    return sorted(order[: len(intervals)].tolist())
+    if any(low == high for low, high in intervals):
+        order = np.random.permutation(vlen) if generator is None else torch.randperm(vlen, generator=generator)
+        return sorted(order[: len(intervals)].tolist())
+    if generator is None:
+        return [random.choice(range(low, high)) for low, high in intervals]
+    return [torch.randint(low, high, (), generator=generator).item() for low, high in intervals]
 
 
 def _indices_at_rate(sampling: str, vlen: int, fps: float | None, max_num_frames: int | None) -> list[int]:
@@ -515,11 +456,7 @@ def _indices_at_rate(sampling: str, vlen: int, fps: float | None, max_num_frames
 
 
 def random_crop_box(
-    height: int,
-    width: int,
-    scale: tuple[float, float] = (0.5, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    generator: torch.Generator | None = None,
+    height: int, width: int, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), generator: torch.Generator | None = None
 ) -> tuple[int, int, int, int]:
     """
     Draw (top, left, height, width) in pixels as torchvision's `RandomResizedCrop` does: the same seed, the same box.
@@ -547,7 +484,6 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call
     antialias (`bool`, defaults to `False`): low-pass when resizing. The published weights were trained without.
     do_augment (`bool`, defaults to `False`): for training, a random crop, then perhaps a flip, both drawn once a clip.
     decode_short_side (`int`, *optional*): scale larger frames down to that while decoding: faster, but other pixels.
-    decode_threads (`int`, defaults to 1): of the decoder, 0 for as many as FFmpeg sees fit.
     crop_scale, crop_ratio (pairs of `float`): range of the crop's share of the area, and of its width over its height.
     flip_prob (`float`, defaults to 0.5): probability of the flip, which swaps "left" and "right": 0 switches it off.
     seed (`int` or `list[int]`, *optional*): of all draws of a call, or one per clip, which makes a clip independent of
@@ -559,7 +495,6 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call
     antialias: bool | None
     do_augment: bool | None
     decode_short_side: int | None
-    decode_threads: int | None
     crop_scale: list[float | int] | tuple[float | int, ...] | None
     crop_ratio: list[float | int] | tuple[float | int, ...] | None
     flip_prob: float | int | None
@@ -589,7 +524,6 @@ class SViTTVideoProcessor(VideoProcessorMixin):
     sampling = "middle"
     do_augment = False
     decode_short_side = None
-    decode_threads = 1
     crop_scale = [0.5, 1.0]
     crop_ratio = [3 / 4, 4 / 3]
     flip_prob = 0.5
@@ -615,11 +549,12 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         `kwargs` are attributes of the processor, for this call; `seed`; `return_tensors` ("pt", "np" or `None` for a
         list with one tensor per video); `return_metadata` for a list `video_metadata` of `VideoMetadata`.
         """
+        validate_typed_dict(self.valid_kwargs, kwargs)
         settings = self._settings(kwargs)
         videos = _list_videos(videos)
-        known = settings.pop("video_metadata")
+        known = settings["video_metadata"]
         known = [None] * len(videos) if known is None else make_batched_metadata(videos, known)
-        generators = _seed_generators(settings.pop("seed"), len(videos))
+        generators = _seed_generators(settings["seed"], len(videos))
         clips, metadata = [], []
         for index, video in enumerate(videos):
             clip, found = self._read(f"`videos[{index}]`", video, known[index], generators[index], settings)
@@ -635,10 +570,12 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         return BatchFeature(data, settings["return_tensors"], skip_tensor_conversion=["video_metadata"])
 
     def read_clip(self, video, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> torch.Tensor:
-        """Return a clip (T, 3, H, W) uint8 of one video, which lacks [`to_pixel_values`] only: the part of a worker."""
+        """Return a clip (T, 3, H, W) uint8 of one video, which lacks [`to_pixel_values`] only: the part of a worker.
+
+        The types of `kwargs` are not checked, which would take a tenth of the time of a small clip.
+        """
         settings = self._settings(kwargs)
-        [generator] = _seed_generators(settings.pop("seed"), 1)
-        return self._read("the video", video, None, generator, settings)[0]
+        return self._read("the video", video, None, *_seed_generators(settings["seed"], 1), settings)[0]
 
     def to_pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
         """Return clips (B, T, 3, H, W) uint8 rescaled and normalised, float32 on their device."""
@@ -646,13 +583,13 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
     def _settings(self, kwargs: dict) -> dict:
         """The attributes of the processor, but for this call's."""
-        validate_kwargs(valid_processor_keys=list(self.valid_kwargs.__annotations__), captured_kwargs=list(kwargs))
-        validate_typed_dict(self.valid_kwargs, kwargs)
-        settings = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+        names = list(self.valid_kwargs.__annotations__)
+        validate_kwargs(names, list(kwargs))
+        settings = {name: getattr(self, name, None) for name in names} | kwargs
         settings = self._standardize_kwargs(**settings)  # private, but all of Transformers' processors accept sizes so
         fixed = {"do_center_crop": False, "do_pad": False, "do_convert_rgb": True, "data_format": "channels_first"}
         for name, value in fixed.items():
-            if settings.get(name) not in (None, value):
+            if settings[name] not in (None, value):
                 raise ValueError(f"`{name}` can only be {value!r} in SViTT, got {settings[name]!r}.")
         if settings["do_resize"] and not (settings["size"].height and settings["size"].width):
             raise ValueError(f"`size` must give `height` and `width`, got {dict(settings['size'])}.")
@@ -662,11 +599,15 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
     def _read(self, name: str, video, known: VideoMetadata | None, generator, settings: dict):
         """The clip (T, 3, H, W) uint8 of a video of any kind, and its metadata; `name` is for errors."""
-        sample = partial(self.sample_frames, generator=generator, **settings)
+
+        def sample(metadata: VideoMetadata) -> list[int]:
+            sampling = settings["sampling"] if settings["fps"] is None else f"fps{settings['fps']}"
+            how = {"fps": metadata.fps, "max_num_frames": settings["max_num_frames"], "generator": generator}
+            return sample_frame_indices(settings["num_frames"], metadata.total_num_frames, sampling, **how)
+
         pick = sample if settings["do_sample_frames"] else None
         if _is_file(video):
-            how = {"short_side": settings["decode_short_side"], "num_threads": settings["decode_threads"]}
-            frames, metadata = read_video(video, pick, **how)
+            frames, metadata = read_video(video, pick, short_side=settings["decode_short_side"])
         else:
             frames, metadata = _index_frames(name, video, pick, known, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
@@ -675,24 +616,18 @@ class SViTTVideoProcessor(VideoProcessorMixin):
             top, left, height, width = random_crop_box(*clip.shape[-2:], *ranges, generator)
             clip = clip[..., top : top + height, left : left + width]
             flip = torch.rand(1, generator=generator).item() < settings["flip_prob"]
-        clip = clip.contiguous().to(settings["device"])
+        clip = clip.to(settings["device"])
         if settings["do_resize"]:
-            clip = self.resize(clip, settings["size"], settings["resample"], settings["antialias"])
-        return clip.flip(-1) if flip else clip, metadata
+            clip = self._resize(clip, settings)
+        return (clip.flip(-1) if flip else clip).contiguous(), metadata
 
-    def sample_frames(self, metadata: VideoMetadata, generator: torch.Generator | None = None, **settings) -> list[int]:
-        """Return what [`sample_frame_indices`] chooses of a video; `fps=X` is short for `sampling="fpsX"`."""
-        rate, limit = settings.get("fps"), settings.get("max_num_frames")
-        sampling = settings.get("sampling") or self.sampling if rate is None else f"fps{rate}"
-        how = {"fps": metadata.fps, "max_num_frames": limit, "generator": generator}
-        num_frames = settings.get("num_frames") or self.num_frames
-        return sample_frame_indices(num_frames, metadata.total_num_frames, sampling, **how)
-
-    def resize(self, frames: torch.Tensor, size, resample: int, antialias: bool = False) -> torch.Tensor:
-        """Return frames (T, 3, H, W) uint8 in another size, resized as torchvision resizes uint8 tensors."""
-        how = {"mode": {2: "bilinear", 3: "bicubic"}[resample], "antialias": bool(antialias), "align_corners": False}
-        resized = F.interpolate(frames.float(), (size.height, size.width), **how)
-        return resized.round().clamp(0, 255).to(torch.uint8)  # bicubic overshoots
+    def _resize(self, frames: torch.Tensor, settings: dict) -> torch.Tensor:
+        """Frames (T, 3, H, W) uint8 in another size, as torchvision resizes uint8 tensors."""
+        size, mode = settings["size"], {2: "bilinear", 3: "bicubic"}[settings["resample"]]
+        # Contiguous: the order of sums, and with it the last bit, depends on the layout.
+        frames = frames.to(torch.float32, memory_format=torch.contiguous_format)
+        frames = F.interpolate(frames, (size.height, size.width), mode=mode, antialias=bool(settings["antialias"]))
+        return frames.round_().clamp_(0, 255).to(torch.uint8)  # bicubic overshoots
 
     def _normalize(self, frames: torch.Tensor, settings: dict) -> torch.Tensor:
         if settings["do_rescale"]:
@@ -726,7 +661,7 @@ def _list_videos(videos) -> list:
 
 
 def _index_frames(name, video, pick, known: VideoMetadata | None, data_format) -> tuple[np.ndarray, VideoMetadata]:
-    """What [`read_video`] does, for a video that is an array or a list of frames already."""
+    """What [`read_video`] does, for an array or a list of frames."""
     metadata = VideoMetadata(total_num_frames=len(video), fps=known and known.fps)
     metadata.duration = len(video) / metadata.fps if metadata.fps else None
     metadata.frames_indices = list(range(len(video))) if pick is None else pick(metadata)
@@ -740,16 +675,12 @@ def _rgb_frame(name: str, frame, data_format: str | None) -> np.ndarray:
     """A PIL image, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
     if isinstance(frame, Image.Image):
         return np.asarray(frame.convert("RGB"))
-    is_tensor = isinstance(frame, torch.Tensor)
-    frame = frame.numpy(force=True) if is_tensor else frame
+    frame = frame.numpy(force=True) if isinstance(frame, torch.Tensor) else frame
     if frame.dtype != np.uint8:
         raise ValueError(f"{name}: frames must be uint8 with values from 0 to 255, got {frame.dtype}.")
     frame = frame[..., None] if frame.ndim == 2 else frame
-    shape = frame.shape
-    channels = (3,) if 3 in (shape[0], shape[-1]) else (1, 4)
-    # Where both ends may be channels: tensors are (C, H, W), arrays (H, W, C).
-    is_first = shape[-1] not in channels or (is_tensor and shape[0] in channels)
-    if data_format == "channels_first" or (data_format is None and is_first):
+    shape, channels = frame.shape, (3,) if 3 in (frame.shape[0], frame.shape[-1]) else (1, 4)
+    if data_format == "channels_first" or (data_format is None and shape[-1] not in channels):
         frame = frame.transpose(1, 2, 0)
     if frame.shape[-1] not in (1, 3, 4):
         raise ValueError(f"{name}: frames must have 1, 3 or 4 channels, got a frame of shape {shape}.")
@@ -785,8 +716,7 @@ class SViTTProcessor(ProcessorMixin):
     weights: they are saved with the processor, and can be passed to a call as well.
 
     Args:
-        video_processor ([`SViTTVideoProcessor`]): makes the `pixel_values`.
-        tokenizer ([`BertTokenizer`]): makes `input_ids` and `attention_mask`.
+        video_processor, tokenizer: a [`SViTTVideoProcessor`] and a [`BertTokenizer`].
         clean_text (`bool`, defaults to `True`): apply [`clean_text`] first.
         add_sep (`bool`, defaults to `False`): encode as `[CLS] w1 ... wn [SEP]`, as BERT users expect.
         max_answer_length (`int`, defaults to 5): tokens of an answer, see `encode_answers`.
@@ -834,10 +764,8 @@ class SViTTProcessor(ProcessorMixin):
         """
         answers = [answers] if isinstance(answers, str) else answers
         text = [f"{answer} {self.tokenizer.sep_token}" for answer in answers]
-        max_length = self.max_answer_length if max_length is None else max_length
-        return self(
-            text=text, clean_text=False, add_sep=False, max_length=max_length, **{"return_tensors": "pt"} | kwargs
-        )
+        how = {"max_length": max_length or self.max_answer_length, "return_tensors": "pt"} | kwargs
+        return self(text=text, clean_text=False, add_sep=False, **how)
 
     @property
     def unused_input_names(self) -> list[str]:

@@ -1,12 +1,6 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Video files, arrays and captions in; the original's pixels and token ids out; one sentence for whatever is broken."""
 
-import io
-import json
-import os
-import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import BertTokenizer
 
-from svitt import processing_svitt
-from svitt.processing_svitt import (
-    SViTTProcessor,
-    SViTTVideoProcessor,
-    VideoDecodeError,
-    clean_text,
-    random_crop_box,
-    sample_frame_indices,
-)
+from svitt import SViTTProcessor, SViTTVideoProcessor, VideoDecodeError, sample_frame_indices
+from svitt.processing_svitt import random_crop_box
 
-GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
-HELPERS = json.loads((GOLDEN / "case10_data_helpers" / "config.json").read_text())["expected"]
-TOKENS = json.loads((GOLDEN / "case10b_tokenizer" / "config.json").read_text())["expected"]["rows"]
-VOCAB = str(GOLDEN / "case10b_tokenizer" / "vocab.txt")
+VOCAB = str(Path(__file__).parent.parent / "fixtures/golden/case10b_tokenizer/vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +25,8 @@ def processor():
 # Sampling ------------------------------------------------------------------------------------------------------------
 
 
-def test_golden_sampling():
-    for num_frames, vlen, expected in HELPERS["frames_middle"]:
-        assert sample_frame_indices(num_frames, vlen) == expected
-    for num_frames, vlen, seed, expected in HELPERS["frames_rand"]:
-        random.seed(seed)
-        np.random.seed(seed)
-        assert sample_frame_indices(num_frames, vlen, "rand") == expected
-    for sampling, vlen, fps, limit, expected in HELPERS["frames_fps"]:
-        assert sample_frame_indices(4, vlen, sampling, fps=fps, max_num_frames=limit) == expected
-    for num_frames, vlen, start, expected in HELPERS["frames_fix_start"]:
-        assert sample_frame_indices(num_frames, vlen, fix_start=start) == expected
-
-
 @settings(max_examples=200, deadline=None)
-@given(
-    num_frames=st.integers(1, 40),
-    vlen=st.integers(1, 400),
-    sampling=st.sampled_from(["middle", "rand"]),
-    seed=st.integers(0, 2**31),
-)
+@given(st.integers(1, 40), st.integers(1, 400), st.sampled_from(["middle", "rand"]), st.integers(0, 2**31))
 def test_sampled_indices_are_ascending_in_range_and_complete(num_frames, vlen, sampling, seed):
     def draw():
         return sample_frame_indices(num_frames, vlen, sampling, generator=torch.Generator().manual_seed(seed))
@@ -178,20 +144,16 @@ def test_batch_of_everything(processor, videos):
 def test_channels_are_found_or_told():
     ambiguous = torch.arange(1 * 3 * 5 * 3, dtype=torch.uint8).reshape(1, 3, 5, 3)
     as_is = SViTTVideoProcessor(num_frames=1, do_resize=False, do_rescale=False, do_normalize=False)
-    torch.testing.assert_close(as_is(ambiguous, return_tensors="pt")["pixel_values"][0], ambiguous)
-    last = as_is(ambiguous.numpy(), return_tensors="pt")["pixel_values"][0]
+    last = as_is(ambiguous, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(last, ambiguous.permute(0, 3, 1, 2))
-    told = as_is(ambiguous, input_data_format="channels_last", return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(told, last)
+    told = as_is(ambiguous, input_data_format="channels_first", return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(told, ambiguous)
 
 
 @pytest.mark.parametrize(
     "videos, message",
     [
-        (
-            [np.zeros((4, 5, 3), np.uint8), np.zeros((5, 5, 3), np.uint8)],
-            r"`videos\[0\]`: .* one size, they have 5x4, 5x5",
-        ),
+        ([np.zeros((n, 5, 3), np.uint8) for n in (4, 5)], r"`videos\[0\]`: .* one size, they have 5x4, 5x5"),
         (np.zeros((2, 4, 5, 3), np.float32), r"`videos\[0\]`: frames must be uint8 .* got float32"),
         (np.zeros((2, 6, 5, 2), np.uint8), r"`videos\[0\]`: frames must have 1, 3 or 4 channels"),
         ([], "`videos` must hold files, frames or clips of frames, got list"),
@@ -292,26 +254,7 @@ def test_decoding_settings_reach_the_reader(videos):
 # Text ----------------------------------------------------------------------------------------------------------------
 
 
-def test_golden_text():
-    for text, expected in HELPERS["pre_text"]:
-        assert clean_text(text) == expected
-    for text, expected in HELPERS["pre_text_max3"]:
-        assert clean_text(text, max_words=3) == expected
-
-
-def test_golden_tokens(processor):
-    for text, ids, mask in TOKENS:
-        encoded = processor(text=[text], clean_text=False, padding="max_length", max_length=8, return_tensors="pt")
-        assert sorted(encoded) == ["attention_mask", "input_ids"]
-        assert encoded["input_ids"].tolist() == [ids] and encoded["attention_mask"].tolist() == [mask]
-
-
-def test_golden_answers(processor):
-    answers = [(text.removesuffix(" [SEP]"), ids, mask) for text, ids, mask in TOKENS if text.endswith(" [SEP]")]
-    assert len(answers) == 3
-    for answer, ids, mask in answers:
-        encoded = processor.encode_answers([answer], max_length=8, padding="max_length")
-        assert encoded["input_ids"].tolist() == [ids] and encoded["attention_mask"].tolist() == [mask]
+def test_a_long_answer_loses_its_end(processor):
     cut = processor.encode_answers(["dog", "a man runs in the park"])["input_ids"].tolist()
     assert cut == [[2, 62, 3, 0, 0], [2, 5, 58, 64, 65]]  # [CLS] dog [SEP]; the long answer lost its [SEP]
 
@@ -369,45 +312,3 @@ def test_settings_survive_saving(tmp_path):
     first.video_processor.save_pretrained(tmp_path / "video")
     alone = SViTTVideoProcessor.from_pretrained(tmp_path / "video")
     assert alone.to_dict() == first.video_processor.to_dict()
-
-
-REMOTE = """
-import sys
-import numpy as np
-from transformers import AutoProcessor
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # its public name needs torchvision
-folder, video = sys.argv[1:]
-assert not any(name.split(".")[0] == "svitt" for name in sys.modules)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-batch = processor(videos=[video], text=["A dog!"], return_tensors="pt")
-alone = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)(video, return_tensors="pt")
-assert (alone["pixel_values"] == batch["pixel_values"]).all()
-assert type(processor).__module__.startswith("transformers_modules.")
-np.save(sys.stdout.buffer, batch["pixel_values"].numpy())
-processor.save_pretrained(folder + "/again")
-"""
-
-
-def test_remote_code_in_a_fresh_process(tmp_path, processor, videos):
-    folder = tmp_path / "model-v1.0"
-    processor.save_pretrained(folder)
-    assert (folder / "processing_svitt.py").read_text() == Path(processing_svitt.__file__).read_text()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": "",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", REMOTE, str(folder), str(videos["clip.webm"])],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-    )
-    assert result.returncode == 0, result.stderr.decode()
-    expected = processor(videos=[videos["clip.webm"]], return_tensors="np")["pixel_values"]
-    np.testing.assert_array_equal(np.load(io.BytesIO(result.stdout)), expected)
-    assert (folder / "again" / "processing_svitt.py").exists()
-    again = json.loads((folder / "again" / "processor_config.json").read_text())
-    assert again == json.loads((folder / "processor_config.json").read_text())
