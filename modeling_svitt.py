@@ -394,14 +394,7 @@ def with_cls(kept: torch.Tensor) -> torch.Tensor:
 
 
 def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
+    module: nn.Module, query, key, value, attention_mask, scaling: float, dropout: float = 0.0, **kwargs
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return softmax(query key^T * scaling + mask) value and the softmax.
 
@@ -436,11 +429,8 @@ class SViTTAttention(nn.Module):
         self, query, key, value, mask: torch.Tensor | None, needs_probs: bool = False, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context (B, Q, h, d) of queries (B, h, Q, d), and the probabilities (B, h, Q, J) if needed."""
-        attention_interface: Callable = eager_attention_forward
-        if not needs_probs:
-            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
+        implementation = "eager" if needs_probs else self.config._attn_implementation
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return attention_interface(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
 
@@ -527,14 +517,7 @@ class SViTTVisionSelfAttention(SViTTAttention):
         self.relative_position_bias = SViTTRelativePositionBias(config) if config.use_relative_position_bias else None
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        blocks: BlockLayout | None,
-        dense_rows: torch.Tensor | None,
-        cls_rows: torch.Tensor,
-        table_rows: torch.Tensor | None,
-        needs_cls_probs: bool,
-        **kwargs: Unpack[TransformersKwargs],
+        self, hidden_states, blocks: BlockLayout | None, dense_rows, cls_rows, table_rows, needs_cls_probs, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Return the context (B, 1 + n, D), probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
         query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
@@ -738,23 +721,12 @@ class SViTTCrossAttention(SViTTAttention):
         self.needs_probs = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        video: torch.Tensor,
-        video_mask: torch.Tensor | None,
-        token_index: torch.Tensor | None,
-        cache: EncoderDecoderCache | None,
-        **kwargs,
+        self, hidden_states: torch.Tensor, video, video_mask, token_index, cache: EncoderDecoderCache | None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            hidden_states: texts (B * c, text_length, D); text i looks at video i // c.
-            video: (B, n, encoder_width).
-            video_mask: additive, (B or B * c, 1, 1, tokens seen).
-            token_index: (B * c, k) the tokens of its video that each text still sees; all of them if `None`.
+        """Return the context of texts (B * c, L, D), text i looking at video i // c of (B, n, encoder_width).
 
-        Returns:
-            The context (B * c, text_length, D) and the probabilities (B * c, h, text_length, tokens seen).
+        Each text sees the tokens `token_index` (B * c, k) of its video, or all of them. `video_mask` is additive, (B or
+        B * c, 1, 1, tokens seen). Return probabilities (B * c, h, L, tokens seen) too, if there are any.
         """
         num_texts, text_length = hidden_states.shape[:2]
         query = self.heads(self.query(hidden_states))
@@ -816,16 +788,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         self.output = BertOutput(config)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        video: torch.Tensor | None,
-        video_mask: torch.Tensor | None,
-        token_index: torch.Tensor | None,
-        text_mask: torch.Tensor | None,
-        cls_only: bool,
-        cache: Cache | None = None,
-        **kwargs,
+        self, hidden_states, attention_mask, video, video_mask, token_index, text_mask, cls_only: bool, cache, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here.
 
@@ -865,15 +828,7 @@ class SViTTTextEncoder(nn.Module):
         self.layer = nn.ModuleList([SViTTTextLayer(config, i) for i in range(config.num_hidden_layers)])
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        layers: range,
-        attention_mask: torch.Tensor | None,
-        video: torch.Tensor | None,
-        video_mask: torch.Tensor | None,
-        text_mask: torch.Tensor | None,
-        cls_only: bool,
-        **kwargs,
+        self, hidden_states, layers: range, attention_mask, video, video_mask, text_mask, cls_only: bool, **kwargs
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run some of the layers: return text states (of [CLS] alone with `cls_only`), and what each drop kept."""
         token_index, token_idx = None, ()
@@ -1070,33 +1025,28 @@ class SViTTTextModel(SViTTPreTrainedModel):
         cache (`Cache`, *optional*):
             What a decoder returned for the words before `input_ids`.
         cls_only (`bool`, *optional*, defaults to `False`):
-            Whether to compute nothing but [CLS] after the last self-attention, for those who need no other word:
-            `last_hidden_state` is then `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
+            Whether to compute nothing but [CLS] after the last self-attention: `last_hidden_state` is then
+            `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
         layers = self.layers_of_mode(mode, input_ids, text_embeds, encoder_hidden_states)
         cache = self.decoder_cache(cache) if use_cache and self.config.is_decoder else None
         hidden_states = text_embeds
         if hidden_states is None:
-            positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-            positions = positions if cache is None else positions + cache.get_seq_length()
+            num_cached = 0 if cache is None else cache.get_seq_length()
+            positions = num_cached + torch.arange(input_ids.shape[1], device=input_ids.device)[None]
             hidden_states = self.embeddings(input_ids, token_type_ids, positions)
+        if self.config.is_decoder:
+            words_mask = create_causal_mask(self.config, hidden_states, attention_mask, cache)
+        else:
+            words_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        video, text_mask = encoder_hidden_states, attention_mask
+        video_mask = self.cross_attention_mask(hidden_states, video, encoder_attention_mask)
+
         hidden_states, token_idx = self.encoder(
-            hidden_states,
-            layers,
-            self.self_attention_mask(hidden_states, attention_mask, cache),
-            encoder_hidden_states,
-            self.cross_attention_mask(hidden_states, encoder_hidden_states, encoder_attention_mask),
-            attention_mask,
-            cls_only,
-            cache=cache,
-            **kwargs,
+            hidden_states, layers, words_mask, video, video_mask, text_mask, cls_only, cache=cache, **kwargs
         )
-        return SViTTTextModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=hidden_states[:, 0],
-            cache=cache,
-            token_idx=token_idx or None,
-        )
+        cls = hidden_states[:, 0]
+        return SViTTTextModelOutput(hidden_states, cls, cache=cache, token_idx=token_idx or None)
 
     def decoder_cache(self, cache: Cache | None) -> EncoderDecoderCache:
         """Return the cache as one that has room for the keys and values of cross-attention."""
@@ -1121,12 +1071,6 @@ class SViTTTextModel(SViTTPreTrainedModel):
             if value is None:
                 raise ValueError(f"`mode={mode!r}` takes `{name}`.")
         return layers[mode]
-
-    def self_attention_mask(self, hidden_states, attention_mask, cache) -> torch.Tensor | None:
-        """Mask which words each word sees: all but padding, or in a decoder itself and the words before it."""
-        if not self.config.is_decoder:
-            return create_bidirectional_mask(self.config, hidden_states, attention_mask)
-        return create_causal_mask(self.config, hidden_states, attention_mask, cache)
 
     def cross_attention_mask(self, hidden_states, encoder_hidden_states, encoder_attention_mask) -> torch.Tensor | None:
         """Return the additive mask (video_batch_size, 1, 1, video_length)."""
@@ -1212,38 +1156,9 @@ def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: floa
     return torch.where(becomes_random, random_ids, masked_ids), input_ids.masked_fill(~is_chosen, -100)
 
 
-class AnswerStart(NamedTuple):
-    """What all answers to B questions about C clips each begin with: `[CLS]`, decoded."""
-
-    question: torch.Tensor  # (B * C, question_length, D) states after looking at a clip
-    question_mask: torch.Tensor | None  # (B * C, question_length)
-    logits: torch.Tensor  # (B, C, vocab_size) of the first word
-    cache: EncoderDecoderCache
-
-
-def distinct_answers(
-    shortlist: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Make one of equal answers in shortlists (B, k) of a list (A, L), lest float noise tell them apart.
-
-    Returns:
-        Ids and mask of the R different answers, both (R, L), by length, as those of like lengths are decoded together;
-        those of each shortlist (B, n), by length, filled up with 0; where in these each of the shortlist is (B, k).
-    """
-    answer_mask = answer_mask.long()
-    rows = torch.cat([answer_mask.sum(dim=1, keepdim=True), answer_mask, answer_ids * answer_mask], dim=1)
-    rows, row_of = rows.unique(dim=0, return_inverse=True)  # sorted, by the first column first
-    _, answer_mask, answer_ids = rows.split([1, *answer_mask.shape[1:], *answer_ids.shape[1:]], dim=1)
-    rows, order = row_of[shortlist].sort(dim=1)
-    places = F.pad(rows.diff(dim=1) != 0, (1, 0)).cumsum(dim=1)
-    own = rows.new_zeros(len(rows), int(places.max()) + 1).scatter(1, places, rows)
-    return answer_ids, answer_mask, own, places.scatter(1, order, places)
-
-
 # ---- Clips of a longer video
 
 CLIP_ENSEMBLES = ("mean", "max", "lse", "concat")
-ANSWER_SCORINGS = ("published", "likelihood")
 
 
 def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = False) -> torch.Tensor:
@@ -1316,10 +1231,7 @@ class SViTTModel(SViTTPreTrainedModel):
     @can_return_tuple
     @auto_docstring
     def get_text_features(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | SViTTTextModelOutput:
         r"""
         Returns:
@@ -1331,16 +1243,9 @@ class SViTTModel(SViTTPreTrainedModel):
         return outputs
 
     def fuse(
-        self,
-        video_hidden_states: torch.Tensor,
-        text_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        cls_only: bool = False,
+        self, video_hidden_states: torch.Tensor, text_hidden_states, attention_mask=None, cls_only: bool = False
     ) -> torch.Tensor:
-        """Return states (B * c, text_length, D) of texts that have looked at tokens (B, video_length, D) of videos.
-
-        With `cls_only`, return the states of [CLS] alone, (B * c, 1, D), in less time.
-        """
+        """Return states (B * c, L, D), or of [CLS] alone (B * c, 1, D), of texts that looked at videos (B, n, D)."""
         return self.text_model(
             text_embeds=text_hidden_states,
             attention_mask=attention_mask,
@@ -1357,18 +1262,14 @@ class SViTTModel(SViTTPreTrainedModel):
         video_hidden_states: torch.Tensor | None = None,
         text_hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return matching scores of pairs: how well each text describes its video.
+        """Return matching scores (B * c,) float32, how well texts describe videos: logits of class 1 of the head.
 
         Args:
             pixel_values: clips (B, T, C, height, width), or else
             video_hidden_states: (B, video_length, D) `last_hidden_state` of `get_video_features`.
-            input_ids: texts (B * c, text_length); text i is paired with video i // c, which is projected once for its c
-                texts. Or else
+            input_ids: texts (B * c, text_length), text i of video i // c, which is projected once. Or else
             text_hidden_states: (B * c, text_length, D) `last_hidden_state` of `get_text_features`.
             attention_mask: (B * c, text_length).
-
-        Returns:
-            (B * c,) float32, the logit of class 1 of the matching head.
         """
         if video_hidden_states is None:
             video_hidden_states = self.get_video_features(pixel_values, return_dict=True).last_hidden_state
@@ -1522,8 +1423,7 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
             outputs.prediction_logits = self.cls(self.fuse_pairs(outputs, attention_mask))
         elif self.config.loss_weight["mlm"]:
             if mlm_input_ids is None:
-                text_config = self.config.text_config
-                mlm_input_ids, mlm_labels = mask_tokens(input_ids, text_config, self.config.mlm_prob)  # type: ignore[arg-type]
+                mlm_input_ids, mlm_labels = mask_tokens(input_ids, self.config.text_config, self.config.mlm_prob)
             video = outputs.video_model_output.last_hidden_state
             loss, outputs.prediction_logits = self.mlm_loss(video, mlm_input_ids, mlm_labels, attention_mask)
             outputs.loss_mlm = self.config.loss_weight["mlm"] * loss
@@ -1597,6 +1497,37 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         )
 
 
+ANSWER_SCORINGS = ("published", "likelihood")
+
+
+class AnswerStart(NamedTuple):
+    """What all answers to B questions about C clips each begin with: `[CLS]`, decoded."""
+
+    question: torch.Tensor  # (B * C, question_length, D) states after looking at a clip
+    question_mask: torch.Tensor | None  # (B * C, question_length)
+    logits: torch.Tensor  # (B, C, vocab_size) of the first word
+    cache: EncoderDecoderCache
+
+
+def distinct_answers(
+    shortlist: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Make one of equal answers in shortlists (B, k) of a list (A, L), lest float noise tell them apart.
+
+    Returns:
+        Ids and mask of the R different answers, both (R, L), by length, as those of like lengths are decoded together;
+        those of each shortlist (B, n), by length, filled up with 0; where in these each of the shortlist is (B, k).
+    """
+    answer_mask = answer_mask.long()
+    rows = torch.cat([answer_mask.sum(dim=1, keepdim=True), answer_mask, answer_ids * answer_mask], dim=1)
+    rows, row_of = rows.unique(dim=0, return_inverse=True)  # sorted, by the first column first
+    _, answer_mask, answer_ids = rows.split([1, *answer_mask.shape[1:], *answer_ids.shape[1:]], dim=1)
+    rows, order = row_of[shortlist].sort(dim=1)
+    places = F.pad(rows.diff(dim=1) != 0, (1, 0)).cumsum(dim=1)
+    own = rows.new_zeros(len(rows), int(places.max()) + 1).scatter(1, places, rows)
+    return answer_ids, answer_mask, own, places.scatter(1, order, places)
+
+
 @auto_docstring(custom_intro="SViTT for video question answering: the question looks at the video, a decoder answers.")
 class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
     def __init__(self, config: SViTTConfig):
@@ -1644,19 +1575,13 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         if decoder_attention_mask is None:
             decoder_attention_mask = (decoder_input_ids != pad_token_id).long()
 
-        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        question = self.encode_question(self.encode_video(pixel_values), input_ids, attention_mask)
         states, mask = question, attention_mask
         if answers_per_question is not None:
             states = states.repeat_interleave(answers_per_question, dim=0)
             mask = mask.repeat_interleave(answers_per_question, dim=0) if mask is not None else None
         outputs = self.text_decoder(
-            decoder_input_ids,
-            decoder_attention_mask,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
-            use_cache=False,
-            return_dict=True,
-            **kwargs,
+            decoder_input_ids, decoder_attention_mask, states, mask, use_cache=False, return_dict=True, **kwargs
         )
 
         loss = answer_loss = None
@@ -1684,36 +1609,23 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         """Return the tokens (B, video_length, D) of clips (B, T, channels, height, width) for questions to look at."""
         return self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
 
-    def encode_question(
-        self,
-        pixel_values: torch.Tensor | None,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        video_hidden_states: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return the states (B, question_length, D) of questions that have looked at their clips, or at what
-        `encode_video` made of them."""
-        if video_hidden_states is None:
-            video_hidden_states = self.encode_video(pixel_values)
+    def encode_question(self, video_hidden_states: torch.Tensor, input_ids, attention_mask) -> torch.Tensor:
+        """Return the states (B, question_length, D) of questions that have looked at what `encode_video` returned."""
         return self.text_model(
             input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
         ).last_hidden_state
 
     @torch.no_grad()
     def generate(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **generate_kwargs,
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
         """Return free-form answers: ids (B, length) from `[CLS]` on. Takes what `GenerationMixin.generate` takes."""
-        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        question = self.encode_question(self.encode_video(pixel_values), input_ids, attention_mask)
         return self.text_decoder.generate(
             self.start_of_answers(len(input_ids)),
             encoder_hidden_states=question,
             encoder_attention_mask=attention_mask,
-            **generate_kwargs,
+            **kwargs,
         )
 
     @torch.no_grad()
@@ -1759,13 +1671,12 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
             their place in the list; the index is -1, and the probability 0, where a question has no more candidates.
 
         Raises:
-            ValueError: for an unknown `ensemble` or `answer_scoring`, frames that don't make whole clips, or `k` or
-                `chunk_size` below 1.
+            ValueError: for an unknown `ensemble` or `answer_scoring`, frames that don't make whole clips, `k` below 1.
         """
         if answer_scoring not in ANSWER_SCORINGS:
             raise ValueError(f"`answer_scoring` must be one of {', '.join(ANSWER_SCORINGS)}, got {answer_scoring!r}.")
-        if k < 1 or chunk_size < 1:
-            raise ValueError(f"`k` and `chunk_size` must be at least 1, got {k} and {chunk_size}.")
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1, got {k}.")
         if answer_mask is None:
             answer_mask = (answer_ids != self.config.decoder_config.pad_token_id).long()
         if candidates is None:
@@ -1783,25 +1694,21 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         probs, order = probs.sort(dim=1, descending=True, stable=True)
         return shortlist.gather(1, order), probs
 
-    def start_answering(
-        self, video_hidden_states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> AnswerStart:
+    def start_answering(self, video_hidden_states: torch.Tensor, input_ids, attention_mask) -> AnswerStart:
         """Ask questions (B, question_length) about each of C clips (B, C, video_length, D), and decode [CLS]."""
         num_clips = video_hidden_states.shape[1]
         mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
         ids = input_ids.repeat_interleave(num_clips, dim=0)
-        question = self.encode_question(None, ids, mask, video_hidden_states.flatten(0, 1))
+        question = self.encode_question(video_hidden_states.flatten(0, 1), ids, mask)
+        cls = self.start_of_answers(len(question))
         outputs = self.text_decoder.bert(
-            self.start_of_answers(len(question)),
-            encoder_hidden_states=question,
-            encoder_attention_mask=mask,
-            use_cache=True,
+            cls, encoder_hidden_states=question, encoder_attention_mask=mask, use_cache=True
         )
         logits = self.text_decoder.cls(outputs.last_hidden_state[:, 0]).float()
         return AnswerStart(question, mask, logits.unflatten(0, (-1, num_clips)), outputs.cache)
 
     def shortlist_by_first_word(
-        self, start: AnswerStart, candidates: torch.Tensor, answer_ids: torch.Tensor, ensemble: str, k: int
+        self, start: AnswerStart, candidates, answer_ids, ensemble: str, k: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log p(first word) of the k best of candidates (B, n), and these, -1 for none: both (B, min(k, n))."""
         scores = start.logits[:, 0] if ensemble == "concat" else pool_clips(start.logits.softmax(dim=-1), ensemble)
@@ -1809,29 +1716,17 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         scores, order = scores.masked_fill(candidates < 0, float("-inf")).sort(dim=1, descending=True, stable=True)
         return scores[:, :k], candidates.gather(1, order[:, :k])
 
-    def shortlist_nll(
-        self,
-        start: AnswerStart,
-        shortlist: torch.Tensor,
-        answer_ids: torch.Tensor,
-        answer_mask: torch.Tensor,
-        chunk_size: int,
-    ) -> torch.Tensor:
+    def shortlist_nll(self, start: AnswerStart, shortlist, answer_ids, answer_mask, chunk_size: int) -> torch.Tensor:
         """Return negative log-likelihoods (B, C, k) of shortlists (B, k), which mean nothing where these hold -1."""
         num_clips = start.logits.shape[1]
         answer_ids, answer_mask, rows, places = distinct_answers(shortlist, answer_ids, answer_mask)
         rows, places = (indices.repeat_interleave(num_clips, dim=0) for indices in (rows, places))
         nll = -start.logits.flatten(0, 1).log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
-        later_words = [
-            self.later_words_nll(start, chunk, answer_ids, answer_mask)
-            for chunk in rows.split(max(1, chunk_size // len(rows)), dim=1)
-        ]
-        nll = nll + torch.cat(later_words, dim=1)
+        chunks = rows.split(max(1, chunk_size // len(rows)), dim=1)
+        nll = nll + torch.cat([self.later_words_nll(start, chunk, answer_ids, answer_mask) for chunk in chunks], dim=1)
         return nll.gather(1, places).unflatten(0, (-1, num_clips))
 
-    def later_words_nll(
-        self, start: AnswerStart, chunk: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
-    ) -> torch.Tensor:
+    def later_words_nll(self, start: AnswerStart, chunk, answer_ids, answer_mask) -> torch.Tensor:
         """Return the nll (B * C, n) of what follows the first words of answers `chunk` (B * C, n).
 
         All answers go on from [CLS]: each costs the decoder one step for each word that is followed by another, and
@@ -1854,10 +1749,8 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 cache=EncoderDecoderCache(own_cache, start.cache.cross_attention_cache),
                 use_cache=True,
             ).last_hidden_state
-            logits = self.text_decoder.cls(states[is_followed]).float()
-            nll[is_followed] = F.cross_entropy(
-                logits, answer_ids[answers, 2 : 2 + length][is_followed], reduction="none"
-            )
+            logits, next_ids = self.text_decoder.cls(states[is_followed]).float(), answer_ids[answers, 2 : 2 + length]
+            nll[is_followed] = F.cross_entropy(logits, next_ids[is_followed], reduction="none")
         return nll.sum(dim=1).view(chunk.shape)
 
 
