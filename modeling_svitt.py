@@ -448,14 +448,11 @@ class BlockLayout(NamedTuple):
 
 
 def lay_out_blocks(
-    pattern: torch.Tensor,
-    coordinates: torch.Tensor,
-    relative_positions: RelativePositions,
-    block_size: int,
-    mask_padding: bool,
+    pattern: torch.Tensor, coordinates: torch.Tensor, relative_positions: RelativePositions, config: SViTTVisionConfig
 ) -> BlockLayout:
     """Lay out n patch tokens with packed coordinates (P, n) by a pattern (M, S) of key blocks; J = 1 + S * G."""
     num_blocks, num_tokens = pattern.shape[0], coordinates.shape[1]
+    block_size, mask_padding = config.attn_block_size, config.attn_mask_padding
     slots = (pattern[:, :, None] * block_size + torch.arange(block_size, device=pattern.device)).flatten(1)
     is_padding = slots >= num_tokens
     padding_token = 0 if mask_padding else num_tokens + 1
@@ -650,14 +647,9 @@ class SViTTVisionEncoder(nn.Module):
             blocks = self.draw_blocks(i, coordinates, relative_positions)
             if blocks is None and dense_rows is None and config.use_relative_position_bias:
                 dense_rows = relative_positions.dense_rows(coordinates)
+            rows = {"cls_rows": relative_positions.cls_rows(coordinates), "dense_rows": dense_rows}
             hidden_states, kept = layer(
-                hidden_states,
-                positions,
-                blocks=blocks,
-                dense_rows=dense_rows if blocks is None else None,
-                cls_rows=relative_positions.cls_rows(coordinates),
-                table_rows=table_rows,
-                **kwargs,
+                hidden_states, positions, blocks=blocks, **rows, table_rows=table_rows, **kwargs
             )
             if kept is not None:
                 positions = positions.expand(batch_size, -1).gather(1, kept)
@@ -687,8 +679,7 @@ class SViTTVisionEncoder(nn.Module):
             pattern = torch.arange(num_blocks, device=device).expand(num_blocks, -1)
         else:
             return None  # every block would see every block
-        block_size, mask_padding = config.attn_block_size, config.attn_mask_padding
-        return lay_out_blocks(pattern, coordinates, relative_positions, block_size, mask_padding)
+        return lay_out_blocks(pattern, coordinates, relative_positions, config)
 
 
 # ---- Text and fusion
