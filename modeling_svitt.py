@@ -647,10 +647,9 @@ class SViTTVisionEncoder(nn.Module):
             blocks = self.draw_blocks(i, coordinates, relative_positions)
             if blocks is None and dense_rows is None and config.use_relative_position_bias:
                 dense_rows = relative_positions.dense_rows(coordinates)
-            rows = {"cls_rows": relative_positions.cls_rows(coordinates), "dense_rows": dense_rows}
-            hidden_states, kept = layer(
-                hidden_states, positions, blocks=blocks, **rows, table_rows=table_rows, **kwargs
-            )
+            cls_rows = relative_positions.cls_rows(coordinates)
+            rows = {"dense_rows": dense_rows, "cls_rows": cls_rows, "table_rows": table_rows}
+            hidden_states, kept = layer(hidden_states, positions, blocks=blocks, **rows, **kwargs)
             if kept is not None:
                 positions = positions.expand(batch_size, -1).gather(1, kept)
                 coordinates, dense_rows = relative_positions.coordinates(positions), None
