@@ -67,8 +67,7 @@ class SViTTVisionConfig(PreTrainedConfig):
     use_relative_position_bias (`bool`, *optional*, defaults to `True`):
         Whether each layer adds a learned bias, by the (time, height, width) offset of two tokens, to its scores.
     use_mean_pooling (`bool`, *optional*, defaults to `True`):
-        Whether the pooled state is the normalised mean of the patch tokens; otherwise it is the CLS token after a final
-        layer norm.
+        Whether the pooled state is the normalised mean of the patch tokens, or else the normalised CLS token.
     sparse_local_attn (`int`, *optional*, defaults to 1):
         Edge sparsity: number of neighbouring key blocks (odd, itself included; or 0) that a query block attends to.
     sparse_random_attn (`int`, *optional*, defaults to 3):
@@ -76,8 +75,8 @@ class SViTTVisionConfig(PreTrainedConfig):
     attn_block_size (`int`, *optional*, defaults to 56):
         Edge sparsity: number of consecutive patch tokens in a block.
     attn_mask_padding (`bool`, *optional*, defaults to `True`):
-        Whether the padding of a partial last block is masked. `False` lets it take part in the softmax, as the original
-        code does; checkpoints converted from it say so.
+        Whether the padding of a partial last block is masked. `False`, as in checkpoints converted from the original
+        code, lets it take part in the softmax.
     random_attn_seed (`int`, *optional*, defaults to 0):
         Seed of the random blocks in evaluation, where they are a fixed function of (seed, layer, number of blocks).
     token_keep_rate (`float`, *optional*, defaults to 0.7):
@@ -138,7 +137,7 @@ class SViTTVisionConfig(PreTrainedConfig):
         _require(image % patch == 0, f"`image_size` ({image}) must be divisible by `patch_size` ({patch}).")
         _require(order in TOKEN_ORDERS, f"`token_3d_order` must be one of {', '.join(TOKEN_ORDERS)}, got {order!r}.")
         local, random = self.sparse_local_attn, self.sparse_random_attn
-        _require(local == 0 or local % 2 == 1 and local > 0, f"`sparse_local_attn` must be odd or 0, got {local}.")
+        _require(local == 0 or local > 0 and local % 2 == 1, f"`sparse_local_attn` must be odd or 0, got {local}.")
         _require(
             random is None or random >= 0 and local + random >= 1,
             f"`sparse_random_attn` must be None (dense attention) or at least {1 if local == 0 else 0}, got {random}: "
@@ -160,8 +159,7 @@ TEXT_FIELDS_DOC = r"""
     encoder_width (`int`, *optional*, defaults to 768):
         Width of the states that cross-attention looks at.
     token_keep_rate (`float`, *optional*):
-        Share of the video's patch tokens that the fusion layers after a drop still see: by default 0.1, and 1.0 in a
-        decoder, which keeps all of the question.
+        Share of patch tokens that the fusion layers after a drop still see: by default 0.1, and 1.0 in a decoder.
     token_drop_loc (`list[int]`, *optional*):
         Fusion layers after whose cross-attention video tokens are dropped. Defaults to `[fusion_layer]`.
     token_keep_strategy (`str`, *optional*, defaults to `"cls_attn"`):
@@ -213,9 +211,7 @@ class SViTTTextConfig(PreTrainedConfig):
     def validate_architecture(self):
         _validate_transformer(self, ("vocab_size", "max_position_embeddings", "type_vocab_size", "encoder_width"))
         layer, depth = self.fusion_layer, self.num_hidden_layers
-        _require(
-            0 <= layer <= depth, f"`fusion_layer` must be between 0 and `num_hidden_layers` ({depth}), got {layer}."
-        )
+        _require(0 <= layer <= depth, f"`fusion_layer` must be in 0 to `num_hidden_layers` ({depth}), got {layer}.")
         _validate_token_dropping(self, layer, strategies=("cls_attn", "avg_attn", "random"))
 
 
@@ -284,32 +280,21 @@ class SViTTConfig(PreTrainedConfig):
         if not isinstance(self.text_config, PreTrainedConfig):
             self.text_config = SViTTTextConfig(**(self.text_config or {}))
         if not isinstance(self.decoder_config, PreTrainedConfig):
-            like_fusion_layers = self._decoder_settings_like_fusion_layers()
-            self.decoder_config = SViTTTextDecoderConfig(**{**like_fusion_layers, **(self.decoder_config or {})})
+            text, shared = self.text_config, SViTTTextConfig.__annotations__.keys() - OWN_FIELDS_OF_DECODER
+            num_layers = max(text.num_hidden_layers - text.fusion_layer, 1)
+            settings = {"encoder_width": text.hidden_size, "num_hidden_layers": num_layers}
+            settings |= {field: getattr(text, field) for field in shared} | (self.decoder_config or {})
+            self.decoder_config = SViTTTextDecoderConfig(**settings)
         super().__post_init__(**kwargs)
 
-    def _decoder_settings_like_fusion_layers(self) -> dict:
-        text = self.text_config
-        shared = SViTTTextConfig.__annotations__.keys() - OWN_FIELDS_OF_DECODER
-        num_layers = max(text.num_hidden_layers - text.fusion_layer, 1)
-        own = {"encoder_width": text.hidden_size, "num_hidden_layers": num_layers}
-        return {field: getattr(text, field) for field in shared} | own
-
     def validate_architecture(self):
-        for reader, seen, name in (
-            ("text_config", self.vision_config, "vision_config"),
-            ("decoder_config", self.text_config, "text_config"),
-        ):
-            width = getattr(self, reader).encoder_width
-            _require(
-                width == seen.hidden_size,
-                f"`{reader}.encoder_width` ({width}) must equal `{name}.hidden_size` ({seen.hidden_size}).",
-            )
+        for reader, name in (("text_config", "vision_config"), ("decoder_config", "text_config")):
+            width, seen = getattr(self, reader).encoder_width, getattr(self, name).hidden_size
+            _require(width == seen, f"`{reader}.encoder_width` ({width}) must equal `{name}.hidden_size` ({seen}).")
         for name in self.loss_weight:
             _require(name in LOSSES, f"`loss_weight` names {name!r}; the losses are {', '.join(LOSSES)}.")
 
 
 SViTTConfig.register_for_auto_class()
-
 
 __all__ = ["SViTTConfig", "SViTTTextConfig", "SViTTTextDecoderConfig", "SViTTVisionConfig"]

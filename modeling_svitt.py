@@ -25,9 +25,14 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, ImageClassifierOutput, ModelOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithCrossAttentions,
+    ImageClassifierOutput,
+    ModelOutput,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.models.beit.modeling_beit import BeitDropPath
+from transformers.models.beit.modeling_beit import BeitDropPath, BeitPatchEmbeddings, BeitPooler
 from transformers.models.bert.modeling_bert import (
     BertEmbeddings,
     BertIntermediate,
@@ -39,12 +44,7 @@ from transformers.models.bert.modeling_bert import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import (
-    OutputRecorder,
-    capture_outputs,
-    resolve_hidden_states_indices,
-    selected_hidden_states,
-)
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 
@@ -82,7 +82,7 @@ MLM_DOC = r"""
 
 @auto_docstring(custom_intro="Output of the video encoder, and of `get_video_features`.")
 @dataclass
-class SViTTVisionModelOutput(ModelOutput):
+class SViTTVisionModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, 1 + remaining_tokens, hidden_size)`):
         The CLS token and the patch tokens that are left.
@@ -93,16 +93,12 @@ class SViTTVisionModelOutput(ModelOutput):
         patch tokens that survived it.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     token_idx: tuple[torch.LongTensor, ...] | None = None
 
 
 @auto_docstring(custom_intro="Output of the text and fusion encoder, and of `get_text_features`.")
 @dataclass
-class SViTTTextModelOutput(ModelOutput):
+class SViTTTextModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, text_length, hidden_size)`):
         States of the text tokens after the last layer of the mode.
@@ -115,11 +111,7 @@ class SViTTTextModelOutput(ModelOutput):
         sequence before that drop and without its CLS token.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
     cache: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     token_idx: tuple[torch.LongTensor, ...] | None = None
 
@@ -137,13 +129,12 @@ class SViTTOutput(ModelOutput):
     loss_mlm (`torch.FloatTensor` of shape `(1,)`, *optional*):
         Masked language modeling loss times its weight.
     logits_per_video (`torch.FloatTensor` of shape `(video_batch_size, text_batch_size)`):
-        Cosines of clips and texts over the temperature, of this process's batch. Those of all processes, that the loss
-        contrasts with `itc_all_gather`, are never held as a whole.
+        Cosines of clips and texts over the temperature, of this process's batch.
     logits_per_text (`torch.FloatTensor` of shape `(text_batch_size, video_batch_size)`):
         Transpose of `logits_per_video`.
     itm_logits (`torch.FloatTensor` of shape `(pairs, 2)`, *optional*):
-        Matching logits, class 1 for a match. With losses, of the pairs (text, video), (text, negative video) and
-        (negative text, video), in this order; else of the pairs given.
+        Matching logits, class 1 for a match, of the pairs given; with losses, then of (text, negative video) and of
+        (negative text, video).
     prediction_logits (`torch.FloatTensor` of shape `(batch_size, text_length, vocab_size)`, *optional*):
         Logits of the words at each position.
     video_embeds (`torch.FloatTensor` of shape `(batch_size, embed_dim)`):
@@ -173,7 +164,7 @@ class SViTTOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-@auto_docstring(custom_intro="Output of [`SViTTForVideoQuestionAnswering`].")
+@auto_docstring(custom_intro="Output of [`SViTTForVideoQuestionAnswering`]; states and attentions are the decoder's.")
 @dataclass
 class SViTTQuestionAnsweringOutput(ModelOutput):
     r"""
@@ -183,8 +174,6 @@ class SViTTQuestionAnsweringOutput(ModelOutput):
         Logits of the word after each word of the answers.
     answer_loss (`torch.FloatTensor` of shape `(num_answers,)`, *optional*):
         Negative log-likelihood of each answer, summed over its words.
-    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Of the decoder, as are hidden states and attentions.
     question_hidden_states (`torch.FloatTensor` of shape `(batch_size, question_length, hidden_size)`):
         States of the question after looking at the video.
     """
@@ -202,14 +191,10 @@ class SViTTQuestionAnsweringOutput(ModelOutput):
 
 
 def token_order(order: str, grid: tuple[int, ...], device: torch.device | None = None) -> torch.Tensor:
-    """Return the positions of patch tokens in the order in which they are laid out, so that blocks are compact.
+    """Return the row-major positions (T * H * W,) int64 of the patches of a grid (T, H, W) in the order of the tokens.
 
-    Args:
-        order: `"none"` (row-major), `"zcurve"` (Morton) or `"hilbert"`.
-        grid: `(T, H, W)`; the curves fill the cube of side `2 ** bit_length(max(grid))` around it.
-
-    Returns:
-        `(T * H * W,)` int64: the row-major position `(t * H + y) * W + x` of each token.
+    `"zcurve"` (Morton) and `"hilbert"` make blocks compact; they fill the cube of side `2 ** bit_length(max(grid))`
+    around the grid. `"none"` is row-major.
     """
     positions = torch.arange(math.prod(grid), device=device)
     if order == "none":
@@ -321,7 +306,7 @@ _fixed_block_patterns: Iterator[torch.Tensor] | None = None
 def fixed_block_pattern(patterns: Sequence[torch.Tensor]):
     """Make successive sparse attention layers use the given patterns, in order, instead of drawing their own.
 
-    Layers run in order, so a forward pass takes one pattern per layer. Repeats an experiment's draw, or another code's.
+    A forward pass takes one pattern per layer. Repeats an experiment's draw, or another code's.
 
     Args:
         patterns: tensors (M, L + K) of key block indices in [0, M) for each of M query blocks. A block that is named
@@ -344,23 +329,17 @@ def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
         raise ValueError("`fixed_block_pattern` ran out of patterns: each sparse attention layer takes one.")
     if pattern.dim() != 2 or len(pattern) != num_blocks or pattern.min() < 0 or pattern.max() >= num_blocks:
         raise ValueError(
-            f"`fixed_block_pattern` was given a pattern of shape {tuple(pattern.shape)} with blocks up to "
-            f"{pattern.max()}; a layer with {num_blocks} blocks takes ({num_blocks}, blocks attended to), below "
-            f"{num_blocks}."
+            f"`fixed_block_pattern` was given shape {tuple(pattern.shape)} with blocks up to {pattern.max()}; a layer "
+            f"with {num_blocks} blocks takes ({num_blocks}, blocks attended to), below {num_blocks}."
         )
     return pattern.to(device)
 
 
 def draw_block_pattern(scores: torch.Tensor, num_local: int, num_random: int) -> torch.Tensor:
-    """Return the key blocks of each query block: its neighbours around the ring, then the best-scored others.
+    """Return the key blocks of each query block: L neighbours around the ring, then the K best-scored others.
 
-    Args:
-        scores: (M, M) non-negative.
-        num_local: L, odd or 0. Slot s holds block m - (s - L // 2).
-        num_random: K, at most M - L.
-
-    Returns:
-        (M, L + K) int64 of distinct blocks; the random ones ascend.
+    Non-negative scores (M, M) give (M, L + K) int64 of distinct blocks: slot s < L (odd or 0) holds block
+    m - (s - L // 2), and the others ascend.
     """
     num_blocks = scores.shape[0]
     blocks = torch.arange(num_blocks, device=scores.device)
@@ -415,14 +394,7 @@ def with_cls(kept: torch.Tensor) -> torch.Tensor:
 
 
 def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
+    module: nn.Module, query, key, value, attention_mask, scaling: float, dropout: float = 0.0, **kwargs
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return softmax(query key^T * scaling + mask) value and the softmax.
 
@@ -457,11 +429,8 @@ class SViTTAttention(nn.Module):
         self, query, key, value, mask: torch.Tensor | None, needs_probs: bool = False, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context (B, Q, h, d) of queries (B, h, Q, d), and the probabilities (B, h, Q, J) if needed."""
-        attention_interface: Callable = eager_attention_forward
-        if not needs_probs:
-            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
+        implementation = "eager" if needs_probs else self.config._attn_implementation
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return attention_interface(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
 
@@ -479,14 +448,11 @@ class BlockLayout(NamedTuple):
 
 
 def lay_out_blocks(
-    pattern: torch.Tensor,
-    coordinates: torch.Tensor,
-    relative_positions: RelativePositions,
-    block_size: int,
-    mask_padding: bool,
+    pattern: torch.Tensor, coordinates: torch.Tensor, relative_positions: RelativePositions, config: SViTTVisionConfig
 ) -> BlockLayout:
     """Lay out n patch tokens with packed coordinates (P, n) by a pattern (M, S) of key blocks; J = 1 + S * G."""
     num_blocks, num_tokens = pattern.shape[0], coordinates.shape[1]
+    block_size, mask_padding = config.attn_block_size, config.attn_mask_padding
     slots = (pattern[:, :, None] * block_size + torch.arange(block_size, device=pattern.device)).flatten(1)
     is_padding = slots >= num_tokens
     padding_token = 0 if mask_padding else num_tokens + 1
@@ -510,9 +476,8 @@ class SViTTVisionEmbeddings(nn.Module):
 
     def __init__(self, config: SViTTVisionConfig):
         super().__init__()
-        self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.patch_embeddings = SViTTPatchEmbeddings(config)
+        self.patch_embeddings = BeitPatchEmbeddings(config)
         self.position_embeddings = None
         if config.use_absolute_position_embeddings:
             self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + config.grid_size**2, config.hidden_size))
@@ -520,23 +485,13 @@ class SViTTVisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, T, C, height, width) -> (B, 1 + T * H * W, D)"""
-        patches, cls_token = self.patch_embeddings(pixel_values), self.cls_token
+        patches = self.patch_embeddings(pixel_values.flatten(0, 1).to(self.cls_token.dtype))
+        patches, cls_token = patches.unflatten(0, pixel_values.shape[:2]), self.cls_token
         if self.position_embeddings is not None:
             cls_token = cls_token + self.position_embeddings[:, :1]
             patches = patches + self.position_embeddings[:, None, 1:]
         patches = patches.flatten(1, 2)
         return self.dropout(torch.cat([cls_token.expand(len(patches), -1, -1), patches], dim=1))
-
-
-class SViTTPatchEmbeddings(nn.Module):
-    def __init__(self, config: SViTTVisionConfig):
-        super().__init__()
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, T, C, height, width) -> (B, T, H * W, D)"""
-        patches = self.projection(pixel_values.flatten(0, 1).to(self.projection.weight.dtype))
-        return patches.flatten(2).transpose(1, 2).unflatten(0, pixel_values.shape[:2])
 
 
 class SViTTRelativePositionBias(nn.Module):
@@ -559,20 +514,15 @@ class SViTTVisionSelfAttention(SViTTAttention):
         self.relative_position_bias = SViTTRelativePositionBias(config) if config.use_relative_position_bias else None
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        blocks: BlockLayout | None,
-        dense_rows: torch.Tensor | None,
-        cls_rows: torch.Tensor,
-        table_rows: torch.Tensor | None,
-        needs_cls_probs: bool,
-        **kwargs: Unpack[TransformersKwargs],
+        self, hidden_states, blocks: BlockLayout | None, dense_rows, cls_rows, table_rows, needs_cls_probs, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Return the context (B, 1 + n, D), probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
         query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
         table = None
         if self.relative_position_bias is not None:
             table = with_masked_row(self.relative_position_bias(table_rows))
+        elif blocks is not None:
+            table = with_masked_row(query.new_zeros(blocks.masked_row, query.shape[1]))
         if blocks is not None:
             cls_context, cls_probs = self.cls_attention(query, key, value, table, cls_rows)
             patch_context = self.block_attention(query[:, :, 1:], key, value, table, blocks, **kwargs)
@@ -607,18 +557,10 @@ class SViTTVisionSelfAttention(SViTTAttention):
             tokens.index_select(2, blocks.key_index.flatten()).view(-1, num_heads * num_blocks, num_keys, self.head_dim)
             for tokens in (key, value)
         )
-        bias = self.block_bias(table, blocks, query.dtype).flatten(1, 2)
+        bias = lookup_bias(table, blocks.bias_rows).to(query.dtype).flatten(1, 2)
         context, _ = self.attend(query, key, value, bias, **kwargs)
         context = context.unflatten(2, (num_heads, num_blocks)).permute(0, 3, 1, 2, 4).flatten(1, 2)
         return context[:, :num_tokens]
-
-    def block_bias(self, table, blocks: BlockLayout, dtype: torch.dtype) -> torch.Tensor:
-        """Return biases (P, h, M, G, J) of the blocks; without a table, 0 and -inf, the same for all heads."""
-        if table is not None:
-            return lookup_bias(table, blocks.bias_rows).to(dtype)
-        is_masked = blocks.bias_rows == blocks.masked_row
-        is_masked = is_masked[:, None].expand(-1, self.config.num_attention_heads, -1, -1, -1)
-        return torch.zeros_like(is_masked, dtype=dtype).masked_fill(is_masked, float("-inf"))
 
 
 class SViTTVisionOutput(nn.Module):
@@ -705,15 +647,9 @@ class SViTTVisionEncoder(nn.Module):
             blocks = self.draw_blocks(i, coordinates, relative_positions)
             if blocks is None and dense_rows is None and config.use_relative_position_bias:
                 dense_rows = relative_positions.dense_rows(coordinates)
-            hidden_states, kept = layer(
-                hidden_states,
-                positions,
-                blocks=blocks,
-                dense_rows=dense_rows if blocks is None else None,
-                cls_rows=relative_positions.cls_rows(coordinates),
-                table_rows=table_rows,
-                **kwargs,
-            )
+            cls_rows = relative_positions.cls_rows(coordinates)
+            rows = {"dense_rows": dense_rows, "cls_rows": cls_rows, "table_rows": table_rows}
+            hidden_states, kept = layer(hidden_states, positions, blocks=blocks, **rows, **kwargs)
             if kept is not None:
                 positions = positions.expand(batch_size, -1).gather(1, kept)
                 coordinates, dense_rows = relative_positions.coordinates(positions), None
@@ -742,8 +678,7 @@ class SViTTVisionEncoder(nn.Module):
             pattern = torch.arange(num_blocks, device=device).expand(num_blocks, -1)
         else:
             return None  # every block would see every block
-        block_size, mask_padding = config.attn_block_size, config.attn_mask_padding
-        return lay_out_blocks(pattern, coordinates, relative_positions, block_size, mask_padding)
+        return lay_out_blocks(pattern, coordinates, relative_positions, config)
 
 
 # ---- Text and fusion
@@ -757,11 +692,7 @@ class SViTTSelfAttention(SViTTAttention):
         self.layer_idx = layer_idx
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache | None,
-        **kwargs,
+        self, hidden_states: torch.Tensor, attention_mask, cache: EncoderDecoderCache | None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) -> the context (B, L, D), and the probabilities (B, h, L, words seen) if there are any."""
         query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
@@ -780,23 +711,12 @@ class SViTTCrossAttention(SViTTAttention):
         self.needs_probs = layer_idx in config.token_drop_loc and config.token_keep_rate < 1
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        video: torch.Tensor,
-        video_mask: torch.Tensor | None,
-        token_index: torch.Tensor | None,
-        cache: EncoderDecoderCache | None,
-        **kwargs,
+        self, hidden_states: torch.Tensor, video, video_mask, token_index, cache: EncoderDecoderCache | None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            hidden_states: texts (B * c, text_length, D); text i looks at video i // c.
-            video: (B, n, encoder_width).
-            video_mask: additive, (B or B * c, 1, 1, tokens seen).
-            token_index: (B * c, k) the tokens of its video that each text still sees; all of them if `None`.
+        """Return the context of texts (B * c, L, D), text i looking at video i // c of (B, n, encoder_width).
 
-        Returns:
-            The context (B * c, text_length, D) and the probabilities (B * c, h, text_length, tokens seen).
+        Each text sees the tokens `token_index` (B * c, k) of its video, or all of them. `video_mask` is additive, (B or
+        B * c, 1, 1, tokens seen). Return probabilities (B * c, h, L, tokens seen) too, if there are any.
         """
         num_texts, text_length = hidden_states.shape[:2]
         query = self.heads(self.query(hidden_states))
@@ -858,16 +778,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         self.output = BertOutput(config)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        video: torch.Tensor | None,
-        video_mask: torch.Tensor | None,
-        token_index: torch.Tensor | None,
-        text_mask: torch.Tensor | None,
-        cls_only: bool,
-        cache: Cache | None = None,
-        **kwargs,
+        self, hidden_states, attention_mask, video, video_mask, token_index, text_mask, cls_only: bool, cache, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the text states, and the indices (texts, kept) of the video tokens kept if some are dropped here.
 
@@ -907,15 +818,7 @@ class SViTTTextEncoder(nn.Module):
         self.layer = nn.ModuleList([SViTTTextLayer(config, i) for i in range(config.num_hidden_layers)])
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        layers: range,
-        attention_mask: torch.Tensor | None,
-        video: torch.Tensor | None,
-        video_mask: torch.Tensor | None,
-        text_mask: torch.Tensor | None,
-        cls_only: bool,
-        **kwargs,
+        self, hidden_states, layers: range, attention_mask, video, video_mask, text_mask, cls_only: bool, **kwargs
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run some of the layers: return text states (of [CLS] alone with `cls_only`), and what each drop kept."""
         token_index, token_idx = None, ()
@@ -996,19 +899,6 @@ class SViTTPreTrainedModel(PreTrainedModel):
             init.constant_(module.temp, self.config.temp)
 
 
-class SViTTVisionPooler(nn.Module):
-    """The normalised mean of the patch tokens, or else the CLS token: (B, 1 + n, D) -> (B, D)."""
-
-    def __init__(self, config: SViTTVisionConfig):
-        super().__init__()
-        self.layernorm = None
-        if config.use_mean_pooling:
-            self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states[:, 0] if self.layernorm is None else self.layernorm(hidden_states[:, 1:].mean(dim=1))
-
-
 @auto_docstring(custom_intro="The video encoder: BEiT over the tokens of all frames, with sparse edges and nodes.")
 class SViTTVisionModel(SViTTPreTrainedModel):
     config: SViTTVisionConfig
@@ -1032,21 +922,13 @@ class SViTTVisionModel(SViTTPreTrainedModel):
         if not config.use_mean_pooling:
             self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if add_pooling_layer:
-            self.pooler = SViTTVisionPooler(config)
+            self.pooler = BeitPooler(config)
         self.post_init()
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    @auto_docstring(
-        custom_args=CLIPS_DOC
-        + r"""
-    output_token_idx (`bool`, *optional*, defaults to `True`):
-        Whether to return the original positions of the patch tokens that survive each drop.
-"""
-    )
-    def forward(
-        self, pixel_values: torch.Tensor, output_token_idx: bool = True, **kwargs: Unpack[TransformersKwargs]
-    ) -> SViTTVisionModelOutput:
+    @auto_docstring(custom_args=CLIPS_DOC)
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> SViTTVisionModelOutput:
         pixel_values = self.check_clips(pixel_values)
         num_frames, grid = pixel_values.shape[1], self.config.grid_size
         hidden_states = self.embeddings(pixel_values)
@@ -1061,7 +943,7 @@ class SViTTVisionModel(SViTTPreTrainedModel):
         return SViTTVisionModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=self.pooler(hidden_states) if self.pooler is not None else None,
-            token_idx=token_idx if output_token_idx and token_idx else None,
+            token_idx=token_idx or None,
         )
 
     def check_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -1110,15 +992,12 @@ class SViTTTextModel(SViTTPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         text_embeds: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         mode: str | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
-        output_token_idx: bool = True,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SViTTTextModelOutput:
@@ -1131,38 +1010,33 @@ class SViTTTextModel(SViTTPreTrainedModel):
         encoder_attention_mask (`torch.Tensor` of shape `(video_batch_size, video_length)`, *optional*):
             1 for video tokens to look at, 0 for others.
         mode (`str`, *optional*):
-            `"text"`, `"fusion"` or `"multimodal"`. By default told from the inputs: fusion with `text_embeds`,
-            multimodal with `encoder_hidden_states` and words, text with words alone.
+            `"text"`, `"fusion"` or `"multimodal"`. By default text without `encoder_hidden_states`, and with these
+            fusion of `text_embeds` or else multimodal.
         cache (`Cache`, *optional*):
             What a decoder returned for the words before `input_ids`.
-        output_token_idx (`bool`, *optional*, defaults to `True`):
-            Whether to return which video tokens were kept at each drop.
         cls_only (`bool`, *optional*, defaults to `False`):
-            Whether to compute nothing but [CLS] after the last self-attention, for those who need no other word:
-            `last_hidden_state` is then `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
+            Whether to compute nothing but [CLS] after the last self-attention: `last_hidden_state` is then
+            `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
-        layers = self.layers_of_mode(mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states)
+        layers = self.layers_of_mode(mode, input_ids, text_embeds, encoder_hidden_states)
         cache = self.decoder_cache(cache) if use_cache and self.config.is_decoder else None
         hidden_states = text_embeds
         if hidden_states is None:
-            hidden_states = self.embed(input_ids, token_type_ids, position_ids, inputs_embeds, cache)
+            num_cached = 0 if cache is None else cache.get_seq_length()
+            positions = num_cached + torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+            hidden_states = self.embeddings(input_ids, token_type_ids, positions)
+        if self.config.is_decoder:
+            words_mask = create_causal_mask(self.config, hidden_states, attention_mask, cache)
+        else:
+            words_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        video, text_mask = encoder_hidden_states, attention_mask
+        video_mask = self.cross_attention_mask(hidden_states, video, encoder_attention_mask)
+
         hidden_states, token_idx = self.encoder(
-            hidden_states,
-            layers,
-            self.self_attention_mask(hidden_states, attention_mask, cache),
-            encoder_hidden_states,
-            self.cross_attention_mask(hidden_states, encoder_hidden_states, encoder_attention_mask),
-            attention_mask,
-            cls_only,
-            cache=cache,
-            **kwargs,
+            hidden_states, layers, words_mask, video, video_mask, text_mask, cls_only, cache=cache, **kwargs
         )
-        return SViTTTextModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=hidden_states[:, 0],
-            cache=cache,
-            token_idx=token_idx if output_token_idx and token_idx else None,
-        )
+        cls = hidden_states[:, 0]
+        return SViTTTextModelOutput(hidden_states, cls, cache=cache, token_idx=token_idx or None)
 
     def decoder_cache(self, cache: Cache | None) -> EncoderDecoderCache:
         """Return the cache as one that has room for the keys and values of cross-attention."""
@@ -1172,14 +1046,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         own_cache = DynamicCache(config=self.config) if cache is None else cache
         return EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
 
-    def embed(self, input_ids, token_type_ids, position_ids, inputs_embeds, cache: Cache | None) -> torch.Tensor:
-        """Return the states (B, L, D) of words that come after those of the cache."""
-        if position_ids is None and cache is not None:
-            words = input_ids if inputs_embeds is None else inputs_embeds
-            position_ids = cache.get_seq_length() + torch.arange(words.shape[1], device=words.device)[None]
-        return self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-
-    def layers_of_mode(self, mode, input_ids, inputs_embeds, text_embeds, encoder_hidden_states) -> range:
+    def layers_of_mode(self, mode: str | None, input_ids, text_embeds, encoder_hidden_states) -> range:
         """Return the layers that a mode runs, or raise `ValueError` for inputs that do not fit it."""
         if mode is None:
             mode = "text" if encoder_hidden_states is None else "multimodal" if text_embeds is None else "fusion"
@@ -1187,19 +1054,13 @@ class SViTTTextModel(SViTTPreTrainedModel):
         layers = {"text": range(split), "fusion": range(split, depth), "multimodal": range(depth)}
         if mode not in layers:
             raise ValueError(f"`mode` must be one of {', '.join(layers)}, got {mode!r}.")
-        if mode == "fusion" and text_embeds is None:
-            raise ValueError("`mode='fusion'` takes `text_embeds`.")
-        if mode != "fusion" and (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(f"`mode={mode!r}` takes exactly one of `input_ids` and `inputs_embeds`.")
-        if mode != "text" and encoder_hidden_states is None:
-            raise ValueError(f"`mode={mode!r}` takes `encoder_hidden_states`, the tokens to look at.")
+        needed = {"text_embeds": text_embeds} if mode == "fusion" else {"input_ids": input_ids}
+        if mode != "text":
+            needed["encoder_hidden_states"] = encoder_hidden_states
+        for name, value in needed.items():
+            if value is None:
+                raise ValueError(f"`mode={mode!r}` takes `{name}`.")
         return layers[mode]
-
-    def self_attention_mask(self, hidden_states, attention_mask, cache) -> torch.Tensor | None:
-        """Mask which words each word sees: all but padding, or in a decoder itself and the words before it."""
-        if not self.config.is_decoder:
-            return create_bidirectional_mask(self.config, hidden_states, attention_mask)
-        return create_causal_mask(self.config, hidden_states, attention_mask, cache)
 
     def cross_attention_mask(self, hidden_states, encoder_hidden_states, encoder_attention_mask) -> torch.Tensor | None:
         """Return the additive mask (video_batch_size, 1, 1, video_length)."""
@@ -1229,13 +1090,8 @@ def contrastive_loss(
 ) -> torch.Tensor:
     """Return the ITC loss: soft cross-entropy of both directions, with a row's positives sharing its target evenly.
 
+    `similarity` gives the logits (videos, texts) of embeddings (B, embed_dim); pairs of the same id (B,) are positives.
     The (B, B) logits are computed a few rows at a time, and anew in the backward pass: memory grows with B alone.
-
-    Args:
-        similarity: gives the logits (videos, texts) of some embeddings.
-        video_embeds: (B, embed_dim).
-        text_embeds: (B, embed_dim).
-        video_ids: (B,); pairs of the same id are positives.
     """
     rows_at_once = max(ITC_LOGITS_AT_ONCE // len(video_embeds), 1)
 
@@ -1254,10 +1110,9 @@ def contrastive_loss(
 
 
 def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw one column for each row that is not a positive, in proportion to softmax(logits) (hard negatives).
+    """Draw a column (B,) for each row that is not a positive, in proportion to softmax(logits) (hard negatives).
 
-    Returns:
-        The columns (B,), and whether a row has a negative at all (B,); where it has none, its column means nothing.
+    Also return whether a row has a negative at all (B,); where it has none, its column means nothing.
     """
     has_negative = ~is_same.all(dim=1)
     probs = logits.float().masked_fill(is_same, float("-inf")).softmax(dim=1)
@@ -1269,15 +1124,8 @@ def draw_negatives(logits: torch.Tensor, is_same: torch.Tensor) -> tuple[torch.T
 def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose words at random; 80 % of them become [MASK], 10 % a random word, 10 % stay (BERT, Devlin et al. 2019).
 
-    [PAD], [CLS] and [SEP] are never chosen; of all others in the batch, at least one is.
-
-    Args:
-        input_ids: (B, text_length).
-        config: tells the ids of the special tokens.
-        mlm_prob: share of the words to choose.
-
-    Returns:
-        The masked ids and the labels, -100 where no word was chosen, both (B, text_length).
+    [PAD], [CLS] and [SEP] are never chosen; of all others in the batch, at least one is. Return the masked ids and the
+    labels, -100 where no word was chosen, both (B, text_length).
     """
     eos_ids = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     special_ids = [i for i in (config.pad_token_id, config.bos_token_id, *eos_ids) if i is not None]
@@ -1298,45 +1146,9 @@ def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: floa
     return torch.where(becomes_random, random_ids, masked_ids), input_ids.masked_fill(~is_chosen, -100)
 
 
-class AnswerStart(NamedTuple):
-    """What all answers to B questions about C clips each begin with: `[CLS]`, decoded."""
-
-    question: torch.Tensor  # (B * C, question_length, D) states after looking at a clip
-    question_mask: torch.Tensor | None  # (B * C, question_length)
-    logits: torch.Tensor  # (B, C, vocab_size) of the first word
-    cache: EncoderDecoderCache
-
-
-def answer_nll(logits: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor) -> torch.Tensor:
-    """Return the nll (A,) of whole answers: logits (A, L, V) predict the next of ids (A, L) where unmasked."""
-    targets = answer_ids.masked_fill(answer_mask == 0, -100)[:, 1:]
-    nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
-    return nll.sum(dim=1)
-
-
-def distinct_answers(
-    shortlist: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Make one of equal answers in shortlists (B, k) of a list (A, L), lest float noise tell them apart.
-
-    Returns:
-        Ids and mask of the R different answers, both (R, L), by length, as those of like lengths are decoded together;
-        those of each shortlist (B, n), by length, filled up with 0; where in these each of the shortlist is (B, k).
-    """
-    answer_mask = answer_mask.long()
-    rows = torch.cat([answer_mask.sum(dim=1, keepdim=True), answer_mask, answer_ids * answer_mask], dim=1)
-    rows, row_of = rows.unique(dim=0, return_inverse=True)  # sorted, by the first column first
-    _, answer_mask, answer_ids = rows.split([1, *answer_mask.shape[1:], *answer_ids.shape[1:]], dim=1)
-    rows, order = row_of[shortlist].sort(dim=1)
-    places = F.pad(rows.diff(dim=1) != 0, (1, 0)).cumsum(dim=1)
-    own = rows.new_zeros(len(rows), int(places.max()) + 1).scatter(1, places, rows)
-    return answer_ids, answer_mask, own, places.scatter(1, order, places)
-
-
 # ---- Clips of a longer video
 
 CLIP_ENSEMBLES = ("mean", "max", "lse", "concat")
-ANSWER_SCORINGS = ("published", "likelihood")
 
 
 def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = False) -> torch.Tensor:
@@ -1356,14 +1168,17 @@ def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = Fal
 
 
 def pool_clips(scores: torch.Tensor, ensemble: str) -> torch.Tensor:
-    """Combine the scores (B, C, ...) of a video's C clips by `"mean"`, `"max"` or `"lse"` (log-sum-exp): (B, ...)."""
+    """Combine the scores (B, C, ...) of a video's C clips by one of `CLIP_ENSEMBLES`: (B, ...).
+
+    `"lse"` is log-sum-exp; `"concat"` takes the only clip, of all frames.
+    """
+    if ensemble not in CLIP_ENSEMBLES:
+        raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
     if ensemble == "mean":
         return scores.mean(dim=1)
     if ensemble == "max":
         return scores.amax(dim=1)
-    if ensemble == "lse":
-        return scores.logsumexp(dim=1)
-    raise ValueError(f"The clips of a video can be combined by mean, max or lse, not by {ensemble!r}.")
+    return scores.logsumexp(dim=1) if ensemble == "lse" else scores[:, 0]
 
 
 # ---- Tasks
@@ -1406,37 +1221,21 @@ class SViTTModel(SViTTPreTrainedModel):
     @can_return_tuple
     @auto_docstring
     def get_text_features(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | SViTTTextModelOutput:
         r"""
         Returns:
             [`SViTTTextModelOutput`]: `last_hidden_state` are the text states that fusion starts from, `pooler_output`
             of shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
         """
-        selected = selected_hidden_states(kwargs.get("output_hidden_states"))
-        if selected is not None:  # negative ones count back from the last layer of text mode
-            num_hidden_states = self.config.text_config.fusion_layer + 1
-            kwargs["output_hidden_states"] = [
-                *resolve_hidden_states_indices(self.text_model, selected, num_hidden_states)
-            ]
         outputs = self.text_model(input_ids, attention_mask, mode="text", **kwargs)
         outputs.pooler_output = self.text_proj(outputs.pooler_output)
         return outputs
 
     def fuse(
-        self,
-        video_hidden_states: torch.Tensor,
-        text_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        cls_only: bool = False,
+        self, video_hidden_states: torch.Tensor, text_hidden_states, attention_mask=None, cls_only: bool = False
     ) -> torch.Tensor:
-        """Return states (B * c, text_length, D) of texts that have looked at tokens (B, video_length, D) of videos.
-
-        With `cls_only`, return the states of [CLS] alone, (B * c, 1, D), in less time.
-        """
+        """Return states (B * c, L, D), or of [CLS] alone (B * c, 1, D), of texts that looked at videos (B, n, D)."""
         return self.text_model(
             text_embeds=text_hidden_states,
             attention_mask=attention_mask,
@@ -1453,18 +1252,14 @@ class SViTTModel(SViTTPreTrainedModel):
         video_hidden_states: torch.Tensor | None = None,
         text_hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return matching scores of pairs: how well each text describes its video.
+        """Return matching scores (B * c,) float32, how well texts describe videos: logits of class 1 of the head.
 
         Args:
             pixel_values: clips (B, T, C, height, width), or else
             video_hidden_states: (B, video_length, D) `last_hidden_state` of `get_video_features`.
-            input_ids: texts (B * c, text_length); text i is paired with video i // c, which is projected once for its c
-                texts. Or else
+            input_ids: texts (B * c, text_length), text i of video i // c, which is projected once. Or else
             text_hidden_states: (B * c, text_length, D) `last_hidden_state` of `get_text_features`.
             attention_mask: (B * c, text_length).
-
-        Returns:
-            (B * c,) float32, the logit of class 1 of the matching head.
         """
         if video_hidden_states is None:
             video_hidden_states = self.get_video_features(pixel_values, return_dict=True).last_hidden_state
@@ -1503,13 +1298,6 @@ class SViTTModel(SViTTPreTrainedModel):
         )
 
 
-def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes, in their order, with gradient to the process they come from."""
-    from torch.distributed.nn.functional import all_gather as all_gather_with_gradient  # not on every platform
-
-    return torch.cat(all_gather_with_gradient(tensor))
-
-
 @auto_docstring(custom_intro="SViTT for text-video retrieval: contrastive and matching loss (ITC + ITM).")
 class SViTTForVideoTextRetrieval(SViTTModel):
     @can_return_tuple
@@ -1534,8 +1322,7 @@ class SViTTForVideoTextRetrieval(SViTTModel):
             return outputs
 
         weights = self.config.loss_weight
-        outputs.loss_itc = weights["itc"] * self.itc_loss(outputs.video_embeds, outputs.text_embeds, video_ids)
-        outputs.loss = outputs.loss_itc
+        outputs.loss_itc = outputs.loss = weights["itc"] * self.itc_loss(outputs, video_ids)
         if weights["itm"]:
             negatives = (negative_video_idx, negative_text_idx)
             loss, outputs.itm_logits = self.itm_loss(outputs, attention_mask, video_ids, *negatives)
@@ -1543,43 +1330,33 @@ class SViTTForVideoTextRetrieval(SViTTModel):
             outputs.loss = outputs.loss + outputs.loss_itm
         return outputs
 
-    def itc_loss(
-        self, video_embeds: torch.Tensor, text_embeds: torch.Tensor, video_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the contrastive loss of normalised embeddings (B, embed_dim); equal `video_ids` (B,) are positives.
-
-        With `config.itc_all_gather`, all processes' embeddings are contrasted, with gradient to each.
-        """
+    def itc_loss(self, outputs: SViTTOutput, video_ids: torch.Tensor | None) -> torch.Tensor:
+        """Return the contrastive loss; with `config.itc_all_gather`, of all processes, with gradient to each."""
+        video_embeds, text_embeds = outputs.video_embeds, outputs.text_embeds
+        gathers = self.config.itc_all_gather and torch.distributed.is_initialized()
         if video_ids is None:
-            video_ids = torch.arange(len(video_embeds), device=video_embeds.device)
-            if self.config.itc_all_gather and torch.distributed.is_initialized():
-                video_ids += torch.distributed.get_rank() * len(video_ids)
-        if self.config.itc_all_gather and torch.distributed.is_initialized():
-            video_embeds, text_embeds = all_gather(video_embeds), all_gather(text_embeds)
-            video_ids = all_gather(video_ids)
+            first = torch.distributed.get_rank() * len(video_embeds) if gathers else 0
+            video_ids = first + torch.arange(len(video_embeds), device=video_embeds.device)
+        if gathers:
+            from torch.distributed.nn.functional import all_gather  # not on every platform
+
+            video_embeds, text_embeds, video_ids = (
+                torch.cat(all_gather(own)) for own in (video_embeds, text_embeds, video_ids)
+            )
         return contrastive_loss(self.similarity, video_embeds, text_embeds, video_ids)
 
-    def fuse_pairs(
-        self, outputs: SViTTOutput, attention_mask: torch.Tensor | None, cls_only: bool = False
-    ) -> torch.Tensor:
+    def fuse_pairs(self, outputs: SViTTOutput, attention_mask, cls_only: bool = False) -> torch.Tensor:
         """Return states of each text after looking at the clip it came with."""
         video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
         return self.fuse(video, text, attention_mask, cls_only=cls_only)
 
     def itm_loss(
-        self,
-        outputs: SViTTOutput,
-        attention_mask: torch.Tensor | None = None,
-        video_ids: torch.Tensor | None = None,
-        negative_video_idx: torch.Tensor | None = None,
-        negative_text_idx: torch.Tensor | None = None,
+        self, outputs: SViTTOutput, attention_mask, video_ids, negative_video_idx, negative_text_idx
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the matching loss: tell B pairs from pairs with a drawn negative video and with a drawn negative text.
 
-        Rows without a negative (all ids equal, or B = 1) are left out of the mean.
-
-        Returns:
-            The loss, and the logits (3B, 2) of (text, video), (text, negative video) and (negative text, video).
+        Also return the logits (3B, 2) of (text, video), (text, negative video) and (negative text, video). Rows without
+        a negative (all ids equal, or B = 1) are left out of the mean.
         """
         video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
         batch_size, device = len(video), video.device
@@ -1628,23 +1405,15 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SViTTOutput:
         return_loss = self.training if return_loss is None else return_loss
+        pairs = (video_ids, negative_video_idx, negative_text_idx)
         outputs = super().forward(
-            pixel_values,
-            input_ids,
-            attention_mask,
-            video_ids,
-            negative_video_idx,
-            negative_text_idx,
-            return_loss=return_loss,
-            return_dict=True,
-            **kwargs,
+            pixel_values, input_ids, attention_mask, *pairs, return_loss=return_loss, return_dict=True, **kwargs
         )
         if not return_loss:
             outputs.prediction_logits = self.cls(self.fuse_pairs(outputs, attention_mask))
         elif self.config.loss_weight["mlm"]:
             if mlm_input_ids is None:
-                text_config = self.config.text_config
-                mlm_input_ids, mlm_labels = mask_tokens(input_ids, text_config, self.config.mlm_prob)  # type: ignore[arg-type]
+                mlm_input_ids, mlm_labels = mask_tokens(input_ids, self.config.text_config, self.config.mlm_prob)
             video = outputs.video_model_output.last_hidden_state
             loss, outputs.prediction_logits = self.mlm_loss(video, mlm_input_ids, mlm_labels, attention_mask)
             outputs.loss_mlm = self.config.loss_weight["mlm"] * loss
@@ -1652,11 +1421,7 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         return outputs
 
     def mlm_loss(
-        self,
-        video_hidden_states: torch.Tensor,
-        mlm_input_ids: torch.Tensor,
-        mlm_labels: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        self, video_hidden_states: torch.Tensor, mlm_input_ids, mlm_labels, attention_mask
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of words masked, with the video in sight, and logits (B, text_length, vocab_size)."""
         text = self.text_model(mlm_input_ids, attention_mask, mode="text").last_hidden_state
@@ -1689,8 +1454,6 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
@@ -1708,8 +1471,6 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
         outputs = self.bert(
             input_ids,
             attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             mode="multimodal",
@@ -1724,6 +1485,37 @@ class SViTTTextDecoder(SViTTPreTrainedModel, GenerationMixin):
             cross_attentions=outputs.cross_attentions,
             **{CACHE_NAME: outputs.cache},
         )
+
+
+ANSWER_SCORINGS = ("published", "likelihood")
+
+
+class AnswerStart(NamedTuple):
+    """What all answers to B questions about C clips each begin with: `[CLS]`, decoded."""
+
+    question: torch.Tensor  # (B * C, question_length, D) states after looking at a clip
+    question_mask: torch.Tensor | None  # (B * C, question_length)
+    logits: torch.Tensor  # (B, C, vocab_size) of the first word
+    cache: EncoderDecoderCache
+
+
+def distinct_answers(
+    shortlist: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Make one of equal answers in shortlists (B, k) of a list (A, L), lest float noise tell them apart.
+
+    Returns:
+        Ids and mask of the R different answers, both (R, L), by length, as those of like lengths are decoded together;
+        those of each shortlist (B, n), by length, filled up with 0; where in these each of the shortlist is (B, k).
+    """
+    answer_mask = answer_mask.long()
+    rows = torch.cat([answer_mask.sum(dim=1, keepdim=True), answer_mask, answer_ids * answer_mask], dim=1)
+    rows, row_of = rows.unique(dim=0, return_inverse=True)  # sorted, by the first column first
+    _, answer_mask, answer_ids = rows.split([1, *answer_mask.shape[1:], *answer_ids.shape[1:]], dim=1)
+    rows, order = row_of[shortlist].sort(dim=1)
+    places = F.pad(rows.diff(dim=1) != 0, (1, 0)).cumsum(dim=1)
+    own = rows.new_zeros(len(rows), int(places.max()) + 1).scatter(1, places, rows)
+    return answer_ids, answer_mask, own, places.scatter(1, order, places)
 
 
 @auto_docstring(custom_intro="SViTT for video question answering: the question looks at the video, a decoder answers.")
@@ -1773,24 +1565,20 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         if decoder_attention_mask is None:
             decoder_attention_mask = (decoder_input_ids != pad_token_id).long()
 
-        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        question = self.encode_question(self.encode_video(pixel_values), input_ids, attention_mask)
         states, mask = question, attention_mask
         if answers_per_question is not None:
             states = states.repeat_interleave(answers_per_question, dim=0)
             mask = mask.repeat_interleave(answers_per_question, dim=0) if mask is not None else None
         outputs = self.text_decoder(
-            decoder_input_ids,
-            decoder_attention_mask,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
-            use_cache=False,
-            return_dict=True,
-            **kwargs,
+            decoder_input_ids, decoder_attention_mask, states, mask, use_cache=False, return_dict=True, **kwargs
         )
 
         loss = answer_loss = None
         if labels is not None:
-            answer_loss = answer_nll(outputs.logits, decoder_input_ids, decoder_attention_mask)
+            targets = decoder_input_ids.masked_fill(decoder_attention_mask == 0, -100)[:, 1:]
+            nll = F.cross_entropy(outputs.logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
+            answer_loss = nll.sum(dim=1)
             weights = torch.ones_like(answer_loss) if answer_weights is None else answer_weights
             loss = (weights * answer_loss).sum() / len(input_ids)
         return SViTTQuestionAnsweringOutput(
@@ -1811,36 +1599,23 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         """Return the tokens (B, video_length, D) of clips (B, T, channels, height, width) for questions to look at."""
         return self.vision_layernorm(self.vision_model(pixel_values).last_hidden_state)
 
-    def encode_question(
-        self,
-        pixel_values: torch.Tensor | None,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        video_hidden_states: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return the states (B, question_length, D) of questions that have looked at their clips, or at what
-        `encode_video` made of them."""
-        if video_hidden_states is None:
-            video_hidden_states = self.encode_video(pixel_values)
+    def encode_question(self, video_hidden_states: torch.Tensor, input_ids, attention_mask) -> torch.Tensor:
+        """Return the states (B, question_length, D) of questions that have looked at what `encode_video` returned."""
         return self.text_model(
             input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
         ).last_hidden_state
 
     @torch.no_grad()
     def generate(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **generate_kwargs,
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
         """Return free-form answers: ids (B, length) from `[CLS]` on. Takes what `GenerationMixin.generate` takes."""
-        question = self.encode_question(pixel_values, input_ids, attention_mask)
+        question = self.encode_question(self.encode_video(pixel_values), input_ids, attention_mask)
         return self.text_decoder.generate(
             self.start_of_answers(len(input_ids)),
             encoder_hidden_states=question,
             encoder_attention_mask=attention_mask,
-            **generate_kwargs,
+            **kwargs,
         )
 
     @torch.no_grad()
@@ -1886,15 +1661,12 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
             their place in the list; the index is -1, and the probability 0, where a question has no more candidates.
 
         Raises:
-            ValueError: for an unknown `ensemble` or `answer_scoring`, frames that don't make whole clips, or `k` or
-                `chunk_size` below 1.
+            ValueError: for an unknown `ensemble` or `answer_scoring`, frames that don't make whole clips, `k` below 1.
         """
-        if ensemble not in CLIP_ENSEMBLES:
-            raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
         if answer_scoring not in ANSWER_SCORINGS:
             raise ValueError(f"`answer_scoring` must be one of {', '.join(ANSWER_SCORINGS)}, got {answer_scoring!r}.")
-        if k < 1 or chunk_size < 1:
-            raise ValueError(f"`k` and `chunk_size` must be at least 1, got {k} and {chunk_size}.")
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1, got {k}.")
         if answer_mask is None:
             answer_mask = (answer_ids != self.config.decoder_config.pad_token_id).long()
         if candidates is None:
@@ -1908,30 +1680,25 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         first_scores, shortlist = self.shortlist_by_first_word(start, candidates, answer_ids, ensemble, k)
         nll = self.shortlist_nll(start, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
-        scores = scores[:, 0] if ensemble == "concat" else pool_clips(scores, ensemble)
-        probs = scores.masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
+        probs = pool_clips(scores, ensemble).masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
         probs, order = probs.sort(dim=1, descending=True, stable=True)
         return shortlist.gather(1, order), probs
 
-    def start_answering(
-        self, video_hidden_states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> AnswerStart:
+    def start_answering(self, video_hidden_states: torch.Tensor, input_ids, attention_mask) -> AnswerStart:
         """Ask questions (B, question_length) about each of C clips (B, C, video_length, D), and decode [CLS]."""
         num_clips = video_hidden_states.shape[1]
         mask = attention_mask.repeat_interleave(num_clips, dim=0) if attention_mask is not None else None
         ids = input_ids.repeat_interleave(num_clips, dim=0)
-        question = self.encode_question(None, ids, mask, video_hidden_states.flatten(0, 1))
+        question = self.encode_question(video_hidden_states.flatten(0, 1), ids, mask)
+        cls = self.start_of_answers(len(question))
         outputs = self.text_decoder.bert(
-            self.start_of_answers(len(question)),
-            encoder_hidden_states=question,
-            encoder_attention_mask=mask,
-            use_cache=True,
+            cls, encoder_hidden_states=question, encoder_attention_mask=mask, use_cache=True
         )
         logits = self.text_decoder.cls(outputs.last_hidden_state[:, 0]).float()
         return AnswerStart(question, mask, logits.unflatten(0, (-1, num_clips)), outputs.cache)
 
     def shortlist_by_first_word(
-        self, start: AnswerStart, candidates: torch.Tensor, answer_ids: torch.Tensor, ensemble: str, k: int
+        self, start: AnswerStart, candidates, answer_ids, ensemble: str, k: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log p(first word) of the k best of candidates (B, n), and these, -1 for none: both (B, min(k, n))."""
         scores = start.logits[:, 0] if ensemble == "concat" else pool_clips(start.logits.softmax(dim=-1), ensemble)
@@ -1939,29 +1706,17 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         scores, order = scores.masked_fill(candidates < 0, float("-inf")).sort(dim=1, descending=True, stable=True)
         return scores[:, :k], candidates.gather(1, order[:, :k])
 
-    def shortlist_nll(
-        self,
-        start: AnswerStart,
-        shortlist: torch.Tensor,
-        answer_ids: torch.Tensor,
-        answer_mask: torch.Tensor,
-        chunk_size: int,
-    ) -> torch.Tensor:
+    def shortlist_nll(self, start: AnswerStart, shortlist, answer_ids, answer_mask, chunk_size: int) -> torch.Tensor:
         """Return negative log-likelihoods (B, C, k) of shortlists (B, k), which mean nothing where these hold -1."""
         num_clips = start.logits.shape[1]
         answer_ids, answer_mask, rows, places = distinct_answers(shortlist, answer_ids, answer_mask)
         rows, places = (indices.repeat_interleave(num_clips, dim=0) for indices in (rows, places))
         nll = -start.logits.flatten(0, 1).log_softmax(dim=-1).gather(1, answer_ids[:, 1][rows])
-        later_words = [
-            self.later_words_nll(start, chunk, answer_ids, answer_mask)
-            for chunk in rows.split(max(1, chunk_size // len(rows)), dim=1)
-        ]
-        nll = nll + torch.cat(later_words, dim=1)
+        chunks = rows.split(max(1, chunk_size // len(rows)), dim=1)
+        nll = nll + torch.cat([self.later_words_nll(start, chunk, answer_ids, answer_mask) for chunk in chunks], dim=1)
         return nll.gather(1, places).unflatten(0, (-1, num_clips))
 
-    def later_words_nll(
-        self, start: AnswerStart, chunk: torch.Tensor, answer_ids: torch.Tensor, answer_mask: torch.Tensor
-    ) -> torch.Tensor:
+    def later_words_nll(self, start: AnswerStart, chunk, answer_ids, answer_mask) -> torch.Tensor:
         """Return the nll (B * C, n) of what follows the first words of answers `chunk` (B * C, n).
 
         All answers go on from [CLS]: each costs the decoder one step for each word that is followed by another, and
@@ -1984,10 +1739,8 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 cache=EncoderDecoderCache(own_cache, start.cache.cross_attention_cache),
                 use_cache=True,
             ).last_hidden_state
-            logits = self.text_decoder.cls(states[is_followed]).float()
-            nll[is_followed] = F.cross_entropy(
-                logits, answer_ids[answers, 2 : 2 + length][is_followed], reduction="none"
-            )
+            logits, next_ids = self.text_decoder.cls(states[is_followed]).float(), answer_ids[answers, 2 : 2 + length]
+            nll[is_followed] = F.cross_entropy(logits, next_ids[is_followed], reduction="none")
         return nll.sum(dim=1).view(chunk.shape)
 
 

@@ -1,5 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""The model in Transformers' Trainer as it is: one update changes every parameter as AdamW's formulas say."""
+"""A training step in Transformers' Trainer as it is follows AdamW's formulas, and leaves no tensor behind."""
+
+import gc
+import warnings
 
 import pytest
 import torch
@@ -30,18 +33,9 @@ def test_update_equals_the_formulas(golden, tmp_path, max_grad_norm):
     with fixed_block_pattern(case.series("attn_idx")):
         outputs = reference(**inputs_of(case))
     outputs.loss.backward()
-    args = TrainingArguments(
-        output_dir=tmp_path,
-        max_steps=1,
-        per_device_train_batch_size=1,
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        weight_decay=WEIGHT_DECAY,
-        max_grad_norm=max_grad_norm,
-        optim="adamw_torch",
-        use_cpu=True,
-        report_to="none",
-    )
+    settings = {"max_steps": 1, "per_device_train_batch_size": 1, "use_cpu": True, "report_to": "none"}
+    settings |= {"learning_rate": LR, "lr_scheduler_type": "constant", "optim": "adamw_torch"}
+    args = TrainingArguments(tmp_path, weight_decay=WEIGHT_DECAY, max_grad_norm=max_grad_norm, **settings)
     trainer = Trainer(model, args, train_dataset=[inputs_of(case)], data_collator=lambda batches: batches[0])
     decayed = set(trainer.get_decay_parameter_names(model))
     with fixed_block_pattern(case.series("attn_idx")):
@@ -59,3 +53,27 @@ def test_update_equals_the_formulas(golden, tmp_path, max_grad_norm):
         torch.testing.assert_close(
             after.double(), expected, rtol=3e-7, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def num_tensors():
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of objects that warn when they are looked at
+        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_no_tensor_outlives_its_step(golden, implementation, checkpointed):
+    case = golden("case06_pretrain")
+    model = case.load(SViTTForPreTraining, case.config()).train()
+    model.set_attn_implementation(implementation)
+    if checkpointed:
+        model.activation_checkpointing_enable()
+    optimizer, counts = torch.optim.AdamW(model.parameters()), []
+    for _ in range(3):
+        model(case.inputs["video"], case.inputs["input_ids"], case.inputs["attention_mask"]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        counts.append(num_tensors())
+    assert counts == counts[:1] * 3
