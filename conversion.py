@@ -67,11 +67,9 @@ def load_model_and_processor(
     Args:
         path: Folder or Hub name.
         model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
-        num_frames: Frames of the processor's clips; those of other lengths than the model's take its biases
-            interpolated.
+        num_frames: Frames of the processor's clips; for another number than its own, the model interpolates its biases.
         max_text_length: Tokens of the processor's texts.
-        token_keep_rate: Share of video tokens kept at each drop, instead of the model's own.
-        fusion_token_keep_rate: The same, of the video tokens that texts look at.
+        token_keep_rate, fusion_token_keep_rate: Instead of the model's own, of the video and of the text encoder.
         architectures: Names of the classes of which the model must be one.
 
     Raises:
@@ -285,15 +283,12 @@ def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def _rename(name: str) -> str | None:
-    renamed = (ours + name.removeprefix(original) for original, ours in PREFIXES.items() if name.startswith(original))
-    return name if name == "temp" else next(renamed, None)
+    prefixes = (prefix for prefix in PREFIXES if name.startswith(prefix))
+    return name if name == "temp" else next((PREFIXES[one] + name.removeprefix(one) for one in prefixes), None)
 
 
 def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
-    """Return weights `text_decoder.*` that the answer decoder starts from: the layers of a model from `fusion_layer` on.
-
-    A model without a word prediction head gives none to the decoder.
-    """
+    """Return weights `text_decoder.*` of an answer decoder that starts as the layers of a model from `fusion_layer` on."""
     weights = {}
     for name, tensor in state_dict.items():
         layer = re.fullmatch(r"text_model\.encoder\.layer\.(\d+)(\..*)", name)
@@ -375,6 +370,7 @@ def resize_position_embeddings(embeddings: torch.Tensor, grid_size: int) -> torc
 def _resize_positions(
     weights: Mapping[str, torch.Tensor], source_grid: tuple[int, int, int], target_grid: tuple[int, int, int]
 ) -> Weights:
+    """Return weights with the positions of another grid (frames, height, width)."""
     resized = dict(weights)
     for name, tensor in weights.items():
         if name.endswith(BIAS_TABLE):
@@ -389,8 +385,8 @@ def expand_num_frames(
 ) -> tuple[Weights, SViTTConfig]:
     """Return weights and configuration of a model for clips of `num_frames` frames, from one for other clips.
 
-    That is the paper's temporal sparse expansion. Lower `vision_config.token_keep_rate` of the new configuration to keep
-    the cost of longer clips down.
+    That is the paper's temporal sparse expansion. Lower `vision_config.token_keep_rate` of the new configuration to
+    keep the cost of longer clips down.
     """
     config = copy.deepcopy(config)
     vision = config.vision_config
@@ -580,11 +576,10 @@ def convert_checkpoint(
     did).
 
     Args:
-        path: The original `.pth`, of pre-training, retrieval or question answering; read by [`read_checkpoint`].
+        path: The `.pth`, of pre-training, retrieval or question answering; read by [`read_checkpoint`].
         output_dir: Folder to write, which must not exist or be empty.
         tokenizer: Folder or Hub name of the BERT tokenizer that the model was trained with.
-        vision_config: Fields of [`SViTTVisionConfig`] that the checkpoint does not tell, or tells wrongly.
-        text_config: The same for [`SViTTTextConfig`].
+        vision_config, text_config: Fields that the checkpoint does not tell, or tells wrongly.
 
     Raises:
         InputError: if the checkpoint or the tokenizer is not found, the checkpoint is damaged, hostile or of another
@@ -750,9 +745,7 @@ def init_from_towers(
             if there are several: nothing else tells the model the order of frames.
         image_size: Image size of the clips, that of `vision` by default; positions are resized.
         fusion_layer: First layer of BERT that gets (new) cross-attention. Default: three quarters of the depth.
-        vision_config: Fields of [`SViTTVisionConfig`], such as the sparsity.
-        text_config: Fields of [`SViTTTextConfig`], such as the token dropping.
-        kwargs: Fields of [`SViTTConfig`].
+        vision_config, text_config, kwargs: Fields of the parts, such as the sparsity, and of [`SViTTConfig`].
 
     Raises:
         InputError: if a tower is not found, of another kind or incomplete, or a field does not fit.
@@ -774,9 +767,6 @@ def init_from_towers(
 def _beit_tower(name: Name, num_frames: int, image_size: int | None) -> tuple[dict, Weights]:
     """Return fields of [`SViTTVisionConfig`] and weights, under our names, from a BEiT."""
     config, weights = _pretrained(BeitModel, name, may_lack=r"pooler\.")
-    for field in ("image_size", "patch_size"):
-        if not isinstance(getattr(config, field), int):
-            raise InputError(f"`{field}` of {name} must be one number, got {getattr(config, field)}.")
     fields = _shared_fields(SViTTVisionConfig, config)
     layers = range(config.num_hidden_layers)
 
@@ -789,8 +779,7 @@ def _beit_tower(name: Name, num_frames: int, image_size: int | None) -> tuple[di
         fields["layer_scale_init_value"] = 1.0
         names = [f"encoder.layer.{layer}.lambda_{branch}" for layer in layers for branch in (1, 2)]
         weights |= {scale: torch.ones(config.hidden_size) for scale in names}
-    if weights.pop("embeddings.mask_token", None) is not None:
-        logger.warning("Not used from %s: embeddings.mask_token.", name)
+    weights.pop("embeddings.mask_token", None)  # of BEiT's pre-training, which hides patches
     if num_frames > 1 and not any(key.endswith(BIAS_TABLE) for key in weights):
         # Absolute positions are those within a frame; without biases the order of frames would make no difference.
         fields["use_relative_position_bias"] = True
@@ -825,15 +814,16 @@ def _shared_fields(config_class: type, config: AutoConfig) -> dict:
 def _pretrained(
     model_class: type[PreTrainedModel], name: Name, may_lack: str = "$^", **kwargs
 ) -> tuple[AutoConfig, Weights]:
-    """Return configuration and float32 weights of a pretrained model, under the names of checkpoints."""
+    """Return configuration and float32 weights of a pretrained model, under the names of checkpoints.
+
+    Transformers lists those that it does not use.
+    """
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
         raise InputError(f"{name}: is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
     model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
     missing = [key for key in report["missing_keys"] if not re.match(may_lack, key)]
     check_weights(name, missing, report["mismatched_keys"])
-    if report["unexpected_keys"]:
-        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="1000GB")
