@@ -288,7 +288,7 @@ def _rename(name: str) -> str | None:
 
 
 def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
-    """Return weights `text_decoder.*` of an answer decoder that starts as the layers of a model from `fusion_layer` on."""
+    """Return weights `text_decoder.*` of an answer decoder that starts as the layers from `fusion_layer` on."""
     weights = {}
     for name, tensor in state_dict.items():
         layer = re.fullmatch(r"text_model\.encoder\.layer\.(\d+)(\..*)", name)
@@ -835,19 +835,15 @@ def convert_towers(
     text: Name,
     output_dir: Name,
     tokenizer: Name | None = None,
-    image_mean: list[float] | None = None,
-    image_std: list[float] | None = None,
     text_config: dict | None = None,
     **settings,
 ):
-    """Write a fresh SViTT from a BEiT and a BERT; `settings` are arguments of [`init_from_towers`]."""
+    """Write a fresh SViTT from a BEiT and a BERT; `settings` are further arguments of [`init_from_towers`]."""
     check_unused(output_dir)
     tokenizer = load_tokenizer(tokenizer or text)
     text_config = special_token_ids(tokenizer) | (text_config or {})
     model = init_from_towers(vision, text, text_config=text_config, **settings)
-    given = {"image_mean": image_mean, "image_std": image_std}
-    statistics = image_statistics(vision) | {name: value for name, value in given.items() if value}
-    save_folder(model, make_processor(model.config, tokenizer, **statistics), output_dir)
+    save_folder(model, make_processor(model.config, tokenizer, **image_statistics(vision)), output_dir)
 
 
 def image_statistics(vision: Name) -> dict:
