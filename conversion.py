@@ -167,7 +167,6 @@ def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> S
 
 def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: Name):
     """Write model and processor to a new folder, which is complete or not there."""
-    check_unused(output_dir)
     write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
     logger.info("%s written to %s.", type(model).__name__, output_dir)
 
@@ -358,8 +357,6 @@ def _geometric_points(source: int, target: int) -> np.ndarray:
 def resize_position_embeddings(embeddings: torch.Tensor, grid_size: int) -> torch.Tensor:
     """Resize absolute position embeddings (1, 1 + H * H, D) to (1, 1 + grid_size ** 2, D), bicubically; CLS first."""
     source = math.isqrt(embeddings.shape[1] - 1)
-    if source**2 != embeddings.shape[1] - 1:
-        raise InputError(f"{embeddings.shape[1]} position embeddings are not those of a square grid and a CLS token.")
     if source == grid_size:
         return embeddings
     patches = embeddings[:, 1:].transpose(1, 2).unflatten(2, (source, source))
@@ -375,7 +372,7 @@ def _resize_positions(
     for name, tensor in weights.items():
         if name.endswith(BIAS_TABLE):
             resized[name] = resize_relative_position_bias(tensor, source_grid, target_grid)
-        elif name.removeprefix("vision_model.") == "embeddings.position_embeddings":
+        elif name.endswith("embeddings.position_embeddings"):
             resized[name] = resize_position_embeddings(tensor, target_grid[1])
     return resized
 
@@ -721,9 +718,8 @@ def _bias_table_name(prefix: str, layer: int) -> str:
 
 # ---- BEiT + BERT -> fresh SViTT
 
-NEW_MODULES = (
-    rf".*\.{BIAS_TABLE}$|.*\.crossattention\.|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\.|temp$|cls\."
-)
+NEW_MODULES = rf".*\.{BIAS_TABLE}$|.*\.crossattention\.|.*\.lambda_\d$|temp$|cls\."
+NEW_MODULES += r"|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\."
 
 
 def init_from_towers(
@@ -768,22 +764,15 @@ def _beit_tower(name: Name, num_frames: int, image_size: int | None) -> tuple[di
     """Return fields of [`SViTTVisionConfig`] and weights, under our names, from a BEiT."""
     config, weights = _pretrained(BeitModel, name, may_lack=r"pooler\.")
     fields = _shared_fields(SViTTVisionConfig, config)
-    layers = range(config.num_hidden_layers)
-
     shared_table = weights.pop(f"encoder.{BIAS_TABLE}", None)
     if shared_table is not None:
-        for table in (_bias_table_name("", layer) for layer in layers):
+        for table in (_bias_table_name("", layer) for layer in range(config.num_hidden_layers)):
             weights[table] = shared_table + weights.get(table, 0)
-        fields["use_relative_position_bias"] = True
-    if not config.layer_scale_init_value:  # no layer scale: our scales are then 1
-        fields["layer_scale_init_value"] = 1.0
-        names = [f"encoder.layer.{layer}.lambda_{branch}" for layer in layers for branch in (1, 2)]
-        weights |= {scale: torch.ones(config.hidden_size) for scale in names}
-    weights.pop("embeddings.mask_token", None)  # of BEiT's pre-training, which hides patches
-    if num_frames > 1 and not any(key.endswith(BIAS_TABLE) for key in weights):
-        # Absolute positions are those within a frame; without biases the order of frames would make no difference.
-        fields["use_relative_position_bias"] = True
-
+    # Absolute positions are those within a frame; without biases the order of frames would make no difference.
+    fields["use_relative_position_bias"] = num_frames > 1 or any(key.endswith(BIAS_TABLE) for key in weights)
+    fields["layer_scale_init_value"] = config.layer_scale_init_value or 1.0  # without scales, ours are new: 1
+    if weights.pop("embeddings.mask_token", None) is not None:
+        logger.info("Not used from %s: embeddings.mask_token, with which its pre-training hides patches.", name)
     grid_size = config.image_size // config.patch_size
     fields |= {"num_frames": num_frames, "image_size": image_size or config.image_size}
     target_size = fields["image_size"] // config.patch_size

@@ -130,6 +130,7 @@ def as_class(model_class: type[PreTrainedModel], source: PreTrainedModel) -> Pre
     weights = source.state_dict()
     if model_class is SViTTForVideoQuestionAnswering:
         weights |= conversion.decoder_from_fusion_layers(weights, source.config.text_config.fusion_layer)
+    weights = {name: tensor.clone() for name, tensor in weights.items()}  # else decoder and encoder share memory
     return model_class.from_pretrained(
         None, config=source.config, state_dict=weights, dtype=torch.float32, ignore_mismatched_sizes=True
     )

@@ -20,8 +20,6 @@ from svitt import (
     SViTTConfig,
     SViTTForVideoTextRetrieval,
     SViTTModel,
-    SViTTTextModel,
-    SViTTVisionModel,
 )
 from svitt.conversion import (
     convert_state_dict,
@@ -60,17 +58,6 @@ def tokenizer_folder(tmp_path_factory):
 
 
 # ---- Names
-
-
-@pytest.mark.parametrize(
-    "prefix, model_class, section",
-    [("vision_encoder.", SViTTVisionModel, "vision_config"), ("text_encoder.bert.", SViTTTextModel, "text_config")],
-)
-def test_an_encoder_alone_keeps_its_names(prefix, model_class, section):
-    original = original_weights("pretrain")
-    alone = {key.removeprefix(prefix): tensor for key, tensor in original.items() if key.startswith(prefix)}
-    config = infer_config(converted("pretrain"), original_config(), text_config={"num_attention_heads": 4})
-    model_class(getattr(config, section)).load_state_dict(convert_state_dict(alone), strict=True)
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,7 @@ def test_question_answering_starts_its_decoder_from_the_fusion_layers(folders, t
 
 def test_question_answering_starts_from_towers(folders, tmp_path):
     model, _ = start(folders, TOWERS, model_class=SViTTForVideoQuestionAnswering)
+    assert len({parameter.data_ptr() for parameter in model.parameters()}) == len(list(model.parameters()))
     assert_equal_weights(model.text_decoder.bert.encoder.layer[0], model.text_model.encoder.layer[3].state_dict())
     expected = BertModel.from_pretrained(folders / "bert").embeddings.word_embeddings.weight
     assert torch.equal(model.text_decoder.bert.embeddings.word_embeddings.weight, expected)
