@@ -588,7 +588,7 @@ def convert_checkpoint(
     logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
     tokenizer = load_tokenizer(tokenizer)
     text_config = {**special_token_ids(tokenizer), **(text_config or {})}
-    [model_class, *_] = [task for name, task in TASK_OF_HEAD.items() if name in weights] or [None]
+    model_class = next((task for name, task in TASK_OF_HEAD.items() if name in weights), None)
     if model_class is None:
         raise InputError(f"{path}: is of no pre-training, retrieval or question answering model, it has no head.")
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
@@ -608,8 +608,11 @@ def assembled(
         model = model_class(config)
     own, tied = model.state_dict(), set(model.all_tied_weights_keys)
     new = own.keys() - weights.keys() - tied
-    shapes = [(name, tensor.shape, own[name].shape) for name, tensor in weights.items() if name in own]
-    mismatched = [(name, shape, needed) for name, shape, needed in shapes if shape != needed]
+    mismatched = [
+        (name, tensor.shape, own[name].shape)
+        for name, tensor in weights.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
     missing = [name for name in new if not re.match(may_lack, name)]
     check_weights(source, missing, mismatched, weights.keys() - own.keys())
     model = model_class(config)
