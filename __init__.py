@@ -11,35 +11,17 @@ from importlib.machinery import PathFinder
 
 # What the package offers, by module. Configurations come with the models, lest the Auto classes know only the former.
 NAMES = {
-    "modeling_svitt": [
-        "SViTTConfig",
-        "SViTTForPreTraining",
-        "SViTTForVideoClassification",
-        "SViTTForVideoQuestionAnswering",
-        "SViTTForVideoTextRetrieval",
-        "SViTTModel",
-        "SViTTPreTrainedModel",
-        "SViTTTextConfig",
-        "SViTTTextDecoder",
-        "SViTTTextDecoderConfig",
-        "SViTTTextModel",
-        "SViTTVisionConfig",
-        "SViTTVisionModel",
-        "fixed_block_pattern",
-    ],
-    "processing_svitt": [
-        "SViTTProcessor",
-        "SViTTVideoProcessor",
-        "VideoDecodeError",
-        "clean_text",
-        "read_video",
-        "sample_frame_indices",
-    ],
-    "errors": ["InputError"],
-    "search": ["SViTTIndex"],
-    "training.trainer": ["SViTTTrainer", "SViTTTrainingArguments"],
+    "modeling_svitt": """
+        SViTTConfig SViTTForPreTraining SViTTForVideoClassification SViTTForVideoQuestionAnswering
+        SViTTForVideoTextRetrieval SViTTModel SViTTPreTrainedModel SViTTTextConfig SViTTTextDecoder
+        SViTTTextDecoderConfig SViTTTextModel SViTTVisionConfig SViTTVisionModel fixed_block_pattern""",
+    "processing_svitt": """
+        SViTTProcessor SViTTVideoProcessor VideoDecodeError clean_text read_video sample_frame_indices""",
+    "errors": "InputError",
+    "search": "SViTTIndex",
+    "training.trainer": "SViTTTrainer SViTTTrainingArguments",
 }
-MODULE_OF = {name: module for module, names in NAMES.items() for name in names}
+MODULE_OF = {name: module for module, names in NAMES.items() for name in names.split()}
 __all__ = list(MODULE_OF)
 
 
@@ -53,10 +35,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# ----------------------------------------------------------------------------------------------------
-# Where this package is imported, the Auto classes load our folders without remote code. They take classes, and loading
-# ours takes seconds: they get stand-ins when Transformers loads them, and ours as soon as these have been loaded.
-# ----------------------------------------------------------------------------------------------------
+# ---- Where this package is imported, the Auto classes load our folders without remote code. They take classes, and
+# loading ours takes seconds: they get stand-ins when Transformers loads them, and ours when these have been loaded.
 
 
 class StandIn(type):
@@ -65,13 +45,10 @@ class StandIn(type):
     def __getattr__(cls, attribute: str):
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return getattr(cls.loaded(), attribute)
+        return getattr(__getattr__(cls.__name__), attribute)
 
     def __call__(cls, *args, **kwargs):
-        return cls.loaded()(*args, **kwargs)
-
-    def loaded(cls) -> type:
-        return __getattr__(cls.__name__)
+        return __getattr__(cls.__name__)(*args, **kwargs)
 
 
 CONFIG, PROCESSOR, VIDEO_PROCESSOR = (
@@ -79,28 +56,29 @@ CONFIG, PROCESSOR, VIDEO_PROCESSOR = (
 )
 
 
-def register_classes(modeling_svitt):
-    transformers = import_module("transformers")
-    config_class, processor_class = modeling_svitt.SViTTConfig, __getattr__("SViTTProcessor")
-    transformers.AutoConfig.register("svitt", config_class)
-    transformers.AutoModel.register(config_class, modeling_svitt.SViTTModel)
-    transformers.AutoModelForPreTraining.register(config_class, modeling_svitt.SViTTForPreTraining)
-    transformers.AutoModelForVisualQuestionAnswering.register(
-        config_class, modeling_svitt.SViTTForVideoQuestionAnswering
-    )
-    transformers.AutoModelForVideoClassification.register(config_class, modeling_svitt.SViTTForVideoClassification)
-    transformers.AutoProcessor.register(config_class, processor_class)
+def register_classes(modeling):
+    import transformers
+
     # The one that `transformers` exports is a dummy where torchvision is absent; the class itself needs none.
-    video_auto = import_module("transformers.models.auto.video_processing_auto")
-    video_auto.AutoVideoProcessor.register(config_class, __getattr__("SViTTVideoProcessor"))
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+    transformers.AutoConfig.register("svitt", modeling.SViTTConfig)
+    for auto_class, name in (
+        (transformers.AutoModel, "SViTTModel"),
+        (transformers.AutoModelForPreTraining, "SViTTForPreTraining"),
+        (transformers.AutoModelForVisualQuestionAnswering, "SViTTForVideoQuestionAnswering"),
+        (transformers.AutoModelForVideoClassification, "SViTTForVideoClassification"),
+        (transformers.AutoProcessor, "SViTTProcessor"),
+        (AutoVideoProcessor, "SViTTVideoProcessor"),
+    ):
+        auto_class.register(modeling.SViTTConfig, __getattr__(name))
 
 
+AUTO = "transformers.models.auto"
 AFTER_IMPORT = {
-    "transformers.models.auto.configuration_auto": lambda module: module.AutoConfig.register("svitt", CONFIG),
-    "transformers.models.auto.processing_auto": lambda module: module.AutoProcessor.register(CONFIG, PROCESSOR),
-    "transformers.models.auto.video_processing_auto": lambda module: module.AutoVideoProcessor.register(
-        CONFIG, VIDEO_PROCESSOR
-    ),
+    f"{AUTO}.configuration_auto": lambda module: module.AutoConfig.register("svitt", CONFIG),
+    f"{AUTO}.processing_auto": lambda module: module.AutoProcessor.register(CONFIG, PROCESSOR),
+    f"{AUTO}.video_processing_auto": lambda module: module.AutoVideoProcessor.register(CONFIG, VIDEO_PROCESSOR),
     f"{__name__}.modeling_svitt": register_classes,
 }
 
@@ -109,15 +87,16 @@ class AfterImport(MetaPathFinder):
     """Calls `AFTER_IMPORT[module]` when a module has been imported."""
 
     def find_spec(self, fullname, path=None, target=None):
-        spec = PathFinder.find_spec(fullname, path) if fullname in AFTER_IMPORT else None
-        if spec is not None:
-            execute = spec.loader.exec_module
+        if fullname not in AFTER_IMPORT:
+            return None
+        spec = PathFinder.find_spec(fullname, path)
+        execute = spec.loader.exec_module
 
-            def exec_module(module):
-                execute(module)
-                AFTER_IMPORT[fullname](module)
+        def exec_module(module):
+            execute(module)
+            AFTER_IMPORT[fullname](module)
 
-            spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module
         return spec
 
 

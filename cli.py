@@ -12,6 +12,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from .errors import InputError, exit_on_bad_input
@@ -33,51 +34,50 @@ def main(arguments: list[str] | None = None):
         sys.exit(run(**args))
 
 
-def add_command(commands, name: str, run, help: str, **kwargs) -> argparse.ArgumentParser:
+def add_command(commands, name: str, run, help: str, **kwargs):
+    """Add a command that calls `run` with its options; return the function that adds an option."""
     parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", **kwargs)
     parser.set_defaults(run=run, prog=parser.prog)
-    return parser
+    return parser.add_argument
 
 
 # ---- Convert
 
 
 def add_convert(commands):
-    help = "make models for transformers"
-    kinds = commands.add_parser("convert", help=help).add_subparsers(title="sources", required=True, metavar="SOURCE")
-    for name, function, help in (
-        ("original", "convert_checkpoint", "convert a .pth of the original SViTT code"),
-        ("towers", "convert_towers", "join a BEiT and a BERT to a fresh SViTT"),
-        ("expand", "convert_to_longer_clips", "make a SViTT for longer clips from one for shorter clips"),
-    ):
-        parser = add_command(kinds, name, convert, help, aliases=["checkpoint"] if name == "original" else [])
-        parser.set_defaults(function=function)
-        add = parser.add_argument
-        if name == "original":
-            add("path", help="the .pth: pre-training, retrieval or question answering")
-        elif name == "towers":
-            add("vision", help="folder or Hub name of a BEiT")
-            add("text", help="folder or Hub name of a BERT")
-        else:
-            add("path", help="folder or Hub name of a SViTT")
-        add("output_dir", help="folder to write, for from_pretrained")
-        if name == "expand":
-            add("--num_frames", type=int, required=True, help="frames of a clip")
-            add("--token_keep_rate", type=float, help="share of patch tokens kept at each drop, lower than before")
-            continue
-        if name == "original":
-            add("--tokenizer", default="bert-base-uncased", help="folder or Hub name (default: %(default)s)")
-        else:
-            add("--tokenizer", help="folder or Hub name (default: that of the BERT)")
-            add("--num_frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
-            add("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
-            add("--fusion_layer", type=int, help="first with cross-attention (default: after 3/4 of all)")
-            help = "to normalise images with (default: what the folder of the BEiT says, else 0.5)"
-            for statistic in ("--image_mean", "--image_std"):
-                add(statistic, nargs=3, type=float, metavar=("RED", "GREEN", "BLUE"), help=help)
-        for tower in ("vision", "text"):
-            help = f"fields of SViTT{tower.capitalize()}Config, values in JSON, such as token_keep_rate=0.6"
-            add(f"--{tower}_config", nargs="+", default=[], metavar="FIELD=VALUE", help=help)
+    parser = commands.add_parser("convert", help="make models for transformers")
+    sources = parser.add_subparsers(title="sources", required=True, metavar="SOURCE")
+    output = {"help": "folder to write, for from_pretrained"}
+
+    help = "convert a .pth of the original SViTT code"
+    add = add_command(sources, "original", partial(convert, "convert_checkpoint"), help, aliases=["checkpoint"])
+    add("path", help="the .pth: pre-training, retrieval or question answering")
+    add("output_dir", **output)
+    add("--tokenizer", default="bert-base-uncased", help="folder or Hub name (default: %(default)s)")
+    add_fields(add)
+
+    add = add_command(sources, "towers", partial(convert, "convert_towers"), "join a BEiT and a BERT to a fresh SViTT")
+    add("vision", help="folder or Hub name of a BEiT")
+    add("text", help="folder or Hub name of a BERT")
+    add("output_dir", **output)
+    add("--tokenizer", help="folder or Hub name (default: that of the BERT)")
+    add("--num_frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
+    add("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
+    add("--fusion_layer", type=int, help="first with cross-attention (default: after 3/4 of all)")
+    add_fields(add)
+
+    help = "make a SViTT for longer clips from one for shorter clips"
+    add = add_command(sources, "expand", partial(convert, "convert_to_longer_clips"), help)
+    add("path", help="folder or Hub name of a SViTT")
+    add("output_dir", **output)
+    add("--num_frames", type=int, required=True, help="frames of a clip")
+    add("--token_keep_rate", type=float, help="share of patch tokens kept at each drop, lower than before")
+
+
+def add_fields(add):
+    for part in ("Vision", "Text"):
+        help = f"fields of SViTT{part}Config, values in JSON, such as token_keep_rate=0.6"
+        add(f"--{part.lower()}_config", nargs="+", default=[], metavar="FIELD=VALUE", help=help)
 
 
 def convert(function: str, **args):
@@ -87,8 +87,8 @@ def convert(function: str, **args):
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     conversion.logger.setLevel(logging.INFO)
-    for fields in {"vision_config", "text_config"} & args.keys():
-        args[fields] = conversion.parse_fields(args[fields])
+    for part in {"vision_config", "text_config"} & args.keys():
+        args[part] = conversion.parse_fields(args[part])
     getattr(conversion, function)(**args)
 
 
@@ -96,7 +96,7 @@ def convert(function: str, **args):
 
 
 def add_check(commands):
-    add = add_command(commands, "check", check, "find the bad videos and annotations of a dataset").add_argument
+    add = add_command(commands, "check", check, "find the bad videos and annotations of a dataset")
     add("--video_dir", help="folder of the videos; without annotations, all below it are checked")
     add("--annotation_file", nargs="+", help="annotations whose rows are checked, and the videos that they name")
     add("--dataset", help="instead: name of a published dataset, such as msrvtt")
@@ -117,7 +117,7 @@ def check(**args) -> int:
 
 
 def add_pack(commands):
-    add = add_command(commands, "pack", pack, "pack videos and annotations into tar shards").add_argument
+    add = add_command(commands, "pack", pack, "pack videos and annotations into tar shards")
     add("--video_dir", help="folder that the names of the videos are relative to")
     add("--annotation_file", nargs="+", help="captions or questions: JSON, JSON lines or CSV")
     add("--output_dir", help="folder for the shards of one or more splits")
@@ -149,7 +149,7 @@ def pack(verify: str | None, **args) -> int | None:
 
 
 def add_index(commands):
-    add = add_command(commands, "index", index, "encode videos, or bring an index up to date").add_argument
+    add = add_command(commands, "index", index, "encode videos, or bring an index up to date")
     add("videos", nargs="+", help="videos, folders of videos and tar shards, tar shards")
     add("--index", dest="folder", required=True, help="folder of the index; one that is there knows what follows")
     add("--model", dest="model_name_or_path", help="folder or Hub name of a SViTT")
@@ -179,9 +179,8 @@ def index(videos: list[str], batch_size: int, num_workers: int, **settings):
 
 
 def add_search(commands):
-    add = add_command(
-        commands, "search", search, "find what a sentence describes, or what a video looks like"
-    ).add_argument
+    help = "find what a sentence describes, or what a video looks like"
+    add = add_command(commands, "search", search, help)
     add("folder", metavar="index", help="folder of the index")
     add("text", nargs="?", help="what the clip shows")
     add("--video", help="find clips like this one, instead")
@@ -205,7 +204,7 @@ def search(folder: str, model_name_or_path: str | None, as_json: bool, **query):
 
 
 def add_remove(commands):
-    add = add_command(commands, "remove", remove, "take videos out of an index").add_argument
+    add = add_command(commands, "remove", remove, "take videos out of an index")
     add("folder", metavar="index", help="folder of the index")
     add("videos", nargs="+", help="videos, folders, shards; they need not exist any more")
 
@@ -218,7 +217,7 @@ def remove(folder: str, videos: list[str]):
 
 def add_explain(commands):
     help = "show which patches of a video the model, or a sentence, keeps"
-    add = add_command(commands, "explain", explain, help).add_argument
+    add = add_command(commands, "explain", explain, help)
     add("video", help="video or image")
     add("--model", "--model_name_or_path", required=True, help="folder or Hub name of a SViTT")
     add("--text", help="sentence: shows which patches it keeps")

@@ -6,6 +6,7 @@ lacks is an error, and new modules are named. Whatever is wrong with a source is
 """
 
 import copy
+import dataclasses
 import itertools
 import json
 import logging
@@ -16,9 +17,9 @@ import pickletools
 import re
 import tempfile
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, Bert
 from transformers.image_processing_base import ImageProcessingMixin
 
 from . import modeling_svitt
-from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
+from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 from .distributed import write_whole
 from .errors import InputError, check_number
 from .modeling_svitt import RelativePositions, SViTTForPreTraining
@@ -40,6 +41,11 @@ logger = logging.getLogger(__name__)
 
 Name = str | os.PathLike  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
+PARTS = {
+    "vision_config": SViTTVisionConfig,
+    "text_config": SViTTTextConfig,
+    "decoder_config": SViTTTextDecoderConfig,
+}
 BIAS_TABLE = "relative_position_bias.relative_position_bias_table"
 
 
@@ -61,11 +67,9 @@ def load_model_and_processor(
     Args:
         path: Folder or Hub name.
         model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
-        num_frames: Frames of the processor's clips; those of other lengths than the model's take its biases
-            interpolated.
+        num_frames: Frames of the processor's clips; for another number than its own, the model interpolates its biases.
         max_text_length: Tokens of the processor's texts.
-        token_keep_rate: Share of video tokens kept at each drop, instead of the model's own.
-        fusion_token_keep_rate: The same, of the video tokens that texts look at.
+        token_keep_rate, fusion_token_keep_rate: Instead of the model's own, of the video and of the text encoder.
         architectures: Names of the classes of which the model must be one.
 
     Raises:
@@ -76,10 +80,26 @@ def load_model_and_processor(
         fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
         config = with_fields(SViTTConfig.from_pretrained(path), fields)
         check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
-        source_class = class_of(path, config)
-        if architectures is not None and source_class.__name__ not in architectures:
-            raise InputError(f"{path}: is a {source_class.__name__}, but one of {', '.join(architectures)} is needed.")
-        return load_model(path, config, model_class or source_class), load_processor(path, num_frames, max_text_length)
+        [architecture, *_] = config.architectures or ["SViTTModel"]
+        if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
+            raise InputError(f"{path}: holds a {printable(architecture)}, which is no SViTT.")
+        if architectures is not None and architecture not in architectures:
+            raise InputError(f"{path}: is a {architecture}, but one of {', '.join(architectures)} is needed.")
+        source_class = getattr(modeling_svitt, architecture)
+        with torch.device("meta"):
+            needed = source_class(copy.deepcopy(config)).state_dict().keys()
+        model, report = (model_class or source_class).from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            use_safetensors=True,
+        )
+        check_weights(path, needed & report["missing_keys"], report["mismatched_keys"])
+        lengths = {"num_frames": num_frames, "max_length": max_text_length}
+        lengths = {name: length for name, length in lengths.items() if length is not None}
+        return model, SViTTProcessor.from_pretrained(path, trust_remote_code=False, **lengths)
 
 
 @contextmanager
@@ -96,55 +116,33 @@ def loading(name: Name) -> Iterator[None]:
 
 @contextmanager
 def in_one_sentence(what: str) -> Iterator[None]:
+    """Raise an `InputError` for whatever libraries raise, to which strangers' files and fields may do anything."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # of libraries, to which strangers' files and fields may do anything
+    except Exception as error:
         raise InputError(f"{what} ({reason_of(error)}).") from error
 
 
-def class_of(path: Name, config: SViTTConfig) -> type[PreTrainedModel]:
-    """Return the class that a model was saved from."""
-    [architecture, *_] = config.architectures or ["SViTTModel"]
-    if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
-        raise InputError(f"{path}: holds a {printable(architecture)}, which is no SViTT.")
-    return getattr(modeling_svitt, architecture)
+def check_weights(source: Name, missing: Iterable[str], mismatched: Iterable[tuple], unexpected: Iterable[str] = ()):
+    """Raise an `InputError` that names the weights that a source lacks, has in other shapes, or has besides.
 
-
-def load_model(path: Name, config: SViTTConfig, model_class: type[PreTrainedModel]) -> PreTrainedModel:
-    """Load weights in float32; an `InputError` where those of the class that was saved are missing or do not fit."""
-    source_class = class_of(path, config)
-    with torch.device("meta"):
-        needed = source_class(copy.deepcopy(config)).state_dict().keys()
-    model, report = model_class.from_pretrained(
-        path,
-        config=config,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are in the report
-        use_safetensors=True,
-    )
-    for name, shape, expected in sorted(report["mismatched_keys"]):
-        raise InputError(f"{path}: {name} has the shape {tuple(shape)}, its configuration needs {tuple(expected)}.")
-    if missing := needed & report["missing_keys"]:
-        raise InputError(f"{path}: lacks weights of its {source_class.__name__}: {listed(missing)}.")
-    return model
-
-
-def load_processor(path: Name, num_frames: int | None = None, max_text_length: int | None = None) -> SViTTProcessor:
-    """Load the processor of a model, with other frames or another text length."""
-    settings = {"num_frames": num_frames, "max_length": max_text_length}
-    settings = {name: value for name, value in settings.items() if value is not None}
-    return SViTTProcessor.from_pretrained(path, trust_remote_code=False, **settings)
+    `mismatched` has names, shapes in the source and shapes in the model.
+    """
+    for name, shape, expected in sorted(mismatched):
+        raise InputError(f"{source}: {name} has the shape {tuple(shape)}, its configuration needs {tuple(expected)}.")
+    if missing:
+        raise InputError(f"{source}: lacks weights that the model needs: {listed(missing)}.")
+    if unexpected:
+        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
 
 
 def load_tokenizer(name: Name) -> BertTokenizer:
     """Load the BERT tokenizer in a folder or of a Hub name."""
-    try:
+    tokenizer = None
+    with suppress(Exception):  # tokenizers raises nothing more special
         tokenizer = BertTokenizer.from_pretrained(name)
-    except Exception:  # tokenizers raises nothing more special
-        tokenizer = None
     # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
@@ -169,7 +167,6 @@ def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> S
 
 def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: Name):
     """Write model and processor to a new folder, which is complete or not there."""
-    check_unused(output_dir)
     write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
     logger.info("%s written to %s.", type(model).__name__, output_dir)
 
@@ -180,22 +177,25 @@ def check_unused(output_dir: Name):
         raise InputError(f"{output_dir}: is in use; name a folder that does not exist yet, or an empty one.")
 
 
-def with_fields(config: SViTTConfig, fields: Mapping) -> SViTTConfig:
-    """Return a configuration with other fields, those of its parts as dicts; an `InputError` for unknown ones."""
-    values = config.to_dict()
-    for name, value in fields.items():
-        if name not in values:
-            raise InputError(f"SViTTConfig has no field {name!r}.")
-        if isinstance(value, dict):
-            check_fields(type(getattr(config, name)), value)
-            value = values[name] | value
-        values[name] = value
-    return SViTTConfig.from_dict(values)
+def with_fields(config: SViTTConfig, changes: Mapping) -> SViTTConfig:
+    """Return a configuration with some fields changed; see [`merged`]."""
+    return SViTTConfig.from_dict(merged(config.to_dict(), changes))
 
 
-def check_fields(config_class: type, given: Mapping | None):
-    if unknown := set(given or ()) - set(config_class.__annotations__):
-        raise InputError(f"{config_class.__name__} has no field {', '.join(sorted(unknown))}.")
+def merged(fields: Mapping, changes: Mapping) -> dict:
+    """Return fields of a [`SViTTConfig`], some of them changed, of its parts (dicts) one by one.
+
+    Raises:
+        InputError: for a field that there is not, which Transformers would take for one of a later version.
+    """
+    result = dict(fields)
+    for name, value in changes.items():
+        part = PARTS.get(name)
+        config_class, names = (SViTTConfig, {name}) if part is None else (part, set(value or ()))
+        if unknown := names - {field.name for field in dataclasses.fields(config_class)}:
+            raise InputError(f"{config_class.__name__} has no field {', '.join(sorted(unknown))}.")
+        result[name] = value if part is None else {**result.get(name, {}), **(value or {})}
+    return result
 
 
 def parse_fields(texts: Iterable[str]) -> dict:
@@ -205,10 +205,9 @@ def parse_fields(texts: Iterable[str]) -> dict:
         field, separator, value = text.partition("=")
         if not separator:
             raise InputError(f"{text!r} must look like FIELD=VALUE.")
-        try:
+        fields[field] = value
+        with suppress(json.JSONDecodeError):
             fields[field] = json.loads(value)
-        except json.JSONDecodeError:
-            fields[field] = value
     return fields
 
 
@@ -255,33 +254,26 @@ TIED_WEIGHTS = {
 
 
 def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
-    """Rename the weights of the original code to those of this port.
-
-    Args:
-        original: State dict of an original pre-training, retrieval or question answering model, or of its video or
-            text encoder alone.
+    """Rename the weights of the original code: of a model of one of its tasks, or of its video or text encoder alone.
 
     Returns:
-        The same tensors under our names, save the index buffers (`relative_position_index`, `position_ids`).
+        The same tensors under our names, without what follows from the configuration (`INDEX_BUFFERS`).
 
     Raises:
         InputError: if there are names of no original model, or two names for one of ours.
     """
     is_tower = bool(original) and all(name.startswith(TOWER_PREFIXES) for name in original)
-    renamed = {name: name if is_tower else _rename(name) for name in original}
+    renamed = {name: name if is_tower else _rename(name) for name in original if not name.endswith(INDEX_BUFFERS)}
     unknown = [name for name, new_name in renamed.items() if new_name is None]
     if unknown or not renamed:
         raise InputError(
             f"These are not names of weights of an original SViTT model: {listed(unknown) or 'none at all'}. They "
             f"are temp or start with {', '.join(PREFIXES)}, or in an encoder alone with {', '.join(TOWER_PREFIXES)}."
         )
-    kept = [name for name in original if not name.endswith(INDEX_BUFFERS)]
-    weights = {renamed[name]: original[name] for name in kept}
-    if len(weights) < len(kept):
-        twice = [name for name in kept if sum(renamed[other] == renamed[name] for other in kept) > 1]
+    names = Counter(renamed.values())
+    if twice := [name for name, new_name in renamed.items() if names[new_name] > 1]:
         raise InputError(f"The checkpoint holds the same weights under two names: {listed(twice)}.")
-    if len(kept) < len(original):
-        logger.info("Not kept, as it follows from the configuration: %s.", listed(set(original) - set(kept)))
+    weights = {new_name: original[name] for name, new_name in renamed.items()}
     for second, first in TIED_WEIGHTS.items():
         if second in weights and first in weights and not torch.equal(weights[first], weights[second]):
             logger.warning("`%s` and `%s` are one tensor but differ; the former is kept for both.", first, second)
@@ -290,26 +282,17 @@ def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def _rename(name: str) -> str | None:
-    renamed = (ours + name.removeprefix(original) for original, ours in PREFIXES.items() if name.startswith(original))
-    return name if name == "temp" else next(renamed, None)
+    prefixes = (prefix for prefix in PREFIXES if name.startswith(prefix))
+    return name if name == "temp" else next((PREFIXES[one] + name.removeprefix(one) for one in prefixes), None)
 
 
 def decoder_from_fusion_layers(state_dict: Mapping[str, torch.Tensor], fusion_layer: int) -> Weights:
-    """Return the weights that the answer decoder of question answering starts from: the fusion layers of a model.
-
-    Args:
-        state_dict: State dict of [`SViTTForPreTraining`], or of another model with a `text_model`, whose decoder then
-            starts without a word prediction head.
-        fusion_layer: `text_config.fusion_layer`; that layer becomes layer 0 of the decoder.
-
-    Returns:
-        Weights named `text_decoder.*`, for [`SViTTForVideoQuestionAnswering`].
-    """
+    """Return weights `text_decoder.*` of an answer decoder that starts as the layers from `fusion_layer` on."""
     weights = {}
     for name, tensor in state_dict.items():
-        layer = re.fullmatch(r"text_model\.encoder\.layer\.(\d+)\.(.*)", name)
+        layer = re.fullmatch(r"text_model\.encoder\.layer\.(\d+)(\..*)", name)
         if layer and int(layer[1]) >= fusion_layer:
-            weights[f"text_decoder.bert.encoder.layer.{int(layer[1]) - fusion_layer}.{layer[2]}"] = tensor
+            weights[f"text_decoder.bert.encoder.layer.{int(layer[1]) - fusion_layer}{layer[2]}"] = tensor
         elif name.startswith("text_model.embeddings."):
             weights["text_decoder.bert." + name.removeprefix("text_model.")] = tensor
         elif name.startswith("cls."):
@@ -374,8 +357,6 @@ def _geometric_points(source: int, target: int) -> np.ndarray:
 def resize_position_embeddings(embeddings: torch.Tensor, grid_size: int) -> torch.Tensor:
     """Resize absolute position embeddings (1, 1 + H * H, D) to (1, 1 + grid_size ** 2, D), bicubically; CLS first."""
     source = math.isqrt(embeddings.shape[1] - 1)
-    if source**2 != embeddings.shape[1] - 1:
-        raise InputError(f"{embeddings.shape[1]} position embeddings are not those of a square grid and a CLS token.")
     if source == grid_size:
         return embeddings
     patches = embeddings[:, 1:].transpose(1, 2).unflatten(2, (source, source))
@@ -386,11 +367,12 @@ def resize_position_embeddings(embeddings: torch.Tensor, grid_size: int) -> torc
 def _resize_positions(
     weights: Mapping[str, torch.Tensor], source_grid: tuple[int, int, int], target_grid: tuple[int, int, int]
 ) -> Weights:
+    """Return weights with the positions of another grid (frames, height, width)."""
     resized = dict(weights)
     for name, tensor in weights.items():
         if name.endswith(BIAS_TABLE):
             resized[name] = resize_relative_position_bias(tensor, source_grid, target_grid)
-        elif name.removeprefix("vision_model.") == "embeddings.position_embeddings":
+        elif name.endswith("embeddings.position_embeddings"):
             resized[name] = resize_position_embeddings(tensor, target_grid[1])
     return resized
 
@@ -398,17 +380,10 @@ def _resize_positions(
 def expand_num_frames(
     state_dict: Mapping[str, torch.Tensor], config: SViTTConfig, num_frames: int
 ) -> tuple[Weights, SViTTConfig]:
-    """Make a model for clips of `num_frames` frames start from one for others: the paper's temporal sparse expansion.
+    """Return weights and configuration of a model for clips of `num_frames` frames, from one for other clips.
 
-    Lower `vision_config.token_keep_rate` of the new configuration to keep the cost of longer clips down.
-
-    Args:
-        state_dict: Of any SViTT model.
-        config: Of the same model; not changed.
-        num_frames: Frames wanted.
-
-    Returns:
-        Weights and configuration of the new model.
+    That is the paper's temporal sparse expansion. Lower `vision_config.token_keep_rate` of the new configuration to
+    keep the cost of longer clips down.
     """
     config = copy.deepcopy(config)
     vision = config.vision_config
@@ -442,7 +417,7 @@ MAX_OPCODES, MAX_TUPLES, MAX_CONFIG_VALUES = 10**6, 50_000, 10**5
 # How often all that is stored may occur, under several names.
 TIMES_SHARED = 4
 # Objects of these packages are pickled as calls, which stubs answer. No other call is let pass.
-ANSWERED = ("collections", "copyreg", "datetime", "numpy", "omegaconf", "pathlib")
+ANSWERED = ("collections.", "copyreg.", "datetime.", "numpy.", "omegaconf.", "pathlib.")
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # whose names of modules protocol 2 keeps
 BUILTINS_RENAMED = ("builtins.int", "builtins.str", "builtins.range")  # which protocol 2 calls long, unicode, xrange
 
@@ -473,9 +448,9 @@ class Uncalled(type):
 
 
 def stub_for(name: str) -> type:
-    if name == "collections.defaultdict":
-        return DictStub
-    return Stub if name.startswith(tuple(f"{package}." for package in ANSWERED)) else Uncalled(name, (DictStub,), {})
+    if name.startswith(ANSWERED):
+        return DictStub if name == "collections.defaultdict" else Stub
+    return Uncalled(name, (DictStub,), {})
 
 
 def names_in_pickles(path: Name) -> set[str]:
@@ -484,27 +459,24 @@ def names_in_pickles(path: Name) -> set[str]:
     Raises:
         ValueError: for what torch would take without end: compressed, too long, nested too deeply.
     """
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            file.seek(0)
-            return set().union(*(_names_in_pickle(file) for _ in range(5)))  # head, checkpoint, list of storages
-        with zipfile.ZipFile(file) as archive:
-            records = archive.infolist()
-            pickles = [record for record in records if record.filename.lower().endswith("data.pkl")]
-            if len(pickles) != 1 or any(record.compress_type for record in records):
-                raise ValueError("it is a zip file, but not one of `torch.save`")
-            return _names_in_pickle(archive.open(pickles[0]))
-
-
-def _names_in_pickle(file) -> set[str]:
     names, num_tuples = set(BUILTINS_RENAMED), 0
-    for number, (opcode, value, _) in enumerate(pickletools.genops(file)):
-        num_tuples += opcode.name.startswith("TUPLE")
-        if number > MAX_OPCODES or num_tuples > MAX_TUPLES:
-            raise ValueError("it holds more objects than weights and their optimizer take")
-        if opcode.name == "GLOBAL":
-            module, name = value.split(" ")
-            names.add(f"{PYTHON_2.get(module, module)}.{name}")
+    with open(path, "rb") as file:
+        pickles = [file] * 5  # of the legacy format, one behind the other: head, checkpoint, list of storages
+        if zipfile.is_zipfile(file):
+            archive = zipfile.ZipFile(file)
+            pickles = [archive.open(name) for name in archive.namelist() if name.lower().endswith("data.pkl")]
+            if len(pickles) != 1 or any(record.compress_type for record in archive.infolist()):
+                raise ValueError("it is a zip file, but not one of `torch.save`")
+        else:
+            file.seek(0)
+        opcodes = itertools.chain.from_iterable(map(pickletools.genops, pickles))
+        for number, (opcode, value, _) in enumerate(opcodes):
+            num_tuples += opcode.name.startswith("TUPLE")
+            if number > MAX_OPCODES or num_tuples > MAX_TUPLES:
+                raise ValueError("it holds more objects than weights and their optimizer take")
+            if opcode.name == "GLOBAL":
+                module, name = value.split(" ")
+                names.add(f"{PYTHON_2.get(module, module)}.{name}")
     if "builtins.bytearray" in names:  # torch calls it, with any size
         raise pickle.UnpicklingError("it makes byte arrays")
     return names
@@ -521,16 +493,12 @@ def read_checkpoint(path: Name) -> dict:
     Raises:
         InputError: if there is no such file, or it is damaged, hostile, or no dict.
     """
-    try:
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such file.")
+    with in_one_sentence(f"{path}: is refused, it is no readable checkpoint of weights alone"):
         stubs = [(stub_for(name), name) for name in names_in_pickles(path)]
         with torch.serialization.safe_globals(stubs):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file.") from error
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: is refused, as it is more than weights ({reason_of(error)}).") from error
-    except Exception as error:  # a damaged or hostile file makes torch raise anything
-        raise InputError(f"{path}: is no readable checkpoint of `torch.save` ({reason_of(error)}).") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(name, str) for name in checkpoint):
         raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not a dict with the weights under 'model'.")
     return checkpoint
@@ -539,37 +507,36 @@ def read_checkpoint(path: Name) -> dict:
 def weights_of(path: Name, checkpoint: dict) -> Weights:
     """Return the tensors under 'model', or of a checkpoint that is a state dict itself."""
     weights = checkpoint.get("model", checkpoint)
-    if not isinstance(weights, dict) or not all(map(is_weight, weights.items())):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and is_dense(weights[name]) for name in weights):
         raise InputError(f"{path}: has no dict of weights under 'model'; its entries are {listed(checkpoint)}.")
     if sum(value.nbytes for value in weights.values()) > TIMES_SHARED * os.path.getsize(path):
         raise InputError(f"{path}: is refused, its weights are larger than what it stores.")
     return weights
 
 
-def is_weight(item: tuple) -> bool:
-    name, value = item
-    is_dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
-    return isinstance(name, str) and is_dense and not value.is_quantized
+def is_dense(value) -> bool:
+    is_strided = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
+    return is_strided and value.device.type == "cpu"
 
 
-def plain(value, counter: Iterator[int] | None = None):
+def plain(value, numbers: Iterator[int] | None = None):
     """Return a configuration as dicts, lists and values, whether OmegaConf, a namespace or a subclass of dict holds it.
 
     Raises:
         ValueError: if it has more values than any configuration.
     """
-    counter = itertools.count() if counter is None else counter
-    if next(counter) > MAX_CONFIG_VALUES:
+    numbers = itertools.count() if numbers is None else numbers
+    if next(numbers) > MAX_CONFIG_VALUES:
         raise ValueError("it has too many values")
     if isinstance(value, (Stub, OrderedDict)):
         held = vars(value)
         for node in ("_val", "_content"):  # of OmegaConf: a value; a dict or list of nodes
             if node in held:
-                return plain(held[node], counter)
+                return plain(held[node], numbers)
         value = held if isinstance(value, Stub) or not value else value
     if isinstance(value, dict):
-        return {key: plain(item, counter) for key, item in value.items()}
-    return [plain(item, counter) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(item, numbers) for key, item in value.items()}
+    return [plain(item, numbers) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 # ---- Original checkpoint -> Hub folder
@@ -584,6 +551,12 @@ ORIGINAL_VISION_DEFAULTS = {
 }
 # ... and whatever it says.
 ORIGINAL_BEHAVIOUR = {"attn_mask_padding": False}
+# A weight that only models of a task have, first match first.
+TASK_OF_HEAD = {
+    "text_decoder.cls.predictions.bias": modeling_svitt.SViTTForVideoQuestionAnswering,
+    "cls.predictions.bias": modeling_svitt.SViTTForPreTraining,
+    "itm_head.weight": modeling_svitt.SViTTForVideoTextRetrieval,
+}
 
 
 def convert_checkpoint(
@@ -600,11 +573,10 @@ def convert_checkpoint(
     did).
 
     Args:
-        path: The original `.pth`, of pre-training, retrieval or question answering; read by [`read_checkpoint`].
+        path: The `.pth`, of pre-training, retrieval or question answering; read by [`read_checkpoint`].
         output_dir: Folder to write, which must not exist or be empty.
         tokenizer: Folder or Hub name of the BERT tokenizer that the model was trained with.
-        vision_config: Fields of [`SViTTVisionConfig`] that the checkpoint does not tell, or tells wrongly.
-        text_config: The same for [`SViTTTextConfig`].
+        vision_config, text_config: Fields that the checkpoint does not tell, or tells wrongly.
 
     Raises:
         InputError: if the checkpoint or the tokenizer is not found, the checkpoint is damaged, hostile or of another
@@ -616,24 +588,39 @@ def convert_checkpoint(
     logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
     tokenizer = load_tokenizer(tokenizer)
     text_config = {**special_token_ids(tokenizer), **(text_config or {})}
+    model_class = next((task for name, task in TASK_OF_HEAD.items() if name in weights), None)
+    if model_class is None:
+        raise InputError(f"{path}: is of no pre-training, retrieval or question answering model, it has no head.")
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
         config = infer_config(weights, plain(checkpoint.get("config")), vision_config, text_config)
-        model_class = _model_class(weights)
-        with torch.device("meta"):  # takes no memory, whatever sizes were inferred
-            check_fit(model_class(config), weights)
+    save_folder(assembled(path, model_class, config, weights), make_processor(config, tokenizer), output_dir)
+
+
+def assembled(
+    source: Name, model_class: type[PreTrainedModel], config: SViTTConfig, weights: Weights, may_lack: str = "$^"
+) -> PreTrainedModel:
+    """Return a model with weights under our names; those whose names are like `may_lack` may keep their initial values.
+
+    Raises:
+        InputError: where a weight is missing, of another shape, or has no place.
+    """
+    with in_one_sentence(f"{source}: makes no model"), torch.device("meta"):  # no memory, whatever sizes were inferred
+        model = model_class(config)
+    own, tied = model.state_dict(), set(model.all_tied_weights_keys)
+    new = own.keys() - weights.keys() - tied
+    mismatched = [
+        (name, tensor.shape, own[name].shape)
+        for name, tensor in weights.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    missing = [name for name in new if not re.match(may_lack, name)]
+    check_weights(source, missing, mismatched, weights.keys() - own.keys())
     model = model_class(config)
     model.load_state_dict(weights, strict=False)
-    save_folder(model, make_processor(config, tokenizer), output_dir)
-
-
-def _model_class(weights: Weights) -> type[PreTrainedModel]:
-    if "text_decoder.cls.predictions.bias" in weights:
-        return modeling_svitt.SViTTForVideoQuestionAnswering
-    if "cls.predictions.bias" in weights:
-        return modeling_svitt.SViTTForPreTraining
-    if "itm_head.weight" in weights:
-        return modeling_svitt.SViTTForVideoTextRetrieval
-    raise InputError("The checkpoint is of no pre-training, retrieval or question answering model: it has no head.")
+    if new:
+        modules = {name.removesuffix(".weight").removesuffix(".bias") for name in new}
+        logger.info("New, with their initial values: %s.", listed(modules))
+    return model
 
 
 def infer_config(
@@ -642,87 +629,79 @@ def infer_config(
     vision_config: dict | None = None,
     text_config: dict | None = None,
 ) -> SViTTConfig:
-    """Return the configuration of an original model.
+    """Return the configuration of an original model, from its weights under our names and its training configuration.
 
-    Args:
-        weights: Its state dict, under our names.
-        original_config: Its training configuration as plain data, if known: `vision_encoder_args`,
-            `text_encoder_args`, `video_input`, `image_res`, `temp`, `loss_weight`, ... are read.
-        vision_config: Fields of [`SViTTVisionConfig`] that take precedence.
-        text_config: Fields of [`SViTTTextConfig`] that take precedence.
+    Of `original_config` (plain data), `vision_encoder_args`, `text_encoder_args`, `video_input`, `image_res`, `temp`,
+    `loss_weight`, ... are read. `vision_config` and `text_config` take precedence.
     """
-    check_fields(SViTTVisionConfig, vision_config)
-    check_fields(SViTTTextConfig, text_config)
     trained = original_config if isinstance(original_config, Mapping) else {}
     if not trained:
         logger.warning("The checkpoint has no configuration: fields that no shape tells have the published values.")
-    vision = _vision_settings(weights, trained, vision_config or {})
-    text = _text_settings(weights, trained, text_config or {})
-    joint = {field: trained[field] for field in ("temp", "mlm_prob", "itm_hard_neg", "loss_weight") if field in trained}
+    fields = {"vision_config": _vision_fields(weights, trained), "text_config": _text_fields(weights, trained)}
+    fields |= {name: trained[name] for name in ("temp", "mlm_prob", "itm_hard_neg", "loss_weight") if name in trained}
     if "vision_proj.weight" in weights:
-        joint["embed_dim"] = len(weights["vision_proj.weight"])
+        fields["embed_dim"] = len(weights["vision_proj.weight"])
     if "text_decoder.cls.predictions.bias" in weights:
-        text["token_keep_rate"] = 1.0  # the original drops in fusion mode only, and questions are read in multimodal
-        joint["decoder_config"] = _text_sizes(weights, "text_decoder.bert.")
-    return SViTTConfig(vision_config=vision, text_config=text, **joint)
+        # The original drops in fusion mode only, and questions are read in multimodal.
+        fields["text_config"]["token_keep_rate"] = 1.0
+        fields["decoder_config"] = _text_sizes(weights, "text_decoder.bert.")
+    fields = merged(fields, {"vision_config": vision_config, "text_config": text_config})
+    text = fields["text_config"]
+    if "num_attention_heads" not in text and text["hidden_size"] % 64:
+        raise InputError(
+            f"The weights of BERT do not tell its number of heads, and at a width of {text['hidden_size']} they are "
+            "not 64 wide; say `num_attention_heads` in `text_config`."
+        )
+    text.setdefault("num_attention_heads", text["hidden_size"] // 64)
+    return SViTTConfig(**fields)
 
 
-def _vision_settings(weights: Weights, trained: Mapping, given: dict) -> dict:
+def _vision_fields(weights: Weights, trained: Mapping) -> dict:
     prefix = "vision_model."
-    width, num_channels, patch_size, _ = _shape(weights, f"{prefix}embeddings.patch_embeddings.projection.weight", 4)
-    sizes = {
+    width, num_channels, patch_size, _ = weights[f"{prefix}embeddings.patch_embeddings.projection.weight"].shape
+    num_layers, table = _num_layers(weights, prefix), weights.get(_bias_table_name(prefix, 0))
+    fields = (ORIGINAL_VISION_DEFAULTS if trained else {}) | {"num_attention_heads": width // 64}
+    fields |= _fields(SViTTVisionConfig, trained, "vit_config", "vision_encoder_args")
+    clips = {"num_frames": (trained.get("video_input") or {}).get("num_frames"), "image_size": trained.get("image_res")}
+    fields |= {field: value for field, value in clips.items() if value is not None}
+    if table is not None:
+        fields["num_attention_heads"] = table.shape[1]
+    if "token_drop_loc" in fields:  # the original ignores layers that do not exist
+        fields["token_drop_loc"] = [layer for layer in fields["token_drop_loc"] if layer in range(num_layers)]
+    return fields | ORIGINAL_BEHAVIOUR | {
         "hidden_size": width,
         "num_channels": num_channels,
         "patch_size": patch_size,
-        "num_hidden_layers": _num_layers(weights, prefix),
-        "intermediate_size": _shape(weights, f"{prefix}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "num_hidden_layers": num_layers,
+        "intermediate_size": len(weights[f"{prefix}encoder.layer.0.intermediate.dense.weight"]),
         "use_mean_pooling": f"{prefix}layernorm.weight" not in weights,
         "use_absolute_position_embeddings": f"{prefix}embeddings.position_embeddings" in weights,
-        "use_relative_position_bias": _bias_table_name(prefix, 0) in weights,
-    }
-    settings = (ORIGINAL_VISION_DEFAULTS if trained else {}) | {"num_attention_heads": width // 64}
-    settings |= _fields(SViTTVisionConfig, trained, "vit_config", "vision_encoder_args")
-    clips = {"num_frames": (trained.get("video_input") or {}).get("num_frames"), "image_size": trained.get("image_res")}
-    settings |= {field: value for field, value in clips.items() if value is not None}
-    if "token_drop_loc" in settings:  # the original ignores layers that do not exist
-        layers = range(sizes["num_hidden_layers"])
-        settings["token_drop_loc"] = [layer for layer in settings["token_drop_loc"] if layer in layers]
-    settings |= sizes | ORIGINAL_BEHAVIOUR | given
-
-    if sizes["use_relative_position_bias"]:
-        settings["num_attention_heads"] = _shape(weights, _bias_table_name(prefix, 0), 2)[1]
-    return settings
+        "use_relative_position_bias": table is not None,
+    }  # fmt: skip
 
 
-def _text_settings(weights: Weights, trained: Mapping, given: dict) -> dict:
+def _text_fields(weights: Weights, trained: Mapping) -> dict:
     sizes = _text_sizes(weights, "text_model.")
-    settings = {"token_keep_rate": 1.0} | _fields(SViTTTextConfig, trained, "bert_config", "text_encoder_args")
+    fields = {"token_keep_rate": 1.0} | _fields(SViTTTextConfig, trained, "bert_config", "text_encoder_args")
     layers = range(sizes["fusion_layer"], sizes["num_hidden_layers"])
-    if "token_drop_loc" in settings:
-        settings["token_drop_loc"] = [layer for layer in settings["token_drop_loc"] if layer in layers]
-    settings |= sizes | ORIGINAL_BEHAVIOUR | given
-    if "num_attention_heads" not in settings and sizes["hidden_size"] % 64:
-        raise InputError(
-            "The weights of BERT do not tell its number of heads, and at a width of "
-            f"{sizes['hidden_size']} they are not 64 wide; say `num_attention_heads` in `text_config`."
-        )
-    return {"num_attention_heads": sizes["hidden_size"] // 64} | settings
+    if "token_drop_loc" in fields:
+        fields["token_drop_loc"] = [layer for layer in fields["token_drop_loc"] if layer in layers]
+    return fields | ORIGINAL_BEHAVIOUR | sizes
 
 
 def _text_sizes(weights: Weights, prefix: str) -> dict:
     sizes = {"num_hidden_layers": _num_layers(weights, prefix)}
-    sizes["vocab_size"], sizes["hidden_size"] = _shape(weights, f"{prefix}embeddings.word_embeddings.weight", 2)
+    sizes["vocab_size"], sizes["hidden_size"] = weights[f"{prefix}embeddings.word_embeddings.weight"].shape
     for field, name in (
         ("intermediate_size", "encoder.layer.0.intermediate.dense"),
         ("max_position_embeddings", "embeddings.position_embeddings"),
         ("type_vocab_size", "embeddings.token_type_embeddings"),
     ):
-        sizes[field] = _shape(weights, f"{prefix}{name}.weight", 2)[0]
+        sizes[field] = len(weights[f"{prefix}{name}.weight"])
     sizes["fusion_layer"] = sizes["num_hidden_layers"]
     for layer in reversed(range(sizes["num_hidden_layers"])):
-        key = f"{prefix}encoder.layer.{layer}.crossattention.self.key.weight"
-        if key in weights:
-            sizes |= {"fusion_layer": layer, "encoder_width": _shape(weights, key, 2)[1]}
+        if (keys := weights.get(f"{prefix}encoder.layer.{layer}.crossattention.self.key.weight")) is not None:
+            sizes |= {"fusion_layer": layer, "encoder_width": keys.shape[1]}
     return sizes
 
 
@@ -733,48 +712,17 @@ def _fields(config_class: type, trained: Mapping, *sections: str) -> dict:
 
 
 def _num_layers(weights: Weights, prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
-    num_layers = 1 + max((int(match[1]) for match in map(pattern.match, weights) if match), default=-1)
-    if num_layers > len(weights):
-        raise InputError(f"The checkpoint has weights of layer {num_layers - 1}, but not of all before it.")
-    return num_layers
-
-
-def _shape(weights: Weights, name: str, num_dims: int) -> torch.Size:
-    if name not in weights or weights[name].dim() != num_dims:
-        raise InputError(f"The checkpoint has no `{name}` of {num_dims} dimensions.")
-    return weights[name].shape
+    return len({match[1] for name in weights if (match := re.match(rf"{prefix}encoder\.layer\.(\d+)\.", name))})
 
 
 def _bias_table_name(prefix: str, layer: int) -> str:
     return f"{prefix}encoder.layer.{layer}.attention.attention.{BIAS_TABLE}"
 
 
-def check_fit(model: PreTrainedModel, weights: Weights, may_lack: str | None = None) -> list[str]:
-    """Return the names of what a model has besides `weights`.
-
-    Raises:
-        InputError: for a weight that it has no place for or of another shape, and a missing one not like `may_lack`.
-    """
-    own = model.state_dict()
-    for name, tensor in weights.items():
-        if name in own and own[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
-            raise InputError(f"The weights do not fit the configuration: {name} has the shape {shapes}.")
-    if unexpected := weights.keys() - own.keys():
-        raise InputError(f"{type(model).__name__} has no place for {listed(unexpected)}.")
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    new = [name for name in own if name not in weights and name not in tied]
-    if lacking := [name for name in new if may_lack is None or not re.match(may_lack, name)]:
-        raise InputError(f"{type(model).__name__} needs weights that are missing: {listed(lacking)}.")
-    return new
-
-
 # ---- BEiT + BERT -> fresh SViTT
 
-NEW_MODULES = (
-    rf".*\.{BIAS_TABLE}$|.*\.crossattention\.|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\.|temp$|cls\."
-)
+NEW_MODULES = rf".*\.{BIAS_TABLE}$|.*\.crossattention\.|.*\.lambda_\d$|temp$|cls\."
+NEW_MODULES += r"|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\."
 
 
 def init_from_towers(
@@ -796,15 +744,11 @@ def init_from_towers(
             if there are several: nothing else tells the model the order of frames.
         image_size: Image size of the clips, that of `vision` by default; positions are resized.
         fusion_layer: First layer of BERT that gets (new) cross-attention. Default: three quarters of the depth.
-        vision_config: Fields of [`SViTTVisionConfig`], such as the sparsity.
-        text_config: Fields of [`SViTTTextConfig`], such as the token dropping.
-        kwargs: Fields of [`SViTTConfig`].
+        vision_config, text_config, kwargs: Fields of the parts, such as the sparsity, and of [`SViTTConfig`].
 
     Raises:
         InputError: if a tower is not found, of another kind or incomplete, or a field does not fit.
     """
-    check_fields(SViTTVisionConfig, vision_config)
-    check_fields(SViTTTextConfig, text_config)
     with loading(vision):
         vision_fields, vision_weights = _beit_tower(vision, num_frames, image_size)
     with loading(text):
@@ -813,43 +757,25 @@ def init_from_towers(
         fusion_layer = text_fields["num_hidden_layers"] * 3 // 4
     text_fields |= {"fusion_layer": fusion_layer, "encoder_width": vision_fields["hidden_size"]}
     with in_one_sentence("The fields do not fit these towers"):
-        parts = {
-            "vision_config": vision_fields | (vision_config or {}),
-            "text_config": text_fields | (text_config or {}),
-        }
-        model = SViTTForPreTraining(SViTTConfig(**parts, **kwargs))
+        fields = {"vision_config": vision_fields, "text_config": text_fields}
+        config = SViTTConfig(**merged(fields, {"vision_config": vision_config, "text_config": text_config, **kwargs}))
     weights = vision_weights | text_weights
-    new = check_fit(model, weights, may_lack=NEW_MODULES)
-    model.load_state_dict(weights, strict=False)
-    modules = (name.removesuffix(".weight").removesuffix(".bias") for name in new)
-    logger.info("New, with their initial values: %s.", listed(modules))
-    return model
+    return assembled(f"{vision} and {text}", SViTTForPreTraining, config, weights, may_lack=NEW_MODULES)
 
 
 def _beit_tower(name: Name, num_frames: int, image_size: int | None) -> tuple[dict, Weights]:
     """Return fields of [`SViTTVisionConfig`] and weights, under our names, from a BEiT."""
     config, weights = _pretrained(BeitModel, name, may_lack=r"pooler\.")
-    for field in ("image_size", "patch_size"):
-        if not isinstance(getattr(config, field), int):
-            raise InputError(f"`{field}` of {name} must be one number, got {getattr(config, field)}.")
-    fields = {field: getattr(config, field) for field in SViTTVisionConfig.__annotations__ if hasattr(config, field)}
-    layers = range(config.num_hidden_layers)
-
+    fields = _shared_fields(SViTTVisionConfig, config)
     shared_table = weights.pop(f"encoder.{BIAS_TABLE}", None)
     if shared_table is not None:
-        for table in (_bias_table_name("", layer) for layer in layers):
+        for table in (_bias_table_name("", layer) for layer in range(config.num_hidden_layers)):
             weights[table] = shared_table + weights.get(table, 0)
-        fields["use_relative_position_bias"] = True
-    if not config.layer_scale_init_value:  # no layer scale: our scales are then 1
-        fields["layer_scale_init_value"] = 1.0
-        names = [f"encoder.layer.{layer}.lambda_{branch}" for layer in layers for branch in (1, 2)]
-        weights |= {scale: torch.ones(config.hidden_size) for scale in names}
+    # Absolute positions are those within a frame; without biases the order of frames would make no difference.
+    fields["use_relative_position_bias"] = num_frames > 1 or any(key.endswith(BIAS_TABLE) for key in weights)
+    fields["layer_scale_init_value"] = config.layer_scale_init_value or 1.0  # without scales, ours are new: 1
     if weights.pop("embeddings.mask_token", None) is not None:
-        logger.warning("Not used from %s: embeddings.mask_token.", name)
-    if num_frames > 1 and not any(key.endswith(BIAS_TABLE) for key in weights):
-        # Absolute positions are those within a frame; without biases the order of frames would make no difference.
-        fields["use_relative_position_bias"] = True
-
+        logger.info("Not used from %s: embeddings.mask_token, with which its pre-training hides patches.", name)
     grid_size = config.image_size // config.patch_size
     fields |= {"num_frames": num_frames, "image_size": image_size or config.image_size}
     target_size = fields["image_size"] // config.patch_size
@@ -867,25 +793,29 @@ def _bert_tower(name: Name) -> tuple[dict, Weights]:
     else:
         config, weights = _pretrained(BertModel, name, add_pooling_layer=False)
         weights = {f"text_model.{key}": tensor for key, tensor in weights.items()}
-    fields = {field: getattr(config, field) for field in SViTTTextConfig.__annotations__ if hasattr(config, field)}
+    fields = _shared_fields(SViTTTextConfig, config)
     for field in ("bos_token_id", "eos_token_id", "is_decoder"):  # those of SViTT apply
         fields.pop(field, None)
     return fields, weights
 
 
+def _shared_fields(config_class: type, config: AutoConfig) -> dict:
+    return {field: getattr(config, field) for field in config_class.__annotations__ if hasattr(config, field)}
+
+
 def _pretrained(
-    model_class: type[PreTrainedModel], name: Name, may_lack: str | None = None, **kwargs
+    model_class: type[PreTrainedModel], name: Name, may_lack: str = "$^", **kwargs
 ) -> tuple[AutoConfig, Weights]:
-    """Return configuration and float32 weights of a pretrained model, under the names of checkpoints."""
+    """Return configuration and float32 weights of a pretrained model, under the names of checkpoints.
+
+    Transformers lists those that it does not use.
+    """
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
         raise InputError(f"{name}: is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
     model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
-    missing = [key for key in report["missing_keys"] if may_lack is None or not re.match(may_lack, key)]
-    if missing:
-        raise InputError(f"{name}: lacks weights of a {model_class.__name__}: {listed(missing)}.")
-    if report["unexpected_keys"]:
-        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
+    missing = [key for key in report["missing_keys"] if not re.match(may_lack, key)]
+    check_weights(name, missing, report["mismatched_keys"])
     # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="1000GB")
@@ -897,19 +827,15 @@ def convert_towers(
     text: Name,
     output_dir: Name,
     tokenizer: Name | None = None,
-    image_mean: list[float] | None = None,
-    image_std: list[float] | None = None,
     text_config: dict | None = None,
     **settings,
 ):
-    """Write a fresh SViTT from a BEiT and a BERT; `settings` are arguments of [`init_from_towers`]."""
+    """Write a fresh SViTT from a BEiT and a BERT; `settings` are further arguments of [`init_from_towers`]."""
     check_unused(output_dir)
     tokenizer = load_tokenizer(tokenizer or text)
     text_config = special_token_ids(tokenizer) | (text_config or {})
     model = init_from_towers(vision, text, text_config=text_config, **settings)
-    given = {"image_mean": image_mean, "image_std": image_std}
-    statistics = image_statistics(vision) | {name: value for name, value in given.items() if value}
-    save_folder(model, make_processor(model.config, tokenizer, **statistics), output_dir)
+    save_folder(model, make_processor(model.config, tokenizer, **image_statistics(vision)), output_dir)
 
 
 def image_statistics(vision: Name) -> dict:
@@ -918,5 +844,5 @@ def image_statistics(vision: Name) -> dict:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
     except OSError:
         logger.info("%s has no preprocessor_config.json: images get BEiT's mean and deviation, 0.5.", vision)
-        return {}
+        settings = {}
     return {field: settings[field] for field in ("image_mean", "image_std") if field in settings}

@@ -57,16 +57,10 @@ def test_weights_and_configurations_are_read(kind, form, tmp_path):
     }
     config = {"image_res": 32, "video_input": {"num_frames": 3}, "drops": [1, 2], "rate": 0.5, "name": None}
     model = torch.nn.Linear(2, 2)
-    loss = model(torch.ones(1, 2)).sum()
-    loss.backward()
+    model(torch.ones(1, 2)).sum().backward()
     (optimizer := torch.optim.AdamW(model.parameters())).step()
-    others = {
-        "optimizer": optimizer.state_dict(),
-        "best": np.float64(0.5),
-        "path": tmp_path,
-        "seen": {1, 2},
-        "epoch": 9,
-    }
+    others = {"best": np.float64(0.5), "path": tmp_path, "seen": {1, 2}, "epoch": 9}
+    others["optimizer"] = optimizer.state_dict()
     torch.save({"model": tensors, "config": CONFIGS[kind](config), **others}, tmp_path / "x.pth", **FORMATS[form])
     checkpoint = read_checkpoint(tmp_path / "x.pth")
     assert plain(checkpoint["config"]) == config
@@ -78,12 +72,10 @@ def test_weights_and_configurations_are_read(kind, form, tmp_path):
 
 
 def test_reading_imports_nothing(tmp_path, monkeypatch):
-    (tmp_path / "surprise.py").write_text("class Config: pass\nprint('imported')")
+    (tmp_path / "surprise.py").write_text("class Config: pass")
     monkeypatch.syspath_prepend(str(tmp_path))
-    pickled = b"\x80\x02}X\x06\x00\x00\x00configcsurprise\nConfig\n)\x81s."
-    (tmp_path / "x.pth").write_bytes(legacy(pickled))
-    assert plain(read_checkpoint(tmp_path / "x.pth")["config"]) == {}
-    assert "surprise" not in sys.modules
+    (tmp_path / "x.pth").write_bytes(legacy(config(b"csurprise\nConfig\n)\x81")))
+    assert plain(read_checkpoint(tmp_path / "x.pth")["config"]) == {} and "surprise" not in sys.modules
 
 
 # ---- What is refused
@@ -106,9 +98,7 @@ def touch(path):
 def calls(marker: str) -> dict:
     return {
         "os.system": Call(os.system, f"touch {marker}"),
-        "eval": Call(eval, f"__import__('pathlib').Path({marker!r}).touch()"),
         "open": Call(builtins.open, marker, "w"),
-        "subprocess.Popen": Call(subprocess.Popen, ["touch", marker]),
         "getattr": Call(getattr, Call(pathlib.Path, marker), "touch"),
         "function of an unknown module": Call(touch, marker),
         "pickle in a pickle": Call(pickle.loads, pickle.dumps(Call(touch, marker))),
@@ -126,12 +116,6 @@ def test_calls_are_refused_wherever_they_are(call, form, tmp_path):
         with pytest.raises(InputError, match="x.pth: is refused") as error:
             read_checkpoint(path)
         assert "\n" not in str(error.value) and not marker.exists()
-
-
-def test_the_calls_above_are_made_by_others(tmp_path):
-    torch.save({"epoch": calls(str(tmp_path / "marker"))["os.system"]}, tmp_path / "x.pth")
-    torch.load(tmp_path / "x.pth", weights_only=False)
-    assert (tmp_path / "marker").exists()
 
 
 def archive(pickled: bytes, records: dict | None = None, prefix: str = "archive/", compression=zipfile.ZIP_STORED):
@@ -249,8 +233,3 @@ def test_hostile_and_damaged_files_are_refused_without_harm(tmp_path):
         assert path in sentence or "too many values" in sentence or "recursion" in sentence, (name, sentence)
         assert num_bytes < 600 * 2**20, (name, num_bytes)
     assert sorted(map(str, tmp_path.iterdir())) == sorted(paths)  # nothing was unpacked
-
-
-def test_a_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(InputError, match="none.pth: there is no such file"):
-        read_checkpoint(tmp_path / "none.pth")
