@@ -175,7 +175,7 @@ def test_images_and_columns_of_other_names(video_dir):
         ("[{", "not a JSON file"),
         ("[" * 100_000, "not a JSON file"),
         ({"video": "a.mp4"}, "must hold a JSON list"),
-        ([], "at least one annotation"),
+        ([], "at least one row"),
         (["a.mp4"], "row 1: must be an object"),
         ([{"video": "a.mp4", "caption": "x"}, {"video": "b.mp4"}], "row 2: `caption` is missing"),
         ([{"caption": "x"}], "row 1: `video` is missing"),
@@ -208,13 +208,13 @@ def test_faults_of_annotations(video_dir, content, message):
     [
         ("a.jsonl", '{"video": "a.mp4", "caption": "x"}\n{"video"\n', "line 2: not a JSON file"),
         ("a.jsonl", '{"video": "a.mp4", "caption": "x"}\n[]\n', "row 2: must be an object"),
-        ("a.jsonl", "\n", "at least one annotation"),
-        ("a.csv", "video,caption\n", "at least one annotation"),
-        ("a.csv", "", "at least one annotation"),
-        ("a.json", "\n", "a.json: is empty, it must hold at least one annotation"),
+        ("a.jsonl", "\n", "at least one row"),
+        ("a.csv", "video,caption\n", "at least one row"),
+        ("a.csv", "", "at least one row"),
+        ("a.json", "\n", "a.json: is empty, it must hold at least one row"),
         ("a.csv", "video,caption\na.mp4,x\nb.mp4\n", "line 3: must have 2 cells"),
         ("a.csv", "video,caption\na.mp4,x,y\n", "line 2: must have 2 cells"),
-        ("a.csv", 'video,caption\na.mp4,"x\n', "not a CSV file"),
+        ("a.csv", 'video,caption\na.mp4,"x\n', "cannot be read after row 0 .unexpected end of data"),
         ("a.csv", "video,caption\na.mp4,\n", "row 1: `caption` is missing"),
         ("a.csv", "video,video\na.mp4,a.mp4\n", "two columns have one name"),
         ("a.json", '{"video": "a.mp4"}\n{"video": "b.mp4"}\n', "not a JSON file"),
@@ -227,13 +227,13 @@ def test_faults_of_lines(video_dir, name, content, message):
 
 
 def test_missing_files_and_folders(video_dir):
-    with pytest.raises(InputError, match="no such annotation file"):
+    with pytest.raises(InputError, match="no such file"):
         load_captions(video_dir / "none.json", video_dir)
     with pytest.raises(InputError, match="no such folder of videos"):
         load_captions(write(video_dir, [{"video": "a.mp4", "caption": "x"}]), video_dir / "none")
     with pytest.raises(InputError, match="holds no metadata.jsonl or metadata.csv"):
         load_captions(video_dir)
-    with pytest.raises(InputError, match="cannot be read as text in UTF-8"):
+    with pytest.raises(InputError, match="latin.csv: cannot be read"):
         (video_dir / "latin.csv").write_bytes("video,caption\na.mp4,caf\xe9\n".encode("latin-1"))
         load_captions(video_dir / "latin.csv", video_dir)
 
@@ -265,7 +265,7 @@ def test_questions(video_dir):
     rows = [QUESTION, QUESTION | {"answer": ["cat", "cat", "dog"], "question_id": 8, "question_type": "action"}]
     questions = load_questions(write(video_dir, rows), video_dir)
     assert names(questions, video_dir) == ["a.mp4", "a.mp4"]
-    assert questions.remove_columns("video")[:] == {
+    assert questions.remove_columns(["video", "row"])[:] == {
         "question": ["what?", "what?"],
         "answer": [["cat"], ["cat", "cat", "dog"]],
         "question_id": [7, 8],
@@ -318,7 +318,7 @@ def test_choices(video_dir, name):
     ]
     choices = load_choices(write(video_dir, rows, name), video_dir, num_options=5)
     assert names(choices, video_dir) == ["a.mp4", "a.mp4"]
-    assert choices.remove_columns("video")[:] == {"caption": [list("vwxyz"), list("zyxwv")], "answer": [4, 0]}
+    assert choices.remove_columns(["video", "row"])[:] == {"caption": [list("vwxyz"), list("zyxwv")], "answer": [4, 0]}
 
 
 @pytest.mark.parametrize(
@@ -346,12 +346,12 @@ def test_answer_list(tmp_path):
         (["cat", " "], "answer 2: must be a string"),
         (["cat", 2], "answer 2: must be a string"),
         ({"cat": 0}, "must hold a JSON list"),
-        ([], "at least one answer"),
+        ([], "at least one row"),
         ("cat\n", "not a JSON file"),
     ]:
         with pytest.raises(InputError, match=message):
             load_answer_list(write(tmp_path, content))
-    with pytest.raises(InputError, match="no such answer list"):
+    with pytest.raises(InputError, match="no such file"):
         load_answer_list(tmp_path / "none.json")
 
 

@@ -91,7 +91,7 @@ def test_all_rows_of_annotations(clips, tmp_path):
     count, lines = check(tmp_path / "bad.jsonl", num_frames=3, **files)
     found = {line["where"]: line["error"] for line in lines}
     expected = {f"{file}, row {n}": word for n, (_, word) in enumerate(ROWS.values(), start=1) if word}
-    expected |= {f"{questions}, row 3": "already used in row 1", str(tmp_path / "none.csv"): "no such annotation"}
+    expected |= {f"{questions}, row 3": "already used in row 1", str(tmp_path / "none.csv"): "no such file"}
     assert found.keys() == expected.keys() and count == len(lines) == len(expected)
     assert all(word in found[where] for where, word in expected.items())
 

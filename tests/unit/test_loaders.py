@@ -31,7 +31,6 @@ from svitt.data.loaders import (
     collate_pairs,
     collate_questions,
     model_batches,
-    reorder_frames,
     to_model_inputs,
     training_loader,
     video_loader,
@@ -152,8 +151,6 @@ def test_frame_orders_depend_on_the_number_of_the_row_alone(videos, processor, m
         monkeypatch.setitem(PartialState._shared_state, "process_index", process)
         monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
         assert torch.equal(frames("shuffle", share_of(rows)), alone[process::2])
-    with pytest.raises(ValueError, match="reverse, shuffle or freeze, not 'sorted'"):
-        reorder_frames(torch.zeros(3, 1), "sorted")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
