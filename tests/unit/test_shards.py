@@ -387,7 +387,7 @@ def test_bad_videos_end_packing_or_are_left_out(source, tmp_path, capsys):
         ({"samples_per_shard": 0}, "`samples_per_shard` must be at least 1"),
         ({"crf": 52}, "`crf` must be from 0 to 51"),
         ({"short_side": 1}, "`short_side` must be at least 2"),
-        ({"annotation": "none"}, "none.json: there is no such annotation file"),
+        ({"annotation": "none"}, "none.json: there is no such file"),
         ({"output_dir": __file__}, f"{os.path.basename(__file__)}: cannot be written"),
     ],
 )
