@@ -1,13 +1,15 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """From annotations to rows: captions, questions or choices of videos, in files, tar shards, or datasets of the Hub.
 
-All rows have a column `video` of `{"path": str | None, "bytes": bytes | None}`, which the processor decodes; an image
-is a video of one frame. Rows of shards have `shard`, `offset` and `size` besides: where the bytes of the video are.
+All rows have `video`, a `{"path": str | None, "bytes": bytes | None}` that the processor decodes (an image is a video
+of one frame), and `row`, the number of the annotation that names it. Rows of shards have `shard`, `offset` and `size`
+besides: where the bytes of the video are.
 """
 
 import csv
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -17,24 +19,19 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value, Video, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Video, concatenate_datasets, load_dataset
 
 from ..errors import InputError
 
-STRING, INTEGER, STRINGS = Value("string"), Value("int64"), List(Value("string"))
 VIDEO = Video(decode=False)
-PLACE = Features(shard=STRING, offset=INTEGER, size=INTEGER)  # of a video within a tar shard
 
 # Names of fields in rows that lack ours, unless `columns` maps them.
 ALIASES = {"video": ("file_name", "image"), "caption": ("text", "txt")}
 WEBVID_FIELDS = {"video": "{page_dir}/{videoid}.mp4", "caption": "name"}
-LISTS = ("question_type", "options")  # optional, of a question
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Files
 
 
 def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, Any]]:
@@ -54,18 +51,17 @@ def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, Any]]:
         if not files:
             raise InputError(f"{path}: this folder holds no {' or '.join(METADATA_FILES)}.")
     for file in files:
-        if not file.is_file():
-            raise InputError(f"{file}: there is no such annotation file.")
-        read_rows = {".csv": read_csv, ".jsonl": read_json_lines}.get(file.suffix.lower(), read_json)
         number = 0
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines:
-                for number, row in enumerate(read_rows(file, lines), start=1):
+                for number, row in enumerate(READERS.get(file.suffix.lower(), read_json)(file, lines), start=1):
                     yield file, number, row
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: cannot be read as text in UTF-8 ({error}).") from error
+        except FileNotFoundError as error:
+            raise InputError(f"{file}: there is no such file.") from error
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{file}: cannot be read after row {number} ({error}).") from error
         if number == 0:
-            raise InputError(f"{file}: is empty, it must hold at least one annotation.")
+            raise InputError(f"{file}: is empty, it must hold at least one row.")
 
 
 def read_json(file: Path, lines) -> list:
@@ -77,9 +73,7 @@ def read_json(file: Path, lines) -> list:
 
 
 def read_json_lines(file: Path, lines) -> Iterator:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield parse_json(f"{file}, line {number}", line)
+    return (parse_json(f"{file}, line {n}", line) for n, line in enumerate(lines, start=1) if line.strip())
 
 
 def parse_json(where, text: str | bytes):
@@ -91,16 +85,13 @@ def parse_json(where, text: str | bytes):
 
 def read_csv(file: Path, lines) -> Iterator[dict]:
     reader = csv.DictReader(lines, strict=True)
-    try:
-        header = reader.fieldnames or []
-        if len(set(header)) < len(header):
-            raise InputError(f"{file}: two columns have one name in the header, which is {', '.join(header)}.")
-        for row in reader:
-            if None in row or None in row.values():
-                raise InputError(f"{file}, line {reader.line_num}: must have {len(header)} cells, as the header has.")
-            yield {name: parse_cell(cell) for name, cell in row.items() if cell}
-    except csv.Error as error:
-        raise InputError(f"{file}, line {reader.line_num}: not a CSV file ({error}).") from error
+    header = reader.fieldnames or []
+    if len(set(header)) < len(header):
+        raise InputError(f"{file}: two columns have one name in the header, which is {', '.join(header)}.")
+    for row in reader:
+        if None in row or None in row.values():
+            raise InputError(f"{file}, line {reader.line_num}: must have {len(header)} cells, as the header has.")
+        yield {name: parse_cell(cell) for name, cell in row.items() if cell}
 
 
 def parse_cell(cell: str) -> str | list:
@@ -110,9 +101,10 @@ def parse_cell(cell: str) -> str | list:
         return cell
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rows
-# ---------------------------------------------------------------------------------------------------------------------
+READERS = {".csv": read_csv, ".jsonl": read_json_lines}
+
+
+# ---- Rows
 
 
 class Member(NamedTuple):
@@ -163,9 +155,10 @@ class Row:
         """Return the strings of a field that holds one string or a list of them, none blank."""
         value = self.get(name)
         values = value if isinstance(value, list) else [value]
+        if value is None:
+            raise self.error(name, "is missing")
         if not values or not all(map(is_text, values)):
-            wanted = f"must be a string or a list of strings, none blank, got {value!r:.200}"
-            raise self.error(name, "is missing" if value is None else wanted)
+            raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
         return values
 
     def string(self, name: str) -> str:
@@ -203,32 +196,23 @@ def is_text(value) -> bool:
         return False
 
 
+@dataclass
 class Rows:
     """The rows of a source, and the videos that they name.
-
-    Args:
-        source: an annotation as of [`read_annotations`], a dataset of [`open_hub`], or rows of `open_shards`.
-        video_dir: folder that the names in an annotation are relative to; by default where it lies.
-        columns: what the rows call our fields: see [`Row`].
-        missing_videos: `"error"`: each must exist; `"allow"`: one must, and a loader will deal with the others.
-        allow_outside: take names that lead out of the folder. Annotations are often somebody else's.
 
     Raises:
         InputError: if there is no such folder; when rows are read, for a fault of one.
     """
 
-    def __init__(
-        self,
-        source: str | Path | Dataset | Iterable[tuple[str, int, dict]],
-        video_dir: str | Path | None = None,
-        columns: dict[str, str] | None = None,
-        missing_videos: str = "error",
-        allow_outside: bool = False,
-    ):
-        if video_dir is not None and not Path(video_dir).is_dir():
-            raise InputError(f"{video_dir}: there is no such folder of videos.")
-        self.source, self.video_dir, self.columns = source, video_dir, columns or {}
-        self.must_exist, self.allow_outside = missing_videos == "error", allow_outside
+    source: str | Path | Dataset | Iterable[tuple[str, int, dict]]  # annotation, of `open_hub`, or of `open_shards`
+    video_dir: str | Path | None = None  # folder that the names in an annotation are relative to; or where it lies
+    columns: dict[str, str] = field(default_factory=dict)  # what the rows call our fields: see [`Row`]
+    missing_videos: str = "error"  # each must exist; or "allow": one must, and a loader will deal with the others
+    allow_outside: bool = False  # take names that lead out of the folder: annotations are often somebody else's
+
+    def __post_init__(self):
+        if self.video_dir is not None and not os.path.isdir(self.video_dir):
+            raise InputError(f"{self.video_dir}: there is no such folder of videos.")
 
     def __iter__(self) -> Iterator[Row]:
         rows, seen = self.source, {}
@@ -249,52 +233,50 @@ class Rows:
         """
         if not isinstance(self.source, (str, Path)):
             return [None if isinstance(self.source, Dataset) else row.fields["video"]]
-        names, paths = [row.string("video")] if only_one else row.strings("video"), []
-        for name in names:
+        paths = []
+        for name in [row.string("video")] if only_one else row.strings("video"):
             path = os.path.join(row.folder, name)
             if not self.allow_outside and (os.path.isabs(name) or (".." in name and ".." in Path(name).parts)):
                 problem = f"{name!r:.200} must be a path below {row.folder}; --allow_outside takes it"
                 raise row.error("video", problem)
-            if self.must_exist and not os.path.isfile(path):
+            if self.missing_videos == "error" and not os.path.isfile(path):
                 raise row.error("video", f"{name!r:.200} is not in {row.folder}")
             if unique:
                 row.check_new("video", name, os.path.normpath(path))
             paths.append(path)
         return paths
 
-    def load(self, read_fields: Callable[[Row], dict], types: dict, **options) -> Dataset:
-        """Return what `read_fields` makes of the rows, beside the column `video`; a row for each video.
+    def load(self, read_fields: Callable[[Row], dict], **options) -> Dataset:
+        """Return `video`, what `read_fields` makes of a row, and its number `row`: a row for each video.
 
-        Optional columns are left out where no row has them. `options` are those of [`videos_of`].
+        Columns that no row has are left out. `options` are those of [`videos_of`].
         """
-        videos, columns = [], {name: [] for name in types}
+        videos, columns = [], defaultdict(list)
         for number, row in enumerate(self):
             found = self.videos_of(row, **options)
-            fields = read_fields(row) | {"row": number}
             videos += found
-            for name, values in columns.items():
-                values += [fields[name]] * len(found)
+            for name, value in (read_fields(row) | {"row": number}).items():
+                columns[name] += [value] * len(found)
         if not videos:
             raise InputError(f"{self.source}: has no rows.")
-        if "question_id" in columns:
-            ids = columns["question_id"]
-            columns["question_id"] = list(range(len(ids))) if ids[0] is None else ids
-            types = types | {"question_id": STRING if isinstance(ids[0], str) else INTEGER}
-        features = Features({name: types[name] for name in columns if name not in LISTS or any(columns[name])})
-        schema = features.arrow_schema
-        columns = {name: pa.array(columns[name], schema.field(name).type) for name in features}
+        used = (name for name in columns if any(value not in (None, []) for value in columns[name]))
+        columns = {name: pa.array(columns[name]) for name in used}
         if isinstance(self.source, Dataset):
-            return beside(self.source.select_columns("video"), features, columns)
+            return beside(self.source.select_columns("video"), columns)
         if isinstance(videos[0], Member):
             videos, *places = zip(*videos, strict=True)
-            columns |= dict(zip(PLACE, map(pa.array, places), strict=True))
-            features = Features(features | PLACE)
+            columns |= dict(zip(Member._fields[1:], map(pa.array, places), strict=True))
         elif not any(map(os.path.isfile, videos)):
             raise InputError(f"{self.source}: none of its videos exists; the first would be {videos[0]}.")
         paths = pa.array(videos, pa.string())
         # As Arrow stores videos; a dictionary for each would take a hundred times longer.
-        found = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"])
-        return Dataset.from_dict({"video": found} | columns, Features({"video": VIDEO} | features))
+        videos = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"])
+        return beside(Dataset.from_dict({"video": videos}, Features(video=VIDEO)), columns)
+
+
+def beside(dataset: Dataset, columns: dict[str, pa.Array]) -> Dataset:
+    """Return a dataset with more columns, in Arrow."""
+    return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
 
 
 def caption_fields(row: Row, join: bool = False) -> dict[str, Any]:
@@ -305,8 +287,7 @@ def caption_fields(row: Row, join: bool = False) -> dict[str, Any]:
 
 def question_fields(row: Row) -> dict[str, Any]:
     """Return what a row asks, and its answers; raise an `InputError` for a fault."""
-    fields = {"question": row.string("question"), "question_id": row.get("question_id")}
-    question_id = fields["question_id"]
+    question_id = row.get("question_id")
     kind = type(question_id)
     if kind not in (int, str, type(None)) or kind is int and question_id.bit_length() > 63:
         raise row.error("question_id", f"must be an integer or a string, got {question_id!r:.200}")
@@ -314,7 +295,8 @@ def question_fields(row: Row) -> dict[str, Any]:
         raise row.error("question_id", f"must be of one type in all rows, got {question_id!r:.200}")
     if question_id is not None:
         row.check_new("question_id", question_id)
-    for name in LISTS:
+    fields = {"question": row.string("question"), "question_id": question_id}
+    for name in ("question_type", "options"):
         fields[name] = [] if row.get(name) in (None, []) else row.strings(name)
     options = fields["options"]
     if not options:
@@ -335,7 +317,6 @@ def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
     return {"caption": options, "answer": row.index("answer", row.get("answer"), len(options))}
 
 
-FIELDS_OF: dict[str, Callable[[Row], dict]]
 FIELDS_OF = {"captions": caption_fields, "questions": question_fields, "multiple_choice": choice_fields}
 
 
@@ -346,9 +327,7 @@ def kind_of(source: str | Path) -> str:
     return "questions" if "question" in row else "multiple_choice" if "answer" in row else "captions"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Datasets
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Datasets
 
 
 def load_captions(
@@ -368,8 +347,7 @@ def load_captions(
     Raises:
         InputError: for a fault of a file or a row, which it names.
     """
-    rows, types = Rows(source, video_dir, **options), {"caption": STRINGS, "row": INTEGER}
-    return rows.load(partial(caption_fields, join=join_captions), types, unique=unique_videos)
+    return Rows(source, video_dir, **options).load(partial(caption_fields, join=join_captions), unique=unique_videos)
 
 
 def load_questions(source, video_dir=None, **options) -> Dataset:
@@ -383,11 +361,13 @@ def load_questions(source, video_dir=None, **options) -> Dataset:
         source, video_dir, options: see [`Rows`].
 
     Returns:
-        A dataset with columns `video`, `question`, `answer` (list), `question_id` (integer or string, as annotated)
-        and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
+        A dataset with columns `video`, `row`, `question`, `answer` (list), `question_id` (integer or string, as
+        annotated) and, if any row has it, `question_type` (list) and `options` (list), empty for the other rows.
     """
-    types = {"question": STRING, "answer": STRINGS, "question_id": None, **dict.fromkeys(LISTS, STRINGS)}
-    return Rows(source, video_dir, **options).load(question_fields, types, only_one=True)
+    questions = Rows(source, video_dir, **options).load(question_fields, only_one=True)
+    if "question_id" in questions.column_names:
+        return questions
+    return beside(questions, {"question_id": pa.array(range(len(questions)))})
 
 
 def load_choices(source, video_dir=None, num_options: int | None = None, **options) -> Dataset:
@@ -398,13 +378,11 @@ def load_choices(source, video_dir=None, num_options: int | None = None, **optio
         num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
 
     Returns:
-        A dataset with columns `video`, `caption` (list of the options) and `answer`, the number of the right one.
+        A dataset with columns `video`, `row`, `caption` (list of options) and `answer`, the number of the right one.
     """
-    rows, types = Rows(source, video_dir, **options), {"caption": STRINGS, "answer": INTEGER}
-    return rows.load(partial(choice_fields, num_options=num_options), types, only_one=True)
+    return Rows(source, video_dir, **options).load(partial(choice_fields, num_options=num_options), only_one=True)
 
 
-LOADERS: dict[str, Callable[..., Dataset]]
 LOADERS = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}
 
 
@@ -425,12 +403,12 @@ def training_pairs(captions: Dataset, match_by: str = "video") -> Dataset:
     if pc.struct_field(videos, "bytes").null_count == len(videos):
         keys = pc.struct_field(videos, "path").take(parents).combine_chunks()
         taken = table.select(others.column_names).take(parents)
-        others = Dataset.from_dict({name: taken[name] for name in others.column_names}, others.features)
+        others = Dataset.from_dict(dict(zip(taken.column_names, taken.columns, strict=True)), others.features)
     else:  # embedded files, of which Arrow could not take as many; their names may repeat
         keys = parents
         others = others if len(texts) == len(videos) else others.select(parents.to_numpy())
     video_ids = pc.dictionary_encode(texts if match_by == "caption" else keys).indices.cast(pa.int64())
-    return beside(others, Features(caption=STRING, video_id=INTEGER), {"caption": texts, "video_id": video_ids})
+    return beside(others, {"caption": texts, "video_id": video_ids})
 
 
 def join_pairs(corpora: list[Dataset]) -> Dataset:
@@ -438,14 +416,9 @@ def join_pairs(corpora: list[Dataset]) -> Dataset:
     joined, num_ids = [], 0
     for pairs in corpora:
         video_ids = pc.add(pairs.with_format("arrow")[:]["video_id"], num_ids)
-        joined.append(beside(pairs.remove_columns("video_id"), Features(video_id=INTEGER), {"video_id": video_ids}))
+        joined.append(beside(pairs.remove_columns("video_id"), {"video_id": video_ids}))
         num_ids = pc.max(video_ids).as_py() + 1
     return concatenate_datasets(joined)
-
-
-def beside(dataset: Dataset, features: Features, columns: dict) -> Dataset:
-    """Return a dataset with more columns, in Arrow."""
-    return concatenate_datasets([dataset, Dataset.from_dict(columns, features)], axis=1)
 
 
 class RetrievalSet(NamedTuple):
@@ -479,28 +452,20 @@ class ChoiceSet(NamedTuple):
 
 def choice_set(choices: Dataset) -> ChoiceSet:
     """Return the videos and options of [`load_choices`], in their order."""
-    texts, options_of_video, answers = [], [], []
-    for options, answer in zip(choices["caption"], choices["answer"], strict=True):
-        options_of_video.append(list(range(len(texts), len(texts) + len(options))))
-        answers.append(len(texts) + answer)
-        texts += options
-    return ChoiceSet(choices.remove_columns(["caption", "answer"]), texts, options_of_video, answers)
+    videos, texts, options_of_video = retrieval_set(choices.remove_columns("answer"))
+    answers = [options[answer] for options, answer in zip(options_of_video, choices["answer"], strict=True)]
+    return ChoiceSet(videos, texts, options_of_video, answers)
 
 
 def load_answer_list(file: str | Path) -> list[str]:
     """Return the answers to choose from: a JSON list of strings, none blank, none twice."""
-    file, seen = Path(file), set()
-    if not file.is_file():
-        raise InputError(f"{file}: there is no such answer list.")
-    answers = parse_json(file, file.read_bytes())
-    if not isinstance(answers, list) or not answers:
-        raise InputError(f"{file}: must hold a JSON list of at least one answer.")
-    for number, answer in enumerate(answers, start=1):
-        if not is_text(answer) or answer in seen:
+    answers = {}
+    for _, number, answer in read_annotations(file):
+        if not is_text(answer) or answer in answers:
             wanted = "come once" if is_text(answer) else "be a string that is not blank"
             raise InputError(f"{file}, answer {number}: must {wanted}, got {answer!r:.200}.")
-        seen.add(answer)
-    return answers
+        answers[answer] = number
+    return list(answers)
 
 
 def open_hub(name: str, split: str, columns: dict[str, str] | None = None) -> Dataset:
@@ -514,8 +479,7 @@ def open_hub(name: str, split: str, columns: dict[str, str] | None = None) -> Da
     except Exception as error:  # of the network, of the Hub, of any of many file formats
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"{name}, split {split}: cannot be loaded ({reason}).") from error
-    present = dict.fromkeys(dataset.column_names)
-    video = Row("", present, columns or {}).name_of("video")
-    if video not in present:
-        raise InputError(f"{name}, split {split}: has no column `{video}`, but: {', '.join(present)}.")
+    video = Row("", dict.fromkeys(dataset.column_names), columns or {}).name_of("video")
+    if video not in dataset.column_names:
+        raise InputError(f"{name}, split {split}: has no column `{video}`, but: {', '.join(dataset.column_names)}.")
     return dataset.cast_column(video, VIDEO).rename_columns({} if video == "video" else {video: "video"})

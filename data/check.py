@@ -53,11 +53,10 @@ def check_videos(
         InputError: if there is nothing to check, or a file cannot be read or written.
     """
     check_number("num_frames", num_frames, 1)
-    if (dataset or dataset_file) is None and (video_dir or annotation_file) is None:
+    if not (dataset or dataset_file or video_dir or annotation_file):
         raise ArgumentError("video_dir", "is missing: say what to check, with it, `annotation_file` or `dataset`")
-    splits = [
-        Split(str(file), annotation=Path(file), videos=video_dir and Path(video_dir)) for file in annotation_file or ()
-    ]
+    folder = video_dir and Path(video_dir)
+    splits = [Split(str(file), annotation=Path(file), videos=folder) for file in annotation_file or ()]
     if dataset or dataset_file:
         task = next((task for task in ROWS_OF_TASK if dataset in preset_names(task)), "retrieval")
         splits = load_preset(task, dataset or Path(dataset_file), data_dir).splits.values()
@@ -72,12 +71,9 @@ def check_videos(
     if not videos and not bad:
         raise InputError(f"{video_dir}: holds no video ({' '.join(VIDEO_EXTENSIONS)}).")
     write_bad_videos(report, bad)  # now, lest it cannot be written after hours
-    results = in_workers(
-        partial(check_video, num_frames=num_frames, full=full), videos, "checking", num_workers, timeout
-    )
-    for (video, where), result in zip(videos.items(), results, strict=True):
-        if result is not None:
-            bad.append({"video": video, "error": str(result), "where": where})
+    read = partial(check_video, num_frames=num_frames, full=full)
+    results = zip(videos.items(), in_workers(read, videos, "checking", num_workers, timeout), strict=True)
+    bad += [{"video": video, "error": str(error), "where": where} for (video, where), error in results if error]
     write_bad_videos(report, bad)
     print(f"{len(videos)} videos checked, {len(bad)} problems found{f', see {report}' if bad else ''}.")
     return len(bad)
@@ -104,16 +100,15 @@ def check_rows(split: Split, allow_outside: bool, videos: dict[str, str]) -> lis
 def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
     """Yield the paths of all files in a folder and the folders in it, through links as well, each folder once.
 
-    Args:
-        on_error: gets the error of each folder that cannot be listed; by default it is raised as an `InputError`.
+    `on_error` gets the error of each folder that cannot be listed; by default it is raised as an `InputError`.
     """
 
     def refuse(error: OSError):
         raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).")
 
     waiting, seen = [folder], set()
-    while waiting:  # links wait until all real folders have been walked
-        for parent, folders, names in os.walk(waiting.pop(0), onerror=on_error or refuse):
+    for top in waiting:  # links wait until all real folders have been walked
+        for parent, folders, names in os.walk(top, onerror=on_error or refuse):
             if (real := os.path.realpath(parent)) in seen:
                 folders.clear()
                 continue
@@ -125,8 +120,7 @@ def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) 
 
 
 def is_video(path: str) -> bool:
-    name = os.path.basename(path)
-    return name.lower().endswith(VIDEO_EXTENSIONS) and not name.startswith(".")
+    return path.lower().endswith(VIDEO_EXTENSIONS) and not os.path.basename(path).startswith(".")
 
 
 def check_video(video: str, num_frames: int, full: bool) -> str | None:
@@ -154,8 +148,7 @@ def in_workers(
     context.set_forkserver_preload(["__main__", __name__])
     pool, videos = ProcessPool(num_workers or os.cpu_count() or 1, context=context), list(videos)
     try:
-        for number in progress_bar(range(len(videos)), description):
-            video = videos[number]
+        for number, video in enumerate(progress_bar(videos, description)):
             if number % AT_ONCE == 0:
                 results = pool.map(function, videos[number : number + AT_ONCE], timeout=timeout).result()
             try:
@@ -174,10 +167,7 @@ def in_workers(
 
 
 def write_bad_videos(path: str | Path, bad: Iterable[dict], append: bool = False):
-    """Write a line of JSON for each bad video: `{"video", "error", "where"}`.
-
-    `error` is a sentence; `where` is the split, or the file and row, that names the video.
-    """
+    """Write a line of JSON for each bad video: `video`; `error`, a sentence; `where`, the split, or file and row."""
     with writing(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         # JSON can write a name that is no UTF-8 with a backslash.

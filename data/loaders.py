@@ -12,9 +12,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,7 +24,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, send_to_device
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from transformers.hf_argparser import HfArg
 
 from ..distributed import numbers_of_share, progress_bar, share_of
 from ..errors import ArgumentGroup
@@ -35,7 +36,6 @@ from .shards import read_member
 MAX_BAD_IN_A_ROW = 10
 # Shards whose rows are shuffled together: more mix better, fewer are read from a smaller part of a disk at a time.
 SHARDS_AT_ONCE = 8
-FRAME_ORDERS = ("normal", "reverse", "shuffle", "freeze")
 
 
 @dataclass
@@ -45,39 +45,28 @@ class ProcessingArguments(ArgumentGroup):
     _argument_group_name = "processing"
     at_least = {"num_frames": 1, "max_text_length": 2, "flip_prob": 0, "decode_short_side": 1}
 
-    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's own."})
-    max_text_length: int | None = field(
-        default=None, metadata={"help": "Tokens of a caption, the rest is cut off; by default the model's own."}
+    num_frames: int | None = HfArg(default=None, help="Frames of a clip; by default the model's own.")
+    max_text_length: int | None = HfArg(
+        default=None, help="Tokens of a caption, the rest is cut off; by default the model's own."
     )
-    augment: bool = field(default=True, metadata={"help": "Train on random crops and flips, the same for a clip."})
-    flip_prob: float = field(
-        default=0.5, metadata={"help": "Probability of a flip, which swaps left and right; 0 where captions name them."}
+    augment: bool = HfArg(default=True, help="Train on random crops and flips, the same for a clip.")
+    flip_prob: float = HfArg(
+        default=0.5, help="Probability of a flip, which swaps left and right; 0 where captions name them."
     )
-    decode_short_side: int | None = field(
-        default=None,
-        metadata={"help": "Training: scale larger frames down to this shorter side while decoding, which is faster."},
+    decode_short_side: int | None = HfArg(
+        default=None, help="Training: scale larger frames down to this shorter side while decoding, which is faster."
     )
-    bad_videos: str = field(
+    bad_videos: Literal["skip", "error"] = HfArg(
         default="skip",
-        metadata={
-            "choices": ["skip", "error"],
-            "help": "Training, for videos that cannot be read: take another at random and report them, or stop.",
-        },
+        help="Training, for videos that cannot be read: take another and report them, or stop.",
     )
-    bad_eval_videos: str = field(
+    bad_eval_videos: Literal["error", "score_as_missed"] = HfArg(
         default="error",
-        metadata={
-            "choices": ["error", "score_as_missed"],
-            "help": "Evaluation: stop at a video that cannot be read, or report it and count it as never found.",
-        },
+        help="Evaluation: stop at a video that cannot be read, or report it and count it as missed.",
     )
-    frame_order: str = field(
+    frame_order: Literal["normal", "reverse", "shuffle", "freeze"] = HfArg(
         default="normal",
-        metadata={
-            "choices": list(FRAME_ORDERS),
-            "help": "Evaluation, to see what a model makes of time: reverse or shuffle the frames of each video, or "
-            "repeat one at random.",
-        },
+        help="Evaluation, to see what a model makes of time: reverse or shuffle a video's frames, or repeat one.",
     )
 
     def missing_videos(self, is_training: bool) -> str:
@@ -86,74 +75,60 @@ class ProcessingArguments(ArgumentGroup):
         return "error" if policy == "error" else "allow"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rows with clips
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Rows with clips
 
 
-class ClipDataset(TorchDataset):
+@dataclass(eq=False)
+class ClipDataset:
     """Rows of a dataset with the clips of their videos: `clips[row]`, or in training `clips[row, epoch]`.
 
     An item has the columns of its row, where `video` is the name of the video; `clip`, what `read_clip` returned, or
     None; and `bad_videos`, a list of `{"video", "error"}`. What is random in a row is drawn from the seed, the epoch
     and the number of the row.
 
-    Args:
-        rows: with a column `video`, and perhaps `shard`, `offset` and `size`, where its bytes are.
-        read_clip: as `SViTTVideoProcessor.read_clip`.
-        bad_videos: for a video that cannot be read. `"error"`: raise; `"keep"`: give the row without a clip; `"skip"`:
-            give another row at random in its place, so that batches keep their size on all processes.
-        numbers: of the rows, by default from 0.
-
     Raises:
         VideoDecodeError: when a row is read, see `bad_videos`; if one is skipped, after ten in a row.
     """
 
-    def __init__(
-        self,
-        rows: Dataset,
-        read_clip: Callable,
-        bad_videos: str = "error",
-        seed: int = 0,
-        numbers: Sequence[int] | None = None,
-    ):
-        self.rows, self.read_clip, self.bad_videos, self.seed = rows, read_clip, bad_videos, seed
-        self.numbers = range(len(rows)) if numbers is None else numbers
+    rows: Dataset  # with a column `video`, and perhaps `shard`, `offset` and `size`, where its bytes are
+    read_clip: Callable  # as `SViTTVideoProcessor.read_clip`
+    # For a video that cannot be read. "error": raise; "keep": give the row without a clip; "skip": give another row at
+    # random in its place, so that batches keep their size on all processes.
+    bad_videos: str = "error"
+    seed: int = 0
+    numbers: Sequence[int] | None = None  # of the rows, by default from 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, place: int | tuple[int, int]) -> dict:
         index, epoch = place if isinstance(place, tuple) else (place, 0)
-        generator, found = np.random.default_rng((self.seed, epoch, self.numbers[index])), []
+        number = index if self.numbers is None else self.numbers[index]
+        draw, found = np.random.default_rng((self.seed, epoch, number)).integers, []
         for _ in range(MAX_BAD_IN_A_ROW):
             row = self.rows[index]
             video = row["video"]
             row["video"] = video["path"] or "<bytes>"
-            if row.get("shard") is not None:
+            if row.get("shard"):
                 video = {"path": row["video"], "bytes": read_member(row["shard"], row["offset"], row["size"])}
             try:
-                return row | {"clip": self.read_clip(video, seed=draw(generator, 2**63)), "bad_videos": found}
+                return row | {"clip": self.read_clip(video, seed=int(draw(2**63))), "bad_videos": found}
             except VideoDecodeError as error:
                 if self.bad_videos == "error":
                     raise
                 found = [*found, {"video": row["video"], "error": str(error)}]
             if self.bad_videos == "keep":
                 return row | {"clip": None, "bad_videos": found}
-            index = draw(generator, len(self.rows))
+            index = int(draw(len(self.rows)))
         reason = found[-1]["error"].rstrip(".")
         raise VideoDecodeError(f"{reason}; and the {len(found) - 1} videos tried before it could not be read either.")
 
 
-def draw(generator: np.random.Generator, end: int) -> int:
-    return int(generator.integers(end))
-
-
-class MixedClips(TorchDataset):
+@dataclass(eq=False)
+class MixedClips:
     """Rows of several [`ClipDataset`]s by medium, such as videos and images: `clips[medium, row, epoch]`."""
 
-    def __init__(self, parts: dict[str, ClipDataset]):
-        self.parts = parts
+    parts: dict[str, ClipDataset]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
@@ -163,43 +138,31 @@ class MixedClips(TorchDataset):
         return self.parts[medium][row, epoch]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Which rows, in which order
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Which rows, in which order
 
 
+@dataclass(eq=False)
 class ShuffledBatches:
     """The rows in each of a process's batches: [(row, epoch), …], as [`ClipDataset`] takes them.
 
     Each batch is this process's part of a batch of all processes, so that two processes with batches of four rows see
     the rows that one process with batches of eight would see. The rows left over in the end, too few negatives for each
     other, are left out. If there are too few for one batch, it is smaller, and the first rows are repeated if need be.
-
-    Args:
-        batch_size: of one process.
-        process_index, num_processes: by default those of the current process.
-        shards: (num_rows,) the number of each row's shard: then rows are shuffled within a few shards at a time.
-
-    Attributes:
-        epoch: which the order depends on, beside the seed.
-        start: the number of the batch to begin with.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        seed: int = 0,
-        process_index: int | None = None,
-        num_processes: int | None = None,
-        shards: np.ndarray | None = None,
-    ):
-        state = PartialState()
-        self.num_rows, self.seed, self.shards = num_rows, seed, shards
-        self.process_index = state.process_index if process_index is None else process_index
-        self.num_processes = num_processes or state.num_processes
-        self.batch_size = min(batch_size, -(-num_rows // self.num_processes))
-        self.epoch, self.start = 1, 0
+    num_rows: int
+    batch_size: int  # of one process
+    seed: int = 0
+    process_index: int | None = None  # by default that of the current process
+    num_processes: int | None = None
+    shards: np.ndarray | None = None  # (num_rows,) the number of each row's shard: a few are shuffled at a time
+    epoch: int = 1  # which the order depends on, beside the seed
+    start: int = 0  # the number of the batch to begin with
+
+    def __post_init__(self):
+        if self.num_processes is None:
+            self.process_index, self.num_processes = PartialState().process_index, PartialState().num_processes
+        self.batch_size = min(self.batch_size, -(-self.num_rows // self.num_processes))
 
     def __len__(self) -> int:
         return max(1, self.num_rows // (self.batch_size * self.num_processes))
@@ -223,6 +186,7 @@ class ShuffledBatches:
             yield [(row, epoch) for row in order[first : first + size].tolist()]
 
 
+@dataclass(eq=False)
 class MixedBatches:
     """The batches of several [`ShuffledBatches`] by medium: [(medium, row, epoch), …], as [`MixedClips`] takes them.
 
@@ -230,9 +194,14 @@ class MixedBatches:
     that the seed and the epoch fix.
     """
 
-    def __init__(self, parts: dict[str, ShuffledBatches], seed: int = 0):
-        self.parts, self.seed, self.epoch, self.start = parts, seed, 1, 0
-        self.batch_size = max(part.batch_size for part in parts.values())
+    parts: dict[str, ShuffledBatches]
+    seed: int = 0
+    epoch: int = 1
+    start: int = 0  # the number of the batch to begin with
+
+    @property
+    def batch_size(self) -> int:
+        return max(part.batch_size for part in self.parts.values())
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
@@ -252,9 +221,7 @@ class MixedBatches:
                 yield [(medium, row, epoch) for row, epoch in batch]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Loaders
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Loaders
 
 
 def training_loader(
@@ -266,7 +233,7 @@ def training_loader(
     seed: int = 0,
     num_workers: int = 0,
 ) -> DataLoader:
-    """Return batches of random frames, whose `batch_sampler` has `epoch` and `start`, see [`ShuffledBatches`].
+    """Return batches of random frames, whose `batch_sampler` has `epoch` and `start`, see [`MixedBatches`].
 
     Accelerate must not prepare this loader: the batches are those of this process already.
 
@@ -288,10 +255,9 @@ def training_loader(
         )
         clips[medium] = ClipDataset(part, read_clip, args.bad_videos, seed)
         batches[medium] = ShuffledBatches(len(part), batch_size, seed, shards=shard_numbers(part))
-    is_mixed = len(rows) > 1
     return DataLoader(
-        MixedClips(clips) if is_mixed else next(iter(clips.values())),
-        batch_sampler=MixedBatches(batches, seed) if is_mixed else next(iter(batches.values())),
+        MixedClips(clips),
+        batch_sampler=MixedBatches(batches, seed),
         collate_fn=partial(collate, processor=processor),
         **worker_settings(num_workers),
     )
@@ -318,15 +284,15 @@ def worker_settings(num_workers: int) -> dict:
 
 def outlive_sigterm(worker: int):
     """Let a worker end at the SIGTERM of its main process alone, which needs it to finish a step: schedulers send it
-    to all."""
+    to all. It may not ignore it: Python, as it ends, sends it to its children and waits for them."""
+
+    def wait():
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != multiprocessing.parent_process().pid:
+            pass
+        os._exit(0)
+
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    threading.Thread(target=end_with_main_process, daemon=True).start()
-
-
-def end_with_main_process():
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != multiprocessing.parent_process().pid:
-        pass
-    os._exit(0)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def video_loader(
@@ -358,20 +324,14 @@ def video_loader(
 
 
 def read_reordered_clip(video, seed: int, read_clip: Callable, order: str) -> torch.Tensor:
-    return reorder_frames(read_clip(video, seed=seed), order, torch.Generator().manual_seed(seed))
-
-
-def reorder_frames(frames: torch.Tensor, order: str, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Return frames (T, ...) as a probe of what a model makes of time: in the order `"reverse"` or `"shuffle"`, or
-    with `"freeze"` one of them, at random, repeated."""
-    num_frames = len(frames)
+    """Return a clip as a probe of what a model makes of time: in the order `"reverse"` or `"shuffle"`, or with
+    `"freeze"` one of its frames, at random, repeated."""
+    clip, generator = read_clip(video, seed=seed), torch.Generator().manual_seed(seed)
     if order == "reverse":
-        return frames.flip(0)
+        return clip.flip(0)
     if order == "shuffle":
-        return frames[torch.randperm(num_frames, generator=generator)]
-    if order == "freeze":
-        return frames[torch.randint(num_frames, (1,), generator=generator).expand(num_frames)]
-    raise ValueError(f"Frames can be put in the order reverse, shuffle or freeze, not {order!r}.")
+        return clip[torch.randperm(len(clip), generator=generator)]
+    return clip[torch.randint(len(clip), (1,), generator=generator).expand(len(clip))]
 
 
 def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 128) -> Iterator[dict]:
@@ -386,8 +346,8 @@ def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 
 
 def collate_rows(rows: list[dict], processor: SViTTProcessor, texts: str) -> dict:
     text = processor(text=[row[texts] for row in rows], return_tensors="pt")
-    names, bad_videos = [row["video"] for row in rows], [bad for row in rows for bad in row["bad_videos"]]
-    return {"clips": torch.stack([row["clip"] for row in rows]), "videos": names, "bad_videos": bad_videos, **text}
+    clips, bad_videos = torch.stack([row["clip"] for row in rows]), sum((row["bad_videos"] for row in rows), [])
+    return {"clips": clips, "videos": [row["video"] for row in rows], "bad_videos": bad_videos, **text}
 
 
 def collate_pairs(rows: list[dict], processor: SViTTProcessor) -> dict:
@@ -405,10 +365,12 @@ def collate_videos(rows: list[dict], processor: SViTTProcessor, num_frames: int)
     """Return `clips`, `is_missing` (B,) and `bad_videos`."""
     size = processor.video_processor.size
     black = torch.zeros(num_frames, 3, size["height"], size["width"], dtype=torch.uint8)
-    is_missing = [row["clip"] is None for row in rows]
-    clips = torch.stack([black if row["clip"] is None else row["clip"] for row in rows])
-    bad_videos = [bad for row in rows for bad in row["bad_videos"]]
-    return {"clips": clips, "is_missing": torch.tensor(is_missing), "bad_videos": bad_videos}
+    clips = [row["clip"] for row in rows]
+    return {
+        "clips": torch.stack([black if clip is None else clip for clip in clips]),
+        "is_missing": torch.tensor([clip is None for clip in clips]),
+        "bad_videos": sum((row["bad_videos"] for row in rows), []),
+    }
 
 
 def to_model_inputs(batch: dict, processor: SViTTProcessor) -> dict:
@@ -447,11 +409,9 @@ class BadVideoReport:
 
     def write(self, where: str) -> int:
         """Write down what all processes have found of a split, each video once; return how many since the last time."""
-        found = {}
-        for part in gather_object([self.found]):
-            found |= part
-        self.found, new = {}, [video for video in sorted(found) if (video, where) not in self.written]
-        self.written |= {(video, where) for video in new}
+        found = dict(sorted(bad for part in gather_object([self.found]) for bad in part.items()))
+        new = [video for video in found if (video, where) not in self.written]
+        self.found, self.written = {}, self.written | {(video, where) for video in new}
         if new and PartialState().is_main_process:
             lines = [{"video": video, "error": found[video], "where": where} for video in new]
             write_bad_videos(self.path, lines, append=True)

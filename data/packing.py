@@ -6,7 +6,6 @@ length; multiple choices are a sample each. `manifest.jsonl` has a line for each
 stopped, or killed, continues with the others when it is run again, and all shards are the same, byte for byte.
 """
 
-import copy
 import io
 import json
 import os
@@ -14,6 +13,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
@@ -23,10 +23,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..distributed import progress_bar
+from ..distributed import progress_bar, whole_files
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from .annotations import FIELDS_OF, Rows, kind_of, parse_json
+from .annotations import FIELDS_OF, Rows, kind_of, read_annotations
 from .check import in_workers, write_bad_videos
 
 TIME_BASE = Fraction(1, 90000)  # of encoded videos
@@ -76,34 +76,31 @@ def pack(
     for path in folder.glob(f"{split}-*-of-*.tar"):
         if path.name not in shards:
             raise InputError(f"{path}: is in the way, the shards of {split} will be {next(iter(shards))} and so on.")
-    # A shard is finished if it has been made of the same samples with the same settings.
-    plans = {
-        name: sha256(json.dumps([short_side, short_side and crf, part]).encode()).hexdigest()
-        for name, part in shards.items()
-    }
-    lines = read_manifest(folder)
-    todo = []
-    for name, plan in plans.items():
-        line = lines.get(name, {})
-        is_whole = line.get("plan") == plan and size_of(folder / name) == line["size"]
+    lines, plans, todo = read_manifest(folder), {}, []
+    for name, part in shards.items():
+        plans[name] = sha256(json.dumps([short_side, short_side and crf, part]).encode()).hexdigest()
+        # A shard is finished if it has been made of the same samples with the same settings.
+        line = lines.get(name, {"plan": None})
+        is_whole = line["plan"] == plans[name] and line["size"] == size_of(folder / name)
         if not is_whole or line["bad_videos"] and not may_skip:
             todo.append(name)
-    prepare = partial(prepare_video, short_side=short_side, crf=crf)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".incomplete*"):  # of a process that was killed
+        for path in folder.glob(".encoded*"):  # of a process that was killed
             shutil.rmtree(path)
-        with tempfile.TemporaryDirectory(prefix=".incomplete", dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".encoded", dir=folder) as encoded:
+            prepare = partial(prepare_video, folder=encoded, short_side=short_side, crf=crf)
             sources = [sample["path"] for name in todo for sample in shards[name]]
-            videos = in_workers(partial(prepare, folder=temporary), sources, "packing", num_workers, timeout)
+            videos = in_workers(prepare, sources, "packing", num_workers, timeout)
             for name in todo:
-                new, new_manifest = Path(temporary, name), Path(temporary, "manifest.jsonl")
-                bad = write_shard(new, shards[name], videos, may_skip)
-                line = {"shard": name, "samples": len(shards[name]) - len(bad), "size": size_of(new)}
-                lines[name] = line | {"sha256": hash_of(new), "plan": plans[name], "bad_videos": bad}
-                new_manifest.write_text("".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines)))
-                os.replace(new, folder / name)
-                os.replace(new_manifest, folder / "manifest.jsonl")
+                with whole_files(folder) as new:
+                    bad = write_shard(new / name, shards[name], videos, may_skip)
+                size, sha = size_of(folder / name), hash_of(folder / name)
+                line = {"shard": name, "samples": len(shards[name]) - len(bad), "size": size, "sha256": sha}
+                lines[name] = line | {"plan": plans[name], "bad_videos": bad}
+                with whole_files(folder) as new:
+                    manifest = "".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines))
+                    (new / "manifest.jsonl").write_text(manifest)
     bad = [bad for line in lines.values() for bad in line["bad_videos"]]
     if bad or (folder / "bad_videos.jsonl").exists():
         write_bad_videos(folder / "bad_videos.jsonl", bad)
@@ -123,14 +120,13 @@ def read_samples(annotation_files: list[str], video_dir: str, **options) -> list
             if kind == "questions":
                 fields = {name: [value] for name, value in fields.items()}
             for path in map(os.path.normpath, rows.videos_of(row, only_one=kind != "captions")):
-                key = path, len(samples) if kind == "multiple_choice" else 0
+                key = len(samples) if kind == "multiple_choice" else path
                 if key in samples:
-                    for name, values in fields.items():
-                        samples[key]["fields"][name] += values
+                    known = samples[key]["fields"]
+                    known |= {name: known[name] + values for name, values in fields.items()}
                     continue
                 sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path)), "where": row.where}
-                fields_of = {"video": os.path.relpath(path, video_dir)} | copy.deepcopy(fields)
-                samples[key] = sample | {"fields": fields_of}
+                samples[key] = sample | {"fields": {"video": os.path.relpath(path, video_dir)} | fields}
     return list(samples.values())
 
 
@@ -207,8 +203,7 @@ def encode_video(source: str, target: str, short_side: int, crf: int):
 def read_manifest(folder: Path) -> dict[str, dict]:
     """Return the lines of a manifest, by shard."""
     path = folder / "manifest.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
-    return {line["shard"]: line for line in (parse_json(path, line) for line in lines)}
+    return {line["shard"]: line for _, _, line in read_annotations(path)} if path.is_file() else {}
 
 
 def size_of(path: Path) -> int | None:
@@ -229,8 +224,7 @@ def verify(folder: str) -> list[str]:
     lines, faults = read_manifest(Path(folder)), []
     if not lines:
         raise InputError(f"{folder}: there is no manifest.jsonl, or nothing in it.")
-    for split, num_shards in {(name[:-19], int(name[-9:-4])) for name in lines}:
-        finished = sum(name.startswith(f"{split}-") for name in lines)
+    for (split, num_shards), finished in Counter((name[:-19], int(name[-9:-4])) for name in lines).items():
         if finished < num_shards:
             faults.append(f"{folder}: of {split} there are {finished} of {num_shards} shards.")
     for name, line in progress_bar(sorted(lines.items()), "verifying"):

@@ -17,10 +17,12 @@ import dataclasses
 import sys
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from datasets import Dataset
 from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg
 
 from ..errors import InputError
 from .annotations import LOADERS, open_hub, parts_of
@@ -29,27 +31,23 @@ from .shards import open_shards
 PRESETS = Path(__file__).parent / "presets"
 ROWS_OF_TASK = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
 COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type", "options")
-CHOICES = {"rows": tuple(LOADERS), "medium": ("video", "image")}
-SPLIT_KEYS = {
-    "annotation": str, "videos": str, "hub": str, "hub_split": str, "shards": (str, list),
-    "rows": str, "num_options": int, "medium": str, "columns": dict,
-}  # fmt: skip
+KEYS = ("splits", "settings", "answer_list")  # of a YAML file
 NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outside")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the rows of a split are, and of which kind."""
+    """Where the rows of a split are, and of which kind: the keys of a split in YAML."""
 
     origin: str  # preset or file, and split, as messages name it
     annotation: Path | None = None  # file, or folder with metadata files
     videos: Path | None = None  # folder that the annotation's names are relative to; by default where it lies
     hub: str | None = None  # dataset of the Hub, or folder that `load_dataset` takes
     hub_split: str | None = None
-    shards: tuple[str, ...] = ()  # paths or URLs, with or without `*`
-    rows: str = "captions"
+    shards: list[str] = field(default_factory=list)  # paths or URLs, with or without `*`
+    rows: Literal["captions", "questions", "multiple_choice"] = "captions"
     num_options: int | None = None  # of multiple choice
-    medium: str = "video"
+    medium: Literal["video", "image"] = "video"
     columns: dict[str, str] = field(default_factory=dict)  # what the rows call our columns
     allow_outside: bool = False  # take names of videos that lead out of their folder
 
@@ -64,20 +62,18 @@ class Split:
         Raises:
             InputError: if a file is missing or wrong.
         """
-        if self.hub:
-            source = open_hub(self.hub, self.hub_split or "train", self.columns)
-        elif self.shards:
-            source = open_shards(self.shards, self.columns.get("video"))
-        else:
-            source = self.annotation
-            if not source.exists():
-                raise InputError(f"{self.origin}: {source}: there is no such annotation file.")
-            if self.videos is not None and not self.videos.is_dir():
-                raise InputError(f"{self.origin}: {self.videos}: there is no such folder of videos.")
         options |= {"columns": self.columns, "missing_videos": missing_videos, "allow_outside": self.allow_outside}
         if self.rows == "multiple_choice":
             options["num_options"] = self.num_options
-        return LOADERS[self.rows](source, self.videos, **options)
+        try:
+            source = self.annotation
+            if self.hub:
+                source = open_hub(self.hub, self.hub_split or "train", self.columns)
+            elif self.shards:
+                source = open_shards(self.shards, self.columns.get("video"))
+            return LOADERS[self.rows](source, self.videos, **options)
+        except InputError as error:
+            raise InputError(f"{self.origin}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -96,24 +92,22 @@ class DatasetArguments:
 
     _argument_group_name = "dataset"
 
-    dataset: str | None = field(default=None, metadata={"help": "Name of a published dataset, such as msrvtt."})
-    dataset_file: str | None = field(default=None, metadata={"help": "YAML file that describes one of your own."})
-    data_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of annotations and videos: by default the current, or that of the --dataset_file."},
+    dataset: str | None = HfArg(default=None, help="Name of a published dataset, such as msrvtt.")
+    dataset_file: str | None = HfArg(default=None, help="YAML file that describes one of your own.")
+    data_dir: str | None = HfArg(
+        default=None, help="Folder of annotations and videos: by default the current, or that of the --dataset_file."
     )
-    allow_outside: bool = field(
-        default=False,
-        metadata={"help": "Take absolute paths and `..` in annotations that lead out of the folder of videos."},
+    allow_outside: bool = HfArg(
+        default=False, help="Take absolute paths and `..` in annotations that lead out of the folder of videos."
     )
-    config: str | None = field(
-        default=None, metadata={"help": "YAML file of options by name, overridden by those of the command line."}
+    config: str | None = HfArg(
+        default=None, help="YAML file of options by name, overridden by those of the command line."
     )
-    train_file: str | None = field(default=None, metadata={"help": "Your own annotations, to train on."})
-    validation_file: str | None = field(default=None, metadata={"help": "Annotations of the split `validation`."})
-    test_file: str | None = field(default=None, metadata={"help": "Annotations of the split `test`."})
-    video_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the videos; by default where the dataset or the annotation says."}
+    train_file: str | None = HfArg(default=None, help="Your own annotations, to train on.")
+    validation_file: str | None = HfArg(default=None, help="Annotations of the split `validation`.")
+    test_file: str | None = HfArg(default=None, help="Annotations of the split `test`.")
+    video_dir: str | None = HfArg(
+        default=None, help="Folder of the videos; by default where the dataset or the annotation says."
     )
 
     def splits(self, preset: Preset, rows: str, *other_rows: str) -> dict[str, Split]:
@@ -153,76 +147,66 @@ def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None
     if isinstance(name_or_file, Path) or file.suffix in (".yaml", ".yml"):
         origin, data_dir = str(file), Path(data_dir or file.parent)
     else:
-        origin, data_dir, names = f"preset {name_or_file}", Path(data_dir or "."), ", ".join(preset_names(task))
-        if name_or_file not in preset_names(task):
-            raise InputError(f"{name_or_file}: there is no such dataset for {task}, but: {names}.")
+        origin, data_dir, names = f"preset {name_or_file}", Path(data_dir or "."), preset_names(task)
+        if name_or_file not in names:
+            raise InputError(f"{name_or_file}: there is no such dataset for {task}, but: {', '.join(names)}.")
         file = PRESETS / task / f"{name_or_file}.yaml"
-    content = read_yaml(file, {"splits": dict, "settings": dict, "answer_list": str})
-    splits = {
-        str(name): parse_split(f"{origin}, split {name}", keys, data_dir, ROWS_OF_TASK[task])
-        for name, keys in (content.get("splits") or {}).items()
-    }
+    content = read_yaml(file, KEYS)
+    splits, settings = (check_mapping(f"{origin}, {key}", content.get(key) or {}) for key in ("splits", "settings"))
     if not splits:
         raise InputError(f"{origin}: `splits` is missing.")
-    answer_list = content.get("answer_list")
-    return Preset(origin, splits, content.get("settings") or {}, answer_list and data_dir / answer_list)
+    splits = {
+        str(name): parse_split(f"{origin}, split {name}", keys, data_dir, ROWS_OF_TASK[task])
+        for name, keys in splits.items()
+    }
+    return Preset(origin, splits, settings, data_dir / content["answer_list"] if "answer_list" in content else None)
 
 
-def read_yaml(file: Path, kinds: dict | None = None) -> dict:
-    """Return the mapping in a YAML file; raise an `InputError` for another content, see [`check_keys`]."""
+def read_yaml(file: Path, keys: tuple = ()) -> dict:
+    """Return the mapping in a YAML file; raise an `InputError` for another content, or another key than `keys`."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error}).") from error
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())}).") from error
-    check_keys(str(file), content, kinds)
+    return check_mapping(file, content, keys)
+
+
+def check_mapping(origin, content, keys: tuple = ()) -> dict:
+    if not isinstance(content, dict):
+        raise InputError(f"{origin}: must be a mapping, got {content!r:.200}.")
+    for key in content:
+        if keys and key not in keys:
+            raise InputError(f"{origin}: there is no `{key}`, but: {', '.join(keys)}.")
     return content
 
 
-def check_keys(origin: str, content, kinds: dict | None):
-    """Raise an `InputError` for what is no mapping, for an unknown key, or for a value of a wrong type."""
-    if not isinstance(content, dict):
-        keys = f"with some of the keys {', '.join(kinds)}" if kinds else "of options to values"
-        raise InputError(f"{origin}: must be a mapping {keys}, got {content!r:.200}.")
-    for key, value in content.items() if kinds else ():
-        if key not in kinds:
-            raise InputError(f"{origin}: there is no key `{key}`, but: {', '.join(kinds)}.")
-        if not isinstance(value, kinds[key]) or isinstance(value, bool):
-            names = {str: "a string", int: "an integer", dict: "a mapping", (str, list): "a string or a list"}
-            raise InputError(f"{origin}: `{key}` must be {names[kinds[key]]}, got {value!r:.200}.")
-
-
 def parse_split(origin: str, keys, data_dir: Path, rows: str) -> Split:
-    check_keys(origin, keys, SPLIT_KEYS)
-    sources = [key for key in ("annotation", "hub", "shards") if key in keys]
+    parser, options = HfArgumentParser(Split), {"rows": rows} | check_mapping(origin, keys)
+    columns = options.pop("columns", {})
+    for column, name in check_mapping(f"{origin}, columns", columns, COLUMNS).items():
+        try:
+            is_right = bool(name) and "" not in parts_of(name)
+        except (TypeError, ValueError):  # no string; a brace too many
+            is_right = False
+        if not is_right:
+            wanted = "a field or a template such as {page_dir}/{videoid}.mp4"
+            raise InputError(f"{origin}, columns: `{column}` must be {wanted}, got {name!r:.200}.")
+    words = words_of(parser, origin, options, ("origin", "allow_outside"))
+    [split] = parser.parse_args_into_dataclasses([f"--origin={origin}", *words], look_for_args_file=False)
+    sources = [key for key in ("annotation", "hub", "shards") if getattr(split, key)]
     if len(sources) != 1:
         found = ", ".join(sources) or "none"
         raise InputError(f"{origin}: must have one of annotation, hub and shards, got {found}.")
     for key, other in (("videos", "annotation"), ("hub_split", "hub")):
-        if key in keys and other not in keys:
+        if getattr(split, key) and other not in sources:
             raise InputError(f"{origin}: `{key}` goes with `{other}`, which is missing.")
-    for key, choices in CHOICES.items():
-        if keys.get(key, choices[0]) not in choices:
-            raise InputError(f"{origin}: `{key}` must be one of {', '.join(choices)}, got {keys[key]!r:.200}.")
-    for column, name in keys.get("columns", {}).items():
-        if column not in COLUMNS or not is_name_or_template(name):
-            wanted = f"map some of {', '.join(COLUMNS)} to a field or a template such as {{page_dir}}/{{videoid}}.mp4"
-            raise InputError(f"{origin}: `columns` must {wanted}, got {column}: {name!r:.200}.")
-    values = {"rows": rows} | keys | {key: data_dir / keys[key] for key in ("annotation", "videos") if key in keys}
-    if "shards" in keys:
-        patterns = [keys["shards"]] if isinstance(keys["shards"], str) else keys["shards"]
-        values["shards"] = tuple(path if "://" in path else str(data_dir / path) for path in map(str, patterns))
-    if "hub" in keys and (data_dir / keys["hub"]).is_dir():
-        values["hub"] = str(data_dir / keys["hub"])
-    return Split(origin, **values)
-
-
-def is_name_or_template(name) -> bool:
-    try:
-        return isinstance(name, str) and name != "" and "" not in parts_of(name)
-    except ValueError:
-        return False
+    paths = {key: data_dir / value for key in ("annotation", "videos") if (value := getattr(split, key))}
+    if split.hub and (data_dir / split.hub).is_dir():
+        paths["hub"] = str(data_dir / split.hub)
+    shards = [path if "://" in path else str(data_dir / path) for path in split.shards]
+    return dataclasses.replace(split, columns=columns, shards=shards, **paths)
 
 
 def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> tuple[Preset, tuple]:
@@ -243,10 +227,10 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
     if config := first.parse_known_args(args)[0].config:
         args = words_of(parser, config, read_yaml(Path(config))) + args
     chosen = parser.parse_known_args(args)[0]
-    if chosen.dataset is not None and chosen.dataset_file is not None:
+    if chosen.dataset and chosen.dataset_file:
         raise InputError("Give one of --dataset and --dataset_file.")
     preset = Preset("command line")
-    if chosen.dataset is not None or chosen.dataset_file is not None:
+    if chosen.dataset or chosen.dataset_file:
         preset = load_preset(task, chosen.dataset or Path(chosen.dataset_file), chosen.data_dir)
         settings = dict(preset.settings)
         if chosen.dataset and (getattr(chosen, "evaluate_only", False) or "train" not in preset.splits):
@@ -258,22 +242,20 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
 
 def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: tuple = ("config",)) -> list[str]:
     """Return settings as words of a command line; raise an `InputError` for one that its parser does not take."""
-    options = {option.name: option for group in parser.dataclass_types for option in fields(group) if option.init}
-    required = [
-        f"--{name}=-" for name, option in options.items() if option.default is option.default_factory is MISSING
-    ]
+    options = [option for group in parser.dataclass_types for option in fields(group) if option.init]
+    required = [f"--{option.name}=-" for option in options if option.default is option.default_factory is MISSING]
+    known = [option.name for option in options if option.name not in refused]
     checker, words = HfArgumentParser(parser.dataclass_types, exit_on_error=False), []
     for name, value in settings.items():
-        if name not in options or name in refused:
-            known = ", ".join(name for name in options if name not in refused)
-            raise InputError(f"{origin}: there is no setting `{name}`, but: {known}.")
+        if name not in known:
+            raise InputError(f"{origin}: there is no `{name}`, but: {', '.join(known)}.")
         if value is None or value == []:
             continue
         word = [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
         try:
             if checker.parse_known_args(required + word)[1]:
-                raise InputError(f"{origin}: setting `{name}` must not be a list, got {value!r:.200}.")
+                raise InputError(f"{origin}: `{name}` must not be a list, got {value!r:.200}.")
         except argparse.ArgumentError as error:
-            raise InputError(f"{origin}: setting `{name}` cannot be {value!r:.200} ({error.message}).") from error
+            raise InputError(f"{origin}: `{name}` cannot be {value!r:.200} ({error.message}).") from error
         words += word
     return words

@@ -8,11 +8,11 @@ import tarfile
 from collections.abc import Iterable, Iterator
 
 import fsspec
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
-from .annotations import PLACE, STRING, Member, parse_json
+from .annotations import Member, parse_json
 
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.][^/.]*)\.([^/]+)")  # of a member: key and extension
 
@@ -30,7 +30,8 @@ def open_shards(patterns: Iterable[str], video: str | None = None) -> list[tuple
         InputError: if there are no such shards, one is damaged, or a sample has no video.
     """
     shards = [shard for pattern in patterns for shard in expand(pattern)]
-    features = Features({"path": STRING} | PLACE | {"fields": STRING})
+    text, number = Value("string"), Value("int64")
+    features = Features(path=text, shard=text, offset=number, size=number, fields=text)
     places = map(fsspec.url_to_fs, shards)
     stamps = [files.ukey(path) for files, path in places]  # differ where a file has changed
     arguments = {"shards": shards, "stamps": stamps, "video": [video] * len(shards)}
