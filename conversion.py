@@ -29,6 +29,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, BertTokenizer, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging as transformers_logging
 
 from . import modeling_svitt
 from .configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
@@ -110,8 +111,13 @@ def loading(name: Name) -> Iterator[None]:
         raise InputError(f"{name}: there is no such folder.")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{name}: is no folder of a model, it has no config.json.")
-    with in_one_sentence(f"{name}: cannot be loaded"):
-        yield
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing or does not fit is an error here, or meant
+    try:
+        with in_one_sentence(f"{name}: cannot be loaded"):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 @contextmanager

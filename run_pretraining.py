@@ -17,19 +17,21 @@ A --dataset_file (data/presets) names several corpora, of videos, images and sha
 goes on exactly where its last checkpoint was with the same command and --resume_from_checkpoint latest.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from transformers import HfArgumentParser, set_seed
+from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForPreTraining
 from svitt.data import annotations, loaders, presets
-from svitt.distributed import check_launch, check_output, write_whole
+from svitt.distributed import write_whole
 from svitt.errors import InputError, exit_on_bad_input
 from svitt.evaluation import retrieval
 from svitt.training import start
-from svitt.training.card import settings_of, write_card, write_results, write_settings
+from svitt.training.card import describe_and_publish, settings_of, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
@@ -40,15 +42,13 @@ class TaskArguments:
 
     _argument_group_name = "task"
 
-    stop_key: str | None = field(
-        default=None, metadata={"help": "Split whose best r_mean picks the model to keep; by default the last is kept."}
+    stop_key: str | None = HfArg(
+        default=None, help="Split whose best r_mean picks the model to keep; by default the last is kept."
     )
-    match_by: str = field(
-        default="video", metadata={"choices": ["video", "caption"], "help": "What positives of a batch share."}
-    )
-    mlm_prob: float | None = field(default=None, metadata={"help": "Share of the words to be completed (MLM)."})
-    itc_all_gather: bool = field(
-        default=False, metadata={"help": "Contrast (ITC) the clips and texts of all processes, not of each alone."}
+    match_by: Literal["video", "caption"] = HfArg(default="video", help="What positives of a batch share.")
+    mlm_prob: float | None = HfArg(default=None, help="Share of the words to be completed (MLM).")
+    itc_all_gather: bool = HfArg(
+        default=False, help="Contrast (ITC) the clips and texts of all processes, not of each alone."
     )
 
     def as_fields(self) -> dict[str, float | bool]:
@@ -63,8 +63,6 @@ def main():
     preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "pretraining")
     task, dataset, source, dropping, processing, evaluation, args = groups
     settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    check_launch()
-    check_output(output_dir)
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
 
     splits = dataset.splits(preset, "captions")
@@ -116,9 +114,7 @@ def main():
     write_whole(output_dir, partial(write_results, facts | results))
     rows = {f"{split}, zero-shot, {kind}": metrics for split in sets for kind, metrics in results[split].items()}
     base_model = source.model_name_or_path or source.vision_name_or_path or source.config_name
-    write_card(trainer, rows, [split.source for split in training.values()], base_model)
-    if args.push_to_hub:
-        trainer.accelerator.print(trainer.push_to_hub())
+    describe_and_publish(trainer, rows, [split.source for split in training.values()], base_model)
     trainer.accelerator.end_training()
 
 

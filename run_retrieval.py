@@ -14,22 +14,24 @@ Without data to train on, or with --evaluate_only, it evaluates. To run on sever
 launch`; for two CPU processes, with `accelerate launch --config_file configs/cpu_2_processes.yaml`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 from safetensors.torch import save_file
 from transformers import HfArgumentParser, set_seed
+from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForVideoTextRetrieval
 from svitt.conversion import load_model_and_processor
 from svitt.data import annotations, loaders, presets
-from svitt.distributed import check_launch, check_output, write_whole
+from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
 from svitt.evaluation import retrieval
 from svitt.training import start
-from svitt.training.card import settings_of, write_card, write_results, write_settings
+from svitt.training.card import describe_and_publish, settings_of, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments, check_task
 
@@ -40,20 +42,14 @@ class TaskArguments:
 
     _argument_group_name = "task"
 
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a SViTT model with its processor."})
-    evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
-    stop_key: str | None = field(
-        default=None,
-        metadata={"help": "Split whose best r_mean, or accuracy of multiple choice, is kept: `validation` if given."},
+    model_name_or_path: str = HfArg(help="Folder or Hub name of a SViTT model with its processor.")
+    evaluate_only: bool = HfArg(default=False, help="Do not train, even on a split `train`.")
+    stop_key: str | None = HfArg(
+        default=None, help="Split whose best r_mean, or accuracy of multiple choice, is kept: `validation` if given."
     )
-    join_captions: bool = field(
-        default=False, metadata={"help": "Paragraph retrieval: join a row's captions into one (DiDeMo, ActivityNet)."}
-    )
-    match_by: str = field(
-        default="video",
-        metadata={"choices": ["video", "caption"], "help": "What positives of a batch share; `caption` for SSv2."},
-    )
-    save_scores: bool = field(default=False, metadata={"help": "Write all scores to scores_<split>.safetensors."})
+    join_captions: bool = HfArg(default=False, help="Paragraph retrieval (DiDeMo, ActivityNet): join a row's captions.")
+    match_by: Literal["video", "caption"] = HfArg(default="video", help="What positives share; `caption` for SSv2.")
+    save_scores: bool = HfArg(default=False, help="Write all scores to scores_<split>.safetensors.")
 
 
 def main():
@@ -62,8 +58,6 @@ def main():
     preset, groups = presets.parse_with_preset(parser, "retrieval")
     task, dataset, dropping, processing, evaluation, args = groups
     settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    check_launch()
-    check_output(output_dir)
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
 
     splits = dataset.splits(preset, "captions", "multiple_choice")
@@ -73,19 +67,15 @@ def main():
     is_trained = "train" in splits and not task.evaluate_only
     check_task(is_trained, sets, args)
     if is_trained:
-        missing_videos = processing.missing_videos(is_training=True)
-        captions = splits["train"].load(missing_videos, join_captions=task.join_captions)
+        captions = splits["train"].load(processing.missing_videos(is_training=True), join_captions=task.join_captions)
         pairs = annotations.training_pairs(captions, task.match_by)
 
     set_seed(args.seed)
-    lengths = {name: getattr(processing, name) for name in ("num_frames", "max_text_length")}
-    model, processor = load_model_and_processor(
-        task.model_name_or_path, SViTTForVideoTextRetrieval, **lengths, **vars(dropping)
-    )
+    options = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length} | vars(dropping)
+    model, processor = load_model_and_processor(task.model_name_or_path, SViTTForVideoTextRetrieval, **options)
     evaluation.set_frames(processor.video_processor.num_frames)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
-    num_workers = args.dataloader_num_workers
-    reading = processing, bad_videos, args.per_device_eval_batch_size, num_workers
+    reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
 
     def score(model: SViTTForVideoTextRetrieval, split: str):
         return retrieval.score_split(trainer.accelerator, model, split, sets[split], processor, evaluation, *reading)
@@ -94,12 +84,14 @@ def main():
         metrics = retrieval.metrics_of(score(model, split), sets[split])
         return {f"{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
 
-    loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed, num_workers
+    loader, loading = None, (processing, loaders.collate_pairs, args.seed, args.dataloader_num_workers)
+    if is_trained:
+        loader = loaders.training_loader({"video": pairs}, processor, args.per_device_train_batch_size, *loading)
     is_choice = isinstance(sets.get(stop_key), annotations.ChoiceSet)
     trainer = SViTTTrainer(
         model,
         args,
-        loaders.training_loader({"video": pairs}, processor, *loading) if is_trained else None,
+        loader,
         partial(loaders.to_model_inputs, processor=processor),
         validate,
         eval_splits=[stop_key] if stop_key else [],
@@ -107,26 +99,22 @@ def main():
         bad_videos=bad_videos,
         processing_class=processor,
     )
-    facts = {"num_processes": args.world_size}
+    results = {}
+    write_whole(output_dir, partial(write_settings, settings))
     if is_trained:
-        write_whole(output_dir, partial(write_settings, settings))
         trainer.train(checkpoint)
         write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
-        facts |= {"epoch": trainer.best_epoch}
 
-    results = {}
     for split in sets:
         scores = score(model, split)
         results[split] = retrieval.metrics_of(scores, sets[split])
         write_whole(output_dir, partial(write_scores, split, scores, sets[split], task.save_scores))
-    if sets:
-        trainer.accelerator.print(retrieval.results_table(results))
-    write_whole(output_dir, partial(write_settings, settings), partial(write_results, facts | results))
+        trainer.accelerator.print(retrieval.results_table({split: results[split]}))
+    facts = {"num_processes": args.world_size} | ({"epoch": trainer.best_epoch} if is_trained else {})
+    write_whole(output_dir, partial(write_results, facts | results))
     if is_trained:
         rows = {f"{split}, {kind}": metrics for split in results for kind, metrics in results[split].items()}
-        write_card(trainer, rows, [splits["train"].source], task.model_name_or_path)
-    if args.push_to_hub:
-        trainer.accelerator.print(trainer.push_to_hub())
+        describe_and_publish(trainer, rows, [splits["train"].source], task.model_name_or_path)
     trainer.accelerator.end_training()
 
 

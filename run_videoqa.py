@@ -5,8 +5,7 @@
 On a published dataset, with the settings of the paper, or on annotations of {"video": "a.mp4", "question": "what
 plays?", "answer": "a cat"} in JSON, JSON lines or CSV, whose videos lie in --video_dir:
 
-    accelerate launch run_videoqa.py --model_name_or_path svitt-base --dataset msrvtt_qa --data_dir data \
-        --output_dir out
+    accelerate launch run_videoqa.py --model_name_or_path svitt-base --dataset msrvtt_qa --output_dir out
     python run_videoqa.py --model_name_or_path svitt-base --video_dir videos --train_file train.json \
         --validation_file val.json --test_file test.json --output_dir out --num_frames_test 12
     python run_videoqa.py --model_name_or_path out --video_dir videos --test_file test.json --output_dir evaluated
@@ -16,20 +15,20 @@ A pre-trained model has no decoder of answers yet: it begins as its fusion layer
 --resume_from_checkpoint latest.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from transformers import HfArgumentParser, set_seed
+from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForVideoQuestionAnswering
 from svitt.data import loaders, presets
-from svitt.distributed import check_launch, check_output, write_whole
+from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
 from svitt.evaluation import answering, retrieval
 from svitt.training import start
-from svitt.training.card import settings_of, write_card, write_results, write_settings
+from svitt.training.card import describe_and_publish, settings_of, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments, check_task
 
@@ -40,10 +39,9 @@ class TaskArguments:
 
     _argument_group_name = "task"
 
-    evaluate_only: bool = field(default=False, metadata={"help": "Do not train, even on a split `train`."})
-    stop_key: str | None = field(
-        default=None,
-        metadata={"help": "Split whose best accuracy picks the epoch to keep: `validation` if given, else the last."},
+    evaluate_only: bool = HfArg(default=False, help="Do not train, even on a split `train`.")
+    stop_key: str | None = HfArg(
+        default=None, help="Split whose best accuracy picks the epoch to keep: `validation` if given, else the last."
     )
 
 
@@ -53,8 +51,6 @@ def main():
     preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "videoqa")
     task, dataset, source, dropping, processing, answering_args, args = groups
     settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    check_launch()
-    check_output(output_dir)
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
 
     splits = dataset.splits(preset, "questions")
@@ -83,7 +79,7 @@ def main():
             trainer.accelerator, model, split, sets[split], answers, processor, answering_args, *reading
         )
 
-    def validate(model: SViTTForVideoQuestionAnswering, split: str) -> Mapping[str, float]:
+    def validate(model: SViTTForVideoQuestionAnswering, split: str) -> dict[str, float]:
         metrics = answering.answer_metrics(sets[split].questions, predict(model, split), answers)
         return answering.flat_metrics(metrics["accuracy"])
 
@@ -100,10 +96,11 @@ def main():
         processing_class=processor,
     )
     results = {"num_processes": args.world_size}
+    write_whole(output_dir, partial(write_settings, settings))
     if is_trained:
         metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
         trainer.accelerator.print(f"train: {answering.coverage_line(metrics)}")
-        write_whole(output_dir, partial(write_settings, settings), partial(answering.save_answer_list, answers))
+        write_whole(output_dir, partial(answering.save_answer_list, answers))
         trainer.train(checkpoint)
         write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
         results |= {"train": metrics, "epoch": trainer.best_epoch}
@@ -114,20 +111,14 @@ def main():
         predictions, rows = predict(model, split), sets[split].questions
         results[split] = answering.answer_metrics(rows, predictions, answers)
         trainer.accelerator.print(answering.answer_table(split, results[split]))
-        write_whole(
-            output_dir, partial(answering.write_predictions, split=split, questions=rows, predictions=predictions)
-        )
-    write_whole(output_dir, partial(write_settings, settings), partial(write_results, results))
+        write = partial(answering.write_predictions, split=split, questions=rows, predictions=predictions)
+        write_whole(output_dir, write)
+    write_whole(output_dir, partial(write_results, results))
     if is_trained:
-        rows = {
-            f"{split}, {name}": figures
-            for split in sets
-            for name, figures in answering.compared(results[split]).items()
-        }
+        compared = {split: answering.compared(results[split]) for split in sets}
+        rows = {f"{split}, {name}": values for split in sets for name, values in compared[split].items()}
         base_model = source.model_name_or_path or source.vision_name_or_path or source.config_name
-        write_card(trainer, rows, [splits["train"].source], base_model)
-    if args.push_to_hub:
-        trainer.accelerator.print(trainer.push_to_hub())
+        describe_and_publish(trainer, rows, [splits["train"].source], base_model)
     trainer.accelerator.end_training()
 
 

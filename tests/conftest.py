@@ -1,6 +1,7 @@
 """Golden vectors of the original SViTT code (fixtures/golden/README.md), as inputs and outputs of this port."""
 
 import json
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -185,3 +186,21 @@ def demo(tmp_path_factory):
     model = [ROOT / "examples/make_tiny_model.py", folder / "data/train.json", folder / "model"]
     subprocess.run([sys.executable, *model], check=True)
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of so many kB, or mounts it anew with another size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kilobytes):
+        options = f"{'remount,' if folder.is_mount() else ''}rw,size={kilobytes}k"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk can be mounted here")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -39,10 +39,10 @@ def write_results(results: Mapping[str, Any], folder: Path):
     (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
-def write_card(
+def describe_and_publish(
     trainer: SViTTTrainer, results: Mapping[str, Mapping[str, float]], datasets: Sequence[str], base_model: str
 ):
-    """Write README.md into the folder of a run, on the main process.
+    """Write README.md into the folder of a run, and publish the folder with `push_to_hub`; on the main process.
 
     Args:
         results: rows of the table, such as `"test, itm"`; those that a model need not learn for end in `chance` or
@@ -52,45 +52,45 @@ def write_card(
     if not trainer.is_world_process_zero():
         return
     model, folder = trainer.model, Path(trainer.args.output_dir)
-    model_id = trainer.hub_model_id or folder.absolute().name
-    task = "visual-question-answering" if hasattr(model, "text_decoder") else "feature-extraction"
-    figures = [(row, name, value) for row, values in results.items() for name, value in values.items()]
+    model_id, answers = trainer.hub_model_id or folder.absolute().name, hasattr(model, "text_decoder")
+    task = "visual-question-answering" if answers else "feature-extraction"
+    evaluations = [
+        EvalResult(task, "custom", row, name, dataset_config=row, metric_value=round(float(value), 4))
+        for row, values in results.items()
+        for name, value in values.items()
+        if not row.endswith(("chance", "answer"))
+    ]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=task,
         license="mit",
         language="en",
         tags=[model.config.model_type, "video", "custom_code"],
-        base_model=base_model if is_hub_name(base_model) else None,
-        datasets=[name for name in datasets if is_hub_name(name)] or None,
+        base_model=hub_name(base_model),
+        datasets=list(filter(None, map(hub_name, datasets))) or None,
         model_name=model_id,
-        eval_results=[
-            EvalResult(task, "custom", row, name, dataset_config=row, metric_value=round(float(value), 4))
-            for row, name, value in figures
-            if not row.endswith(("chance", "answer"))
-        ]
-        or None,
+        eval_results=evaluations or None,
     )
-    names = list(dict.fromkeys(name for _, name, _ in figures))
-    rows = [
-        [row, *(f"{values[name]:.2f}" if name in values else "" for name in names)] for row, values in results.items()
-    ]
     card = ModelCard.from_template(
         data,
         template_path=str(Path(__file__).parent / "card.md"),
         model_id=model_id,
         config=model.config,
         args=trainer.args,
-        answers=hasattr(model, "text_decoder"),
-        sources=[name if is_hub_name(name) else Path(name).name for name in datasets],
-        base_model=base_model if is_hub_name(base_model) else Path(base_model).name,
-        table=[["", *names], *rows] if rows else [],
+        answers=answers,
+        sources=[hub_name(name) or Path(name).name for name in datasets],
+        base_model=hub_name(base_model) or Path(base_model).name,
+        results=results,
+        names=list(dict.fromkeys(name for values in results.values() for name in values)),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         versions=", ".join(f"{package} {version(package)}" for package in ("svitt", "torch", "transformers")),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+    if trainer.args.push_to_hub:
+        print(trainer.push_to_hub())
 
 
-def is_hub_name(name: str) -> bool:
-    """Return whether this may name something on the Hub: neither a file or folder here, nor one with an ending."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists() and not Path(name).suffix
+def hub_name(name: str) -> str | None:
+    """Return what may be a name on the Hub: neither a file or folder here, nor with an ending."""
+    is_one = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() and not Path(name).suffix
+    return name if is_one else None

@@ -4,8 +4,9 @@
 import shutil
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from ..distributed import flush
 from ..errors import InputError
@@ -14,24 +15,29 @@ COMPLETE = "complete"  # an empty file, which a checkpoint gets when all process
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path | None:
-    """Return the checkpoint to resume; None to start anew.
+    """Return the checkpoint to resume, `latest` or a folder; None to start anew.
 
     Raises:
-        InputError: where there is no such checkpoint, or an earlier run has left some and none is to be resumed.
+        InputError: where there is no such checkpoint, more or fewer processes wrote it, or an earlier run has left some
+            and none is to be resumed.
     """
-    found = checkpoints(Path(output_dir))
+    found, folder = checkpoints(Path(output_dir)), None
     if resume_from_checkpoint == "latest":
-        return found[-1] if found else None
-    folder = None
-    if resume_from_checkpoint is not None:
+        folder = found[-1] if found else None
+    elif resume_from_checkpoint is not None:
         folder = Path(resume_from_checkpoint)
         if not (folder / TRAINER_STATE_NAME).is_file():
             raise InputError(f"--resume_from_checkpoint {folder}: is no checkpoint, it has no {TRAINER_STATE_NAME}.")
-        found = [other for other in found if other.parent.resolve() != folder.parent.resolve()]
-    if found:
+    if found and (folder is None or folder.parent.resolve() != Path(output_dir).resolve()):
         raise InputError(
             f"{found[-1]}: is of an earlier run; give --resume_from_checkpoint latest to go on with it, or another "
             "--output_dir."
+        )
+    num_states, num_processes = len(list(folder.glob("rng_state*.pth"))) if folder else 0, PartialState().num_processes
+    if folder is not None and num_states != num_processes:
+        raise InputError(
+            f"{folder}: was written by {num_states} processes and can only be resumed by as many, not by "
+            f"{num_processes}; to start anew from its model, give it to --model_name_or_path."
         )
     return folder
 
@@ -46,31 +52,19 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_state(checkpoint: Path) -> TrainerState:
-    try:
-        return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{checkpoint / TRAINER_STATE_NAME}: is damaged; give an earlier checkpoint.") from error
-
-
-def check_num_processes(checkpoint: Path, num_processes: int):
-    """Raise an `InputError` where a checkpoint has the random states of more or fewer processes."""
-    found = len(list(checkpoint.glob("rng_state*.pth")))
-    if found != num_processes:
-        raise InputError(
-            f"{checkpoint}: was written by {found} processes and can only be resumed by as many, not by "
-            f"{num_processes}; to start anew from its model, give it to --model_name_or_path."
-        )
+    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
 
 def complete(output_dir: Path, state: TrainerState, num_kept: int):
     """Mark the checkpoint of this step as complete; remove old ones, but for the last few and the best."""
     folder = output_dir / f"checkpoint-{state.global_step}"
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
     for file in folder.iterdir():
         flush(file)
     (folder / COMPLETE).touch()
     flush(folder)
     for old in checkpoints(output_dir)[:-num_kept]:
-        if old != Path(state.best_model_checkpoint or ""):
+        if step_of(old) != state.best_global_step:
             remove(old)
 
 

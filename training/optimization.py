@@ -2,11 +2,15 @@
 """AdamW parameter groups and the learning rate schedule."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from ..errors import ArgumentError
 
 
 def parameter_groups(
@@ -16,41 +20,26 @@ def parameter_groups(
     larger_lr: float | None = None,
     larger_lr_names: Sequence[str] = (),
 ) -> list[dict]:
-    """Groups of the trainable parameters by weight decay and learning rate, for a torch optimizer.
+    """Return groups of the trainable parameters by weight decay and learning rate, for a torch optimizer.
 
     Biases and other 1-D parameters (norms, layer scales) are not decayed. All else is: the CLS token, the tables of
-    relative position biases and the 0-D temperature too, as in the original.
-
-    Args:
-        named_parameters: `model.named_parameters()`.
-        lr: peak learning rate.
-        weight_decay: of decayed parameters.
-        larger_lr: peak learning rate of parameters whose name contains one of `larger_lr_names`.
-        larger_lr_names: parts of names.
-
-    Returns:
-        One dict with `params`, `lr` and `weight_decay` for each combination that occurs; decayed parameters first, the
-        general learning rate first.
+    relative position biases and the 0-D temperature too, as in the original. Those whose names contain one of
+    `larger_lr_names` have the peak learning rate `larger_lr`, all others `lr`.
 
     Raises:
-        ValueError: if no trainable parameter's name contains one of `larger_lr_names`.
+        ArgumentError: if no trainable parameter's name contains one of `larger_lr_names`.
     """
     trainable = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
     for part in larger_lr_names:
         if not any(part in name for name in trainable):
-            raise ValueError(f"{part!r} is part of no trainable parameter's name.")
-    groups = {}
+            raise ArgumentError("larger_lr_names", f"{part!r} is part of no trainable parameter's name")
+    groups = defaultdict(list)
     for name, parameter in trainable.items():
-        is_decayed = not name.endswith(".bias") and parameter.dim() != 1
-        has_larger_lr = any(part in name for part in larger_lr_names)
-        groups.setdefault((not is_decayed, has_larger_lr), []).append(parameter)
+        is_free = name.endswith(".bias") or parameter.dim() == 1
+        groups[is_free, any(part in name for part in larger_lr_names)].append(parameter)
     return [
-        {
-            "params": groups[not_decayed, has_larger_lr],
-            "lr": larger_lr if has_larger_lr else lr,
-            "weight_decay": 0 if not_decayed else weight_decay,
-        }
-        for not_decayed, has_larger_lr in sorted(groups)
+        {"params": params, "lr": larger_lr if is_larger else lr, "weight_decay": 0 if is_free else weight_decay}
+        for (is_free, is_larger), params in sorted(groups.items(), key=itemgetter(0))
     ]
 
 

@@ -9,6 +9,7 @@ all processes have finished is resumed.
 
 import copy
 import math
+import re
 import signal
 import sys
 import time
@@ -20,70 +21,63 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
-from ..distributed import BAD_INPUT, fail_together
-from ..errors import InputError, check_number, writing
-from .checkpoints import check_num_processes, complete, read_state, remove_after, step_of
+from ..distributed import BAD_INPUT, check_launch, check_output
+from ..errors import ArgumentError, InputError, check_number, sentence_of, writing
+from .checkpoints import complete, read_state, remove_after
 from .optimization import cosine_schedule, parameter_groups
 
 # So many updates in a row whose loss or gradient is not finite are no accident.
 MAX_SKIPPED_IN_A_ROW = 10
 # Of a run's folder, what is published: other files tell about the data and the machine.
 PUBLISHED = ["README.md", "*.py", "*config.json", "tokenizer*", "*.txt", "model*.safetensors", "answer_list.json"]
+# What is printed of neither the log nor evaluations; trackers and trainer_state.json have it.
+NOT_PRINTED = re.compile("total_flos|_chance_|_txt_|_img_")
 NOT_NEGATIVE = ("learning_rate", "larger_lr", "warmup_epochs", "min_lr_multi", "weight_decay", "max_grad_norm")
-COUNTS = (
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "save_total_limit",
-)
+COUNTS = ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit")
 
 
-def option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def default(name: str, value: Any) -> Any:
+    """Return a field of `TrainingArguments` with another default."""
+    return field(default=value, metadata=TrainingArguments.__dataclass_fields__[name].metadata)
 
 
 @dataclass
 class SViTTTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the original's settings as defaults, and with those it lacks."""
 
-    output_dir: str = field(metadata={"help": "Folder for results, checkpoints and, after training, the model."})
-    learning_rate: float = option(1e-5, "Peak learning rate.")
-    larger_lr: float | None = option(None, "Peak learning rate of the parameters named by --larger_lr_names.")
-    larger_lr_names: list[str] = field(
-        default_factory=list, metadata={"help": "Parts of parameter names, such as relative_position_bias_table."}
-    )
-    warmup_epochs: float = option(0.0, "Length of the linear warm-up in epochs; where 0, --warmup_steps counts.")
-    min_lr_multi: float = option(0.1, "The learning rate never falls below this share of its peak.")
-    lr_scheduler_type: str = option("cosine", "Half a cosine, cut off at the floor; all others are Transformers'.")
-    weight_decay: float = option(0.02, "Of all but biases and 1-D parameters.")
-    max_grad_norm: float = option(0.0, "Clip gradients to this norm; 0 is off.")
-    num_train_epochs: float = option(10.0, "Passes over the training data.")
-    per_device_train_batch_size: int = option(32, "Rows in a batch of one process.")
-    per_device_eval_batch_size: int = option(32, "Videos encoded at once by one process.")
-    logging_steps: float = option(50, "A line of the log every so many updates, besides those after each epoch.")
-    eval_strategy: str = option("epoch", "Evaluate after each `epoch`, every --eval_steps (`steps`), or `no`.")
-    eval_steps: float | None = option(None, "Evaluate every so many updates.")
-    save_strategy: str = option("epoch", "A checkpoint after each `epoch`, every --save_steps (`steps`), or `no`.")
-    save_steps: float | None = option(None, "A checkpoint every so many updates, besides those with evaluations.")
-    save_total_limit: int | None = option(1, "Checkpoints kept, the latest, besides the best.")
-    resume_from_checkpoint: str | None = option(
-        None, "`latest` of --output_dir (the beginning if there is none), or the folder of a checkpoint."
-    )
-    report_to: None | str | list[str] = option("none", "Trackers: tensorboard, trackio, wandb, ...")
-    hub_strategy: str = option("end", "When to publish the model.")
-    remove_unused_columns: bool = option(False, "Of no use: batches are made by the loader.")
-    ddp_find_unused_parameters: bool | None = option(False, "Every parameter has a part in the loss.")
+    output_dir: str = HfArg(help="Folder for results, checkpoints and, after training, the model.")
+    larger_lr: float | None = HfArg(default=None, help="Peak learning rate of the parameters of --larger_lr_names.")
+    larger_lr_names: list[str] = HfArg(default_factory=list, help="Parts of names, such as relative_position_bias.")
+    warmup_epochs: float = HfArg(default=0.0, help="Linear warm-up in epochs; where 0, --warmup_steps counts.")
+    min_lr_multi: float = HfArg(default=0.1, help="The learning rate never falls below this share of its peak.")
+    lr_scheduler_type: str = HfArg(default="cosine", help="Half a cosine, cut off at the floor, or Transformers'.")
+    eval_steps: float | None = HfArg(default=None, help="Evaluate every so many updates instead of after each epoch.")
+    save_steps: float | None = HfArg(default=None, help="A checkpoint every so many updates instead of each epoch.")
+    resume_from_checkpoint: str | None = HfArg(default=None, help="`latest` of --output_dir, if any, or a folder.")
+    learning_rate: float = default("learning_rate", 1e-5)
+    weight_decay: float = default("weight_decay", 0.02)
+    max_grad_norm: float = default("max_grad_norm", 0.0)
+    num_train_epochs: float = default("num_train_epochs", 10.0)
+    per_device_train_batch_size: int = default("per_device_train_batch_size", 32)
+    per_device_eval_batch_size: int = default("per_device_eval_batch_size", 32)
+    logging_steps: float = default("logging_steps", 50)
+    eval_strategy: str = default("eval_strategy", "epoch")
+    save_strategy: str = default("save_strategy", "epoch")
+    save_total_limit: int | None = default("save_total_limit", 1)
+    hub_strategy: str = default("hub_strategy", "end")
+    ddp_find_unused_parameters: bool | None = default("ddp_find_unused_parameters", False)
+    disable_tqdm: bool | None = default("disable_tqdm", True)
 
     def __post_init__(self):
         # For settings.yaml; what follows fills in more.
@@ -97,17 +91,18 @@ class SViTTTrainingArguments(TrainingArguments):
                 setattr(self, f"{kind}_strategy", "steps")
         self.save_steps = self.save_steps or 500  # Trainer's, of no effect with `epoch`
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # else CPU processes would not find others
-        if self.disable_tqdm is None:
-            self.disable_tqdm = not sys.stderr.isatty()
         try:
             super().__post_init__()
         except ValueError as error:
             raise InputError(" ".join(str(error).split())) from error
         installed = get_available_reporting_integrations()
-        for name in self.report_to:
-            if name not in installed:
-                known = ", ".join(sorted(installed)) or "none"
-                raise InputError(f"--report_to {name}: is not among the trackers that are installed: {known}.")
+        if unknown := sorted(set(self.report_to) - set(installed)):
+            known = ", ".join(sorted(installed)) or "none"
+            raise ArgumentError("report_to", f"{unknown[0]} is not among the trackers that are installed: {known}")
+        check_launch()
+        check_output(self.output_dir)
+        if not sys.stderr.isatty():
+            disable_progress_bar()
 
 
 class SViTTTrainer(Trainer):
@@ -121,7 +116,7 @@ class SViTTTrainer(Trainer):
         validate: returns metrics of the bare model on a split, logged as `eval_<split>_<metric>`.
         eval_splits: names of the splits to evaluate while training.
         stop_metric: `<split>_<metric>` that is highest for the model to keep; by default the last model is kept.
-        bad_videos: collects the videos that batches report as bad.
+        bad_videos: collects the videos that batches report as bad, by default in `output_dir`.
         kwargs: further arguments of `Trainer`.
 
     Raises:
@@ -144,18 +139,20 @@ class SViTTTrainer(Trainer):
         args = copy.copy(args)
         # Trainer would remove old checkpoints before other processes have written theirs, and by their dates.
         self.num_checkpoints, args.save_total_limit = args.save_total_limit or sys.maxsize, None
-        if not eval_splits:
-            args.eval_strategy = "no"
-        elif stop_metric is not None and args.save_strategy != "no":
+        args.eval_strategy = args.eval_strategy if eval_splits else "no"
+        if stop_metric is not None:
             args.metric_for_best_model, args.greater_is_better = f"eval_{stop_metric}", True
-            args.load_best_model_at_end = True
         super().__init__(model, args, eval_dataset=list(eval_splits), **kwargs)
-        if hasattr(model, "config"):
+        self.remove_callback(PrinterCallback)
+        if isinstance(model, PreTrainedModel):
             vars(model.config).pop("use_cache", None)  # which Trainer sets, but SViTT's configuration has not
+            # With these left out of a checkpoint, Trainer ties them when it resumes; it would warn of any others.
+            model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
         self.train_loader, self.to_model_inputs, self.validate = train_loader, to_model_inputs, validate
-        self.bad_videos, self.meter = bad_videos, Meter()
+        self.bad_videos = bad_videos or BadVideoReport(Path(args.output_dir) / "bad_videos.jsonl", resume=True)
         self.sigterm_came = self.must_stop = False
-        self.add_callback(RunCallback(self))
+        self.run = RunCallback(self)
+        self.add_callback(self.run)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -164,8 +161,7 @@ class SViTTTrainer(Trainer):
     @property
     def best_step(self) -> int:
         """The step of the model that the run ends with."""
-        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        return step_of(Path(best)) if best else self.state.global_step
+        return self.state.best_global_step or self.state.global_step
 
     @property
     def best_epoch(self) -> int:
@@ -177,20 +173,16 @@ class SViTTTrainer(Trainer):
         if self.optimizer is None:
             args, model = self.args, model or self.model
             larger = args.larger_lr, args.larger_lr_names
-            try:
-                groups = parameter_groups(model.named_parameters(), args.learning_rate, args.weight_decay, *larger)
-            except ValueError as error:
-                raise InputError(f"--larger_lr_names: {error}") from error
+            groups = parameter_groups(model.named_parameters(), args.learning_rate, args.weight_decay, *larger)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        args = self.args
+        args, optimizer = self.args, optimizer or self.optimizer
         if args.lr_scheduler_type != "cosine":
             return super().create_scheduler(num_training_steps, optimizer)
         num_warmup_steps = args.warmup_epochs * self.steps_per_epoch or args.get_warmup_steps(num_training_steps)
-        optimizer = optimizer or self.optimizer
         self.lr_scheduler = cosine_schedule(optimizer, num_warmup_steps, num_training_steps, args.min_lr_multi)
         return self.lr_scheduler
 
@@ -200,26 +192,23 @@ class SViTTTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device) -> tuple[list[dict], None]:
         """Return the batches of an update; raise the error of one process on all, and agree on SIGTERM."""
-        start, batches, problem = time.perf_counter(), [], None
+        start, batches, problems = time.perf_counter(), [], []
         try:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         except BAD_INPUT as error:
-            problem = error
-        flags = torch.tensor([problem is not None, self.sigterm_came], device=device).float()
+            problems = [sentence_of(error)]
+        flags = torch.tensor([bool(problems), self.sigterm_came], device=device).float()
         has_failed, self.must_stop = self.accelerator.reduce(flags).bool().tolist()
         if has_failed:
-            fail_together(raise_if, problem)
-        self.meter.begin_update(batches, time.perf_counter() - start)
-        for batch in batches:
-            if self.bad_videos is not None:
-                self.bad_videos.take_from(batch)
+            raise InputError(gather_object(problems)[0])
+        self.run.begin_update(batches, time.perf_counter() - start)
         return batches, None  # no items are counted: losses are means over a batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**self.to_model_inputs(inputs))
         for name, value in outputs.items():
             if name.startswith("loss"):
-                self.meter.add(name, value.detach().float() / self.current_gradient_accumulation_steps)
+                self.run.losses[name] += value.detach().float() / self.current_gradient_accumulation_steps
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -229,24 +218,13 @@ class SViTTTrainer(Trainer):
             for split in eval_dataset or self.eval_dataset:
                 for name, value in self.validate(self.model, split).items():
                     metrics[f"{metric_key_prefix}_{split}_{name}"] = value
-        self.meter.start += time.perf_counter() - start
+        self.run.start += time.perf_counter() - start
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
-        if "loss" in logs:
-            logs |= self.meter.read(self.accelerator)
-            if (temperature := getattr(self.model, "temp", None)) is not None:
-                logs["temperature"] = temperature.item()
-            logs["bad_videos"] = self.write_bad_videos()
-        super().log(logs, start_time)
-
-    def write_bad_videos(self) -> int:
-        """Write down those found since the last time; return how many batches of this run have reported."""
-        if self.bad_videos is not None:
-            self.meter.num_bad_videos += self.bad_videos.write("train")
-        return self.meter.num_bad_videos
+        super().log(logs | self.run.read() if "loss" in logs else logs, start_time)
 
     # ---- Runs
 
@@ -262,22 +240,22 @@ class SViTTTrainer(Trainer):
         set_seed(self.args.seed, device_specific=True)
         with writing(output_dir), self.noticing_sigterm():
             state = read_state(resume_from_checkpoint) if resume_from_checkpoint else TrainerState()
-            if resume_from_checkpoint:
-                check_num_processes(resume_from_checkpoint, self.args.world_size)
             if self.is_world_process_zero():
                 remove_after(state.global_step, output_dir)
             self.accelerator.wait_for_everyone()
-            if not 0 < self.args.max_steps <= state.global_step:
-                return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
-            # The run has ended: Trainer would make one more update, as this may be within an epoch.
-            self.state = state
-            weights = load_file(output_dir / f"checkpoint-{self.best_step}" / SAFE_WEIGHTS_NAME)
-            self.model.load_state_dict(weights, strict=False)  # tied weights are saved once
+            if 0 < self.args.max_steps <= state.global_step:
+                self.state = state  # Trainer would make one more update, where a run has ended within an epoch
+            else:
+                super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+            weights = output_dir / f"checkpoint-{self.best_step}" / SAFE_WEIGHTS_NAME
+            if weights.is_file():
+                self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
 
     @contextmanager
     def noticing_sigterm(self) -> Iterator[None]:
-        # `enable_jit_checkpoint` saves in the middle of an update, whose draws would then be others, and without
-        # asking other processes.
+        """Notice SIGTERM, which the next update answers: `enable_jit_checkpoint` saves in the middle of an update,
+        whose draws would then be others, and without asking other processes."""
+
         def notice(*signal_and_frame):
             self.sigterm_came = True
 
@@ -295,10 +273,8 @@ class SViTTTrainer(Trainer):
         except (OSError, ValueError) as error:  # all errors of huggingface_hub are one or the other
             raise InputError(f"--push_to_hub: {' '.join(str(error).split())}") from error
 
-    def push_to_hub(self, commit_message: str = "Upload model", **kwargs) -> str | None:
+    def push_to_hub(self, commit_message: str = "Upload model", **kwargs) -> str:
         """Publish the model, processor, code and card in `output_dir`; return the address of the commit."""
-        if not self.is_world_process_zero():
-            return None
         return HfApi(token=self.args.hub_token).upload_folder(
             repo_id=self.hub_model_id,
             folder_path=self.args.output_dir,
@@ -309,84 +285,83 @@ class SViTTTrainer(Trainer):
         )
 
 
-class Meter:
-    """What has happened since the last line of the log."""
+class RunCallback(TrainerCallback):
+    """Decides when to log and to save, leaves out updates that are not finite, completes checkpoints, and counts."""
 
-    def __init__(self):
+    def __init__(self, trainer: SViTTTrainer):
+        self.trainer, self.is_save_due, self.saved_step = trainer, False, -1
         self.num_skipped = self.num_skipped_in_a_row = self.num_bad_videos = 0
         self.restart()
 
     def restart(self):
+        """Count from here on for the next line of the log."""
         self.start, self.waited, self.num_clips, self.num_updates = time.perf_counter(), 0.0, 0, 0
         self.sums = defaultdict(float)
 
     def begin_update(self, batches: list[dict], seconds: float):
-        """Count its clips, and take their names from its batches, for which the process waited so long."""
+        """Count the clips of its batches, for which the process waited so long, and take their names."""
         self.waited += seconds
         self.num_clips += sum(len(next(iter(batch.values()))) for batch in batches)
         self.names = [name for batch in batches for name in batch.pop("videos", ["unknown"])]
-        self.losses: dict[str, torch.Tensor] = {}
+        self.losses = defaultdict(float)
+        for batch in batches:
+            self.trainer.bad_videos.take_from(batch)
 
-    def add(self, name: str, loss: torch.Tensor):
-        self.losses[name] = self.losses.get(name, 0) + loss
-
-    def end_update(self):
-        self.num_updates, self.num_skipped_in_a_row = self.num_updates + 1, 0
-        for name, loss in self.losses.items():
-            if name != "loss":  # which is Trainer's
-                self.sums[name] += loss
-
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return mean losses of all processes, clips per second, and the share of the time that this one waited."""
-        seconds, num_updates = time.perf_counter() - self.start, self.num_updates
-        found = {name: accelerator.reduce(total / num_updates, "mean").item() for name, total in self.sums.items()}
+    def read(self) -> dict[str, float]:
+        """Return what was counted since the last line of the log, but for `loss`, which is Trainer's."""
+        accelerator, seconds = self.trainer.accelerator, time.perf_counter() - self.start
+        means = {name: total / self.num_updates for name, total in self.sums.items() if name != "loss"}
+        found = {name: accelerator.reduce(mean, "mean").item() for name, mean in means.items()}
         found["clips_per_second"] = accelerator.num_processes * self.num_clips / seconds
         found |= {"data_wait": self.waited / seconds, "skipped_updates": self.num_skipped}
+        if (temperature := getattr(self.trainer.model, "temp", None)) is not None:
+            found["temperature"] = temperature.item()
+        self.write_bad_videos()
         self.restart()
-        return found
+        return found | {"bad_videos": self.num_bad_videos}
 
+    def write_bad_videos(self):
+        self.num_bad_videos += self.trainer.bad_videos.write("train")
 
-class RunCallback(TrainerCallback):
-    """Decides when to log and to save, leaves out updates that are not finite, and completes checkpoints."""
-
-    def __init__(self, trainer: SViTTTrainer):
-        self.trainer, self.is_save_due, self.saved_step = trainer, False, -1
+    def ends_epoch(self, step: int) -> bool:
+        return step % self.trainer.steps_per_epoch == 0 or step == self.trainer.state.max_steps
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # From 0, as Trainer does for an epoch within which it resumes.
         self.trainer.train_loader.batch_sampler.set_epoch(state.global_step // self.trainer.steps_per_epoch)
-        self.trainer.meter.restart()
+        self.restart()
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        meter, accelerator = self.trainer.meter, self.trainer.accelerator
+        accelerator, value = self.trainer.accelerator, self.losses["loss"]
         parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        value = meter.losses["loss"]
         if accelerator.scaler is None:  # which leaves out by itself what overflows, to find its scale
             value = value + torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
         if accelerator.reduce(value).isfinite().item():
-            meter.end_update()
+            self.num_updates, self.num_skipped_in_a_row = self.num_updates + 1, 0
+            for name, loss in self.losses.items():
+                self.sums[name] += loss
             return
-        meter.num_skipped += 1
-        meter.num_skipped_in_a_row += 1
-        names = ", ".join(gather_object(meter.names))
+        self.num_skipped, self.num_skipped_in_a_row = self.num_skipped + 1, self.num_skipped_in_a_row + 1
         message = f"update {state.global_step + 1}: the loss or its gradient is not finite"
-        if meter.num_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+        names = f"{', '.join(gather_object(self.names)):.2000}"
+        if self.num_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"{message}, as in the {MAX_SKIPPED_IN_A_ROW - 1} before it; a lower --learning_rate, --max_grad_norm "
-                f"or float32 may help. The last clips: {names:.2000}."
+                f"or float32 may help. The last clips: {names}."
             )
-        accelerator.print(f"{message}; skipped. Its clips: {names:.2000}.", flush=True)
-        if accelerator.scaler is None:
-            for parameter in parameters:
-                parameter.grad = None  # which the optimizer leaves out
+        accelerator.print(f"{message}; skipped. Its clips: {names}.", flush=True)
+        for parameter in parameters if accelerator.scaler is None else ():
+            parameter.grad = None  # which the optimizer leaves out
 
     def on_step_end(self, args, state, control, **kwargs):
-        # At the end of an epoch, a checkpoint is written once, after what is evaluated there.
-        ends_epoch = state.global_step % self.trainer.steps_per_epoch == 0 or control.should_training_stop
         if self.trainer.must_stop:
             control.should_save = control.should_training_stop = True
+        # At the end of an epoch, a checkpoint is written once, after what is evaluated there, with its scores; and one
+        # an update before, lest a long evaluation that is killed costs the epoch.
+        ends_epoch, is_evaluated = self.ends_epoch(state.global_step), args.eval_strategy == "epoch"
+        is_before = is_evaluated and args.save_strategy != "no" and self.ends_epoch(state.global_step + 1)
         self.is_save_due = control.should_save and ends_epoch
-        control.should_save = control.should_save and not ends_epoch
+        control.should_save = (control.should_save or is_before) and not ends_epoch
 
     def on_epoch_end(self, args, state, control, **kwargs):
         control.should_log = True
@@ -396,9 +371,14 @@ class RunCallback(TrainerCallback):
         if self.trainer.is_in_train and args.save_strategy != "no":
             control.should_save = True  # scores are part of the state
 
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            shown = (f"{name} {value:.4g}" for name, value in logs.items() if not NOT_PRINTED.search(name))
+            print(f"update {state.global_step}/{state.max_steps}: {', '.join(shown)}", flush=True)
+
     def on_save(self, args, state, control, **kwargs):
         trainer, self.saved_step = self.trainer, state.global_step
-        trainer.write_bad_videos()  # those found so far would be forgotten
+        self.write_bad_videos()  # those found so far would be forgotten
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             complete(Path(args.output_dir), state, trainer.num_checkpoints)
@@ -415,8 +395,3 @@ def check_task(is_trained: bool, eval_splits: Collection[str], args: SViTTTraini
         raise InputError("There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate.")
     if not is_trained and args.push_to_hub:
         raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")
-
-
-def raise_if(problem: Exception | None):
-    if problem is not None:
-        raise problem

@@ -2,7 +2,6 @@
 """Full disks: one sentence, nothing half written, and a second try that succeeds."""
 
 import shutil
-import subprocess
 
 import pytest
 
@@ -11,24 +10,6 @@ from svitt.errors import InputError
 from svitt.search import SViTTIndex
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a disk of so many kB, or mounts it anew with another size."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(kilobytes):
-        options = f"{'remount,' if folder.is_mount() else ''}rw,size={kilobytes}k"
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
-        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("no disk can be mounted here")
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_disk_too_full_for_shards(demo, small_disk):

@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Training in processes of its own: killed, told to stop, two as one, and ended by what fails in one of them."""
+"""Training in processes of its own: killed, told to stop, and ended by what fails in one of them."""
 
 import json
 import os
@@ -11,19 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
-
-from svitt import SViTTConfig, SViTTForPreTraining
-from svitt.data.loaders import ShuffledBatches
-from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 pytestmark = pytest.mark.slow
 
@@ -65,41 +58,31 @@ def wait_for_step(process, log, step):
     """Until the log tells of an update; whether the process still runs."""
     end = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
-        if log.read_text().count("'loss':") >= step:
+        if log.read_text().count(": loss ") >= step:
             return True
         time.sleep(0.02)
     return process.poll() is None
 
 
-def assert_same_weights(folder, expected, atol=0.0):
-    weights, expected = (load_file(path / "model.safetensors") for path in (folder, expected))
-    assert weights.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=atol, msg=lambda text, name=name: name + text)
-
-
 # ---- Killed, and told to stop
 
 
-@pytest.mark.parametrize(
-    ("command", "num_workers", "num_kills"), [(ONE, 1, 3), (TWO, 0, 3)], ids=["one process", "two processes"]
-)
-def test_killed_at_random_moments_and_resumed_weights_are_equal_to_the_bit(
-    demo, tmp_path, command, num_workers, num_kills
-):
+def test_two_processes_that_are_killed_and_resumed_end_with_the_same_best(demo, tmp_path):
     options = {"validation_file": demo / "data/val.json", "stop_key": "validation", "k_test": 2}
     options |= {"num_train_epochs": 4, "per_device_train_batch_size": 2, "save_steps": 1}
-    options |= {"dataloader_num_workers": num_workers, "resume_from_checkpoint": "latest"}
-    finish([*command, *words(demo, tmp_path / "whole", **options)])
-    killed, rng = words(demo, tmp_path / "killed", **options), random.Random(num_workers)
-    for _ in range(num_kills):
-        process = start([*command, *killed], tmp_path / "killed.txt")
+    options |= {"resume_from_checkpoint": "latest"}
+    finish([*TWO, *words(demo, tmp_path / "whole", **options)])
+    killed, rng = words(demo, tmp_path / "killed", **options), random.Random(0)
+    for _ in range(3):
+        process = start([*TWO, *killed], tmp_path / "killed.txt")
         assert wait_for_step(process, tmp_path / "killed.txt", rng.randint(1, 4))
         time.sleep(rng.uniform(0, 0.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    finish([*command, *killed])
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+    finish([*TWO, *killed])
+    weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert weights.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "whole")]
     assert results[0] == results[1]
 
@@ -122,115 +105,6 @@ def test_sigterm_saves_and_exits_with_0(demo, tmp_path, command, whole_group):
     finish([*command, *words(demo, tmp_path / "out", **options)])
     state = json.loads((tmp_path / f"out/checkpoint-{step + 2}/trainer_state.json").read_text())
     assert sorted({line["step"] for line in state["log_history"]}) == list(range(1, step + 3))
-
-
-# ---- Two processes
-
-
-def tiny_model(sparse=False, **options):
-    torch.manual_seed(0)
-    vision = {
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    text = vision | {
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-        "mask_token_id": 4,
-        "vocab_size": 50,
-        "fusion_layer": 1,
-        "max_position_embeddings": 16,
-        "encoder_width": 32,
-    }
-    vision |= {
-        "drop_path_rate": 0.0,
-        "image_size": 32,
-        "patch_size": 8,
-        "num_frames": 2,
-        "sparse_random_attn": 1 if sparse else None,
-        "token_drop_loc": [1],
-    }
-    return SViTTForPreTraining(SViTTConfig(vision_config=vision, text_config=text, embed_dim=16, **options))
-
-
-class Rows(torch.utils.data.Dataset):
-    """Eight pairs with one word masked each, and the other of a pair as negative."""
-
-    def __getitem__(self, place):
-        generator = torch.Generator().manual_seed(place[0])
-        ids = torch.randint(5, 50, (6,), generator=generator)
-        labels = torch.full_like(ids, -100)
-        labels[2] = ids[2]
-        row = {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator), "input_ids": ids}
-        return row | {"mlm_input_ids": ids.index_fill(0, torch.tensor([2]), 4), "mlm_labels": labels}
-
-
-def collate(rows):
-    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    others = torch.arange(len(rows)).view(-1, 2).flip(1).flatten()
-    return batch | {"negative_video_idx": others, "negative_text_idx": others}
-
-
-def train_tiny(folder, batch_size, accumulation=1, **options):
-    """Two updates of a model that draws nothing."""
-    args = SViTTTrainingArguments(
-        str(folder), max_steps=2, learning_rate=1e-2, per_device_train_batch_size=batch_size, save_strategy="no",
-        gradient_accumulation_steps=accumulation, logging_steps=1, optim="adamw_torch",
-        adam_epsilon=1e-3,  # else a step divides gradients that are zero but for rounding by themselves
-    )  # fmt: skip
-    loader = DataLoader(Rows(), batch_sampler=ShuffledBatches(8, batch_size, 0), collate_fn=collate)
-    trainer = SViTTTrainer(tiny_model(**options), args, loader)
-    trainer.train()
-    trainer.save_model()
-    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
-
-
-SCRIPT = """
-import json, sys
-sys.path.insert(0, {root!r})
-from tests.system.test_training import train_tiny
-from accelerate import PartialState
-for name, options in (("local", {{}}), ("gathered", {{"itc_all_gather": True}})):
-    losses = train_tiny("{folder}/" + name, 2, **options)
-    open("{folder}/" + name + ".json", "w").write(json.dumps(losses)) if PartialState().is_main_process else None
-"""
-
-
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory):
-    """A folder with the runs of two processes, with batches of two rows each."""
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "script.py").write_text(SCRIPT.format(root=str(ROOT), folder=str(folder)))
-    finish([*TWO, str(folder / "script.py")])
-    return folder
-
-
-def test_two_processes_are_one_that_accumulates_their_batches(of_two, tmp_path):
-    losses = train_tiny(tmp_path, 2, accumulation=2)
-    assert losses == pytest.approx(json.loads((of_two / "local.json").read_text()), rel=1e-5)
-    assert_same_weights(tmp_path, of_two / "local", 1e-5)
-    with pytest.raises(AssertionError):
-        assert_same_weights(tmp_path, of_two / "gathered", 1e-5)
-
-
-def test_two_processes_that_gather_are_one_with_the_whole_batch(of_two, tmp_path):
-    losses = train_tiny(tmp_path, 4)
-    assert losses == pytest.approx(json.loads((of_two / "gathered.json").read_text()), rel=1e-5)
-    assert_same_weights(tmp_path, of_two / "gathered", 1e-5)
-
-
-def test_activations_that_are_computed_again_are_the_same(tmp_path):
-    def train_with(name, **settings):
-        arguments = partial(SViTTTrainingArguments, **settings)
-        with mock.patch(f"{__name__}.SViTTTrainingArguments", arguments):
-            return train_tiny(tmp_path / name, 4)
-
-    assert train_with("again", activation_checkpointing=True) == pytest.approx(train_with("kept"), rel=1e-5)
-    assert_same_weights(tmp_path / "again", tmp_path / "kept", 1e-5)
 
 
 # ---- What fails in one process
