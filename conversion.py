@@ -21,6 +21,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from .processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
 logger = logging.getLogger(__name__)
 
-Name = str | os.PathLike  # of a file, a folder, or on the Hub
+Name = str | Path  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
 PARTS = {
     "vision_config": SViTTVisionConfig,
@@ -197,7 +198,8 @@ def merged(fields: Mapping, changes: Mapping) -> dict:
     result = dict(fields)
     for name, value in changes.items():
         part = PARTS.get(name)
-        config_class, names = (SViTTConfig, {name}) if part is None else (part, set(value or ()))
+        names = {name} if part is None else set(value or ())
+        config_class: Any = part or SViTTConfig
         if unknown := names - {field.name for field in dataclasses.fields(config_class)}:
             raise InputError(f"{config_class.__name__} has no field {', '.join(sorted(unknown))}.")
         result[name] = value if part is None else {**result.get(name, {}), **(value or {})}
@@ -643,7 +645,10 @@ def infer_config(
     trained = original_config if isinstance(original_config, Mapping) else {}
     if not trained:
         logger.warning("The checkpoint has no configuration: fields that no shape tells have the published values.")
-    fields = {"vision_config": _vision_fields(weights, trained), "text_config": _text_fields(weights, trained)}
+    fields: dict[str, Any] = {
+        "vision_config": _vision_fields(weights, trained),
+        "text_config": _text_fields(weights, trained),
+    }
     fields |= {name: trained[name] for name in ("temp", "mlm_prob", "itm_hard_neg", "loss_weight") if name in trained}
     if "vision_proj.weight" in weights:
         fields["embed_dim"] = len(weights["vision_proj.weight"])
@@ -666,7 +671,7 @@ def _vision_fields(weights: Weights, trained: Mapping) -> dict:
     prefix = "vision_model."
     width, num_channels, patch_size, _ = weights[f"{prefix}embeddings.patch_embeddings.projection.weight"].shape
     num_layers, table = _num_layers(weights, prefix), weights.get(_bias_table_name(prefix, 0))
-    fields = (ORIGINAL_VISION_DEFAULTS if trained else {}) | {"num_attention_heads": width // 64}
+    fields: dict[str, Any] = (ORIGINAL_VISION_DEFAULTS if trained else {}) | {"num_attention_heads": width // 64}
     fields |= _fields(SViTTVisionConfig, trained, "vit_config", "vision_encoder_args")
     clips = {"num_frames": (trained.get("video_input") or {}).get("num_frames"), "image_size": trained.get("image_res")}
     fields |= {field: value for field, value in clips.items() if value is not None}

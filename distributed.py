@@ -80,7 +80,7 @@ def gather_shares(share: list) -> list:
     return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
 
 
-def progress_bar(iterable: Iterable, description: str, total: int | None = None) -> Iterable:
+def progress_bar(iterable: Iterable, description: str, total: int | None = None) -> tqdm:
     """Return `tqdm` on the main process, and only where somebody looks at a terminal."""
     return tqdm(iterable, desc=description, total=total, leave=False, disable=not sys.stderr.isatty())
 

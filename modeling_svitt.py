@@ -1413,7 +1413,7 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
             outputs.prediction_logits = self.cls(self.fuse_pairs(outputs, attention_mask))
         elif self.config.loss_weight["mlm"]:
             if mlm_input_ids is None:
-                mlm_input_ids, mlm_labels = mask_tokens(input_ids, self.config.text_config, self.config.mlm_prob)
+                mlm_input_ids, mlm_labels = mask_tokens(input_ids, self.text_model.config, self.config.mlm_prob)
             video = outputs.video_model_output.last_hidden_state
             loss, outputs.prediction_logits = self.mlm_loss(video, mlm_input_ids, mlm_labels, attention_mask)
             outputs.loss_mlm = self.config.loss_weight["mlm"] * loss

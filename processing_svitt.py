@@ -134,7 +134,7 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
         nameless = SimpleNamespace(read=file.read, seek=partial(_seek, file), tell=file.tell)
         limit = {"max_pixels": str(MAX_FRAME_PIXELS)}
         try:
-            container = av.open(nameless, options=limit | {"protocol_whitelist": "none"}, **ANY_TAGS)
+            container = av.open(nameless, options=limit | {"protocol_whitelist": "none"}, **ANY_TAGS)  # type: ignore[call-overload]
         except (FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
                 raise VideoDecodeError("an MP4 or MOV without its index, it was cut off") from error
@@ -223,7 +223,7 @@ class _PacketIndex:
         entries = stream.index_entries
         if not is_held and container.format.name.startswith("mov") and 0 < len(entries) == stream.frames:
             # Such a file says all about its packets: not looking into them again takes a quarter less time.
-            container.flags |= av.container.Flags.no_parse.value
+            container.flags = container.flags | av.container.Flags.no_parse.value  # type: ignore[operator]
             container.seek(entries[0].timestamp, stream=stream)  # which also ends the parser that there is
         rows, packets, is_vp8, has_new_parameters = [], [], codec.name == "vp8", False
         for packet in islice(container.demux(stream), MAX_FRAMES + 2):
@@ -575,7 +575,8 @@ class SViTTVideoProcessor(VideoProcessorMixin):
         The types of `kwargs` are not checked, which would take a tenth of the time of a small clip.
         """
         settings = self._settings(kwargs)
-        return self._read("the video", video, None, *_seed_generators(settings["seed"], 1), settings)[0]
+        [generator] = _seed_generators(settings["seed"], 1)
+        return self._read("the video", video, None, generator, settings)[0]
 
     def to_pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
         """Return clips (B, T, 3, H, W) uint8 rescaled and normalised, float32 on their device."""
@@ -612,8 +613,9 @@ class SViTTVideoProcessor(VideoProcessorMixin):
             frames, metadata = _index_frames(name, video, pick, known, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
         if settings["do_augment"]:
+            height, width = clip.shape[-2:]
             ranges = settings["crop_scale"], settings["crop_ratio"]
-            top, left, height, width = random_crop_box(*clip.shape[-2:], *ranges, generator)
+            top, left, height, width = random_crop_box(height, width, *ranges, generator)
             clip = clip[..., top : top + height, left : left + width]
             flip = torch.rand(1, generator=generator).item() < settings["flip_prob"]
         clip = clip.to(settings["device"])

@@ -55,7 +55,7 @@ def check_videos(
     check_number("num_frames", num_frames, 1)
     if not (dataset or dataset_file or video_dir or annotation_file):
         raise ArgumentError("video_dir", "is missing: say what to check, with it, `annotation_file` or `dataset`")
-    folder = video_dir and Path(video_dir)
+    folder = Path(video_dir) if video_dir else None
     splits = [Split(str(file), annotation=Path(file), videos=folder) for file in annotation_file or ()]
     if dataset or dataset_file:
         task = next((task for task in ROWS_OF_TASK if dataset in preset_names(task)), "retrieval")
@@ -132,6 +132,7 @@ def check_video(video: str, num_frames: int, full: bool) -> str | None:
         return str(error)
     if metadata.total_num_frames < num_frames:
         return f"{video}: too short, it has {metadata.total_num_frames} of {num_frames} frames."
+    return None
 
 
 def in_workers(

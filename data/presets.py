@@ -29,7 +29,8 @@ from .annotations import LOADERS, open_hub, parts_of
 from .shards import open_shards
 
 PRESETS = Path(__file__).parent / "presets"
-ROWS_OF_TASK = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
+Kind = Literal["captions", "questions", "multiple_choice"]
+ROWS_OF_TASK: dict[str, Kind] = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
 COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type", "options")
 KEYS = ("splits", "settings", "answer_list")  # of a YAML file
 NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outside")
@@ -45,7 +46,7 @@ class Split:
     hub: str | None = None  # dataset of the Hub, or folder that `load_dataset` takes
     hub_split: str | None = None
     shards: list[str] = field(default_factory=list)  # paths or URLs, with or without `*`
-    rows: Literal["captions", "questions", "multiple_choice"] = "captions"
+    rows: Kind = "captions"
     num_options: int | None = None  # of multiple choice
     medium: Literal["video", "image"] = "video"
     columns: dict[str, str] = field(default_factory=dict)  # what the rows call our columns
@@ -110,7 +111,7 @@ class DatasetArguments:
         default=None, help="Folder of the videos; by default where the dataset or the annotation says."
     )
 
-    def splits(self, preset: Preset, rows: str, *other_rows: str) -> dict[str, Split]:
+    def splits(self, preset: Preset, rows: Kind, *other_rows: Kind) -> dict[str, Split]:
         """Return the splits of the dataset and those given as files, of `rows`; raise an `InputError` for other rows.
 
         Splits of the dataset to evaluate on may have `other_rows` as well.

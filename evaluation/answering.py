@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..configuration_svitt import SViTTConfig
-from ..data.annotations import PLACE, load_answer_list
+from ..data.annotations import Member, load_answer_list
 from ..data.loaders import BadVideoReport, ProcessingArguments, to_model_inputs
 from ..data.presets import Preset, Split
 from ..distributed import fail_together, share_of
@@ -96,7 +96,7 @@ def question_set(questions: Dataset) -> QuestionSet:
     for index, path in enumerate(video_field(questions, "path").to_pylist()):
         places[path if are_files else index].append(index)
     first = [indices[0] for indices in places.values()]
-    columns = [name for name in ("video", *PLACE) if name in questions.column_names]
+    columns = [name for name in ("video", *Member._fields[1:]) if name in questions.column_names]
     return QuestionSet(questions, questions.select_columns(columns).select(first), list(places.values()))
 
 

@@ -95,8 +95,9 @@ def start_training(
     if start.model_name_or_path is not None:
         # The decoder of answers is made of what was saved; other heads are loaded where there are any.
         source_class = None if model_class is SViTTForVideoQuestionAnswering else model_class
-        lengths = {"num_frames": num_frames, "max_text_length": max_text_length}
-        model, processor = conversion.load_model_and_processor(start.model_name_or_path, source_class, **lengths)
+        model, processor = conversion.load_model_and_processor(
+            start.model_name_or_path, source_class, num_frames=num_frames, max_text_length=max_text_length
+        )
         with conversion.loading(start.model_name_or_path):
             model = as_class(model_class, model)
             return conversion.expanded(model, num_frames or model.config.vision_config.num_frames, fields), processor
@@ -110,8 +111,9 @@ def start_training(
                 vision["num_frames"] = num_frames
             model = model_class(conversion.with_fields(SViTTConfig.from_pretrained(start.config_name), fields))
         else:
-            clips = {"num_frames": num_frames or SViTTConfig().vision_config.num_frames, "image_size": start.image_size}
-            model = conversion.init_from_towers(start.vision_name_or_path, start.text_name_or_path, **clips, **fields)
+            towers = start.vision_name_or_path, start.text_name_or_path
+            num_frames = num_frames or SViTTConfig().vision_config.num_frames
+            model = conversion.init_from_towers(*towers, num_frames, start.image_size, **fields)
             model = as_class(model_class, model)
             statistics = conversion.image_statistics(start.vision_name_or_path)
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)

@@ -170,7 +170,7 @@ class SViTTTrainer(Trainer):
     # ---- What Trainer lacks
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
+        if self.optimizer is None:  # type: ignore[has-type]
             args, model = self.args, model or self.model
             larger = args.larger_lr, args.larger_lr_names
             groups = parameter_groups(model.named_parameters(), args.learning_rate, args.weight_decay, *larger)
@@ -220,7 +220,7 @@ class SViTTTrainer(Trainer):
                     metrics[f"{metric_key_prefix}_{split}_{name}"] = value
         self.run.start += time.perf_counter() - start
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
