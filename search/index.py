@@ -41,7 +41,7 @@ from .table import SpanTable
 
 # What embeddings depend on, of the files of a model.
 MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
-SETTINGS = ("model", "fingerprint", "num_frames", "clip_seconds", "stride_seconds")
+SETTINGS = ("model", "fingerprint", "files", "num_frames", "clip_seconds", "stride_seconds")
 
 logger = logging.getLogger(__name__)
 
@@ -126,15 +126,14 @@ class SViTTIndex:
         model, processor = load(model_name_or_path, num_frames)
         is_folder = os.path.isdir(model_name_or_path)
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
-        settings["fingerprint"] = fingerprint_of(model_name_or_path)
+        settings |= fingerprint_of(model_name_or_path)
         settings["num_frames"] = processor.video_processor.num_frames
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "create.lock"):
                 if not (folder / "index.json").exists():  # as another process of the same launch was faster
                     SpanTable.create(folder, model.config.embed_dim)
-                    with whole_files(folder) as new:
-                        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+                    write_settings(folder, settings)
         return cls(folder, settings, model, processor)
 
     @classmethod
@@ -148,11 +147,15 @@ class SViTTIndex:
         settings = read_settings(folder)
         name = model_name_or_path or settings["model"]
         model, processor = load(name, settings["num_frames"])
-        if fingerprint_of(name) != settings["fingerprint"]:
+        found = fingerprint_of(name, settings)
+        if found["fingerprint"] != settings["fingerprint"]:
             raise InputError(
                 f"{folder}: was made by another model than {name}, namely {settings['model']} as it was; their "
                 "embeddings cannot be compared; index the videos anew in another folder."
             )
+        if found["files"] != settings["files"]:
+            with suppress(InputError, OSError), FileLock(folder / "create.lock"):  # of a folder that may only be read
+                write_settings(folder, settings | found)
         return cls(folder, settings, model, processor)
 
     def __len__(self) -> int:
@@ -414,14 +417,26 @@ def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProce
     return model.eval().to(device), processor
 
 
-def fingerprint_of(name: str) -> str:
-    """Return a hash of the files of a model that was loaded."""
+def write_settings(folder: Path, settings: dict):
+    with whole_files(folder) as new:
+        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def fingerprint_of(name: str, known: dict | None = None) -> dict:
+    """Return `fingerprint`, a hash of the files of a model that was loaded, and `files`, their sizes and times.
+
+    Files of the sizes and times that are `known` are not read again.
+    """
     folder = Path(name) if os.path.isdir(name) else Path(try_to_load_from_cache(name, "config.json")).parent
+    paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
+    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    if known is not None and known["files"] == files:
+        return {"fingerprint": known["fingerprint"], "files": files}
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)):
+    for path in paths:
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return {"fingerprint": digest.hexdigest(), "files": files}
 
 
 # ---- In words
