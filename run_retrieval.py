@@ -10,8 +10,7 @@ plays"} in JSON, JSON lines or CSV, whose videos lie in --video_dir:
         --validation_file val.json --test_file test.json --output_dir out --num_frames_test 12
     python run_retrieval.py --model_name_or_path out --video_dir videos --test_file test.json --output_dir zero_shot
 
-Without data to train on, or with --evaluate_only, it evaluates. To run on several devices, start it with `accelerate
-launch`; for two CPU processes, with `accelerate launch --config_file configs/cpu_2_processes.yaml`.
+Without data to train on, or with --evaluate_only, it evaluates. `accelerate launch` runs it on several devices.
 """
 
 from dataclasses import dataclass
@@ -44,9 +43,7 @@ class TaskArguments:
 
     model_name_or_path: str = HfArg(help="Folder or Hub name of a SViTT model with its processor.")
     evaluate_only: bool = HfArg(default=False, help="Do not train, even on a split `train`.")
-    stop_key: str | None = HfArg(
-        default=None, help="Split whose best r_mean, or accuracy of multiple choice, is kept: `validation` if given."
-    )
+    stop_key: str | None = HfArg(default=None, help="Split whose best r_mean or accuracy is kept: `validation` if any.")
     join_captions: bool = HfArg(default=False, help="Paragraph retrieval (DiDeMo, ActivityNet): join a row's captions.")
     match_by: Literal["video", "caption"] = HfArg(default="video", help="What positives share; `caption` for SSv2.")
     save_scores: bool = HfArg(default=False, help="Write all scores to scores_<split>.safetensors.")
@@ -66,6 +63,7 @@ def main():
     retrieval.check_stop_key(stop_key, sets)
     is_trained = "train" in splits and not task.evaluate_only
     check_task(is_trained, sets, args)
+    pairs = None
     if is_trained:
         captions = splits["train"].load(processing.missing_videos(is_training=True), join_captions=task.join_captions)
         pairs = annotations.training_pairs(captions, task.match_by)
@@ -84,14 +82,12 @@ def main():
         metrics = retrieval.metrics_of(score(model, split), sets[split])
         return {f"{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
 
-    loader, loading = None, (processing, loaders.collate_pairs, args.seed, args.dataloader_num_workers)
-    if is_trained:
-        loader = loaders.training_loader({"video": pairs}, processor, args.per_device_train_batch_size, *loading)
+    loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
     is_choice = isinstance(sets.get(stop_key), annotations.ChoiceSet)
     trainer = SViTTTrainer(
         model,
         args,
-        loader,
+        pairs and loaders.training_loader({"video": pairs}, processor, *loading, args.dataloader_num_workers),
         partial(loaders.to_model_inputs, processor=processor),
         validate,
         eval_splits=[stop_key] if stop_key else [],

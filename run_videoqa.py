@@ -11,8 +11,7 @@ plays?", "answer": "a cat"} in JSON, JSON lines or CSV, whose videos lie in --vi
     python run_videoqa.py --model_name_or_path out --video_dir videos --test_file test.json --output_dir evaluated
 
 A pre-trained model has no decoder of answers yet: it begins as its fusion layers. Without data to train on, or with
---evaluate_only, the script evaluates. A run that was stopped or killed goes on where its last checkpoint was with
---resume_from_checkpoint latest.
+--evaluate_only, the script evaluates.
 """
 
 from dataclasses import dataclass
@@ -73,11 +72,10 @@ def main():
         answering.check_answers(split, rows, answers)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
+    reading = answers, processor, answering_args, *reading
 
     def predict(model: SViTTForVideoQuestionAnswering, split: str) -> list[answering.Prediction | None]:
-        return answering.answer_split(
-            trainer.accelerator, model, split, sets[split], answers, processor, answering_args, *reading
-        )
+        return answering.answer_split(trainer.accelerator, model, split, sets[split], *reading)
 
     def validate(model: SViTTForVideoQuestionAnswering, split: str) -> dict[str, float]:
         metrics = answering.answer_metrics(sets[split].questions, predict(model, split), answers)

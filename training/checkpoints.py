@@ -51,10 +51,6 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def read_state(checkpoint: Path) -> TrainerState:
-    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-
-
 def complete(output_dir: Path, state: TrainerState, num_kept: int):
     """Mark the checkpoint of this step as complete; remove old ones, but for the last few and the best."""
     folder = output_dir / f"checkpoint-{state.global_step}"

@@ -28,13 +28,14 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
 from ..distributed import BAD_INPUT, check_launch, check_output
 from ..errors import ArgumentError, InputError, check_number, sentence_of, writing
-from .checkpoints import complete, read_state, remove_after
+from .checkpoints import complete, remove_after
 from .optimization import cosine_schedule, parameter_groups
 
 # So many updates in a row whose loss or gradient is not finite are no accident.
@@ -44,7 +45,8 @@ PUBLISHED = ["README.md", "*.py", "*config.json", "tokenizer*", "*.txt", "model*
 # What is printed of neither the log nor evaluations; trackers and trainer_state.json have it.
 NOT_PRINTED = re.compile("total_flos|_chance_|_txt_|_img_")
 NOT_NEGATIVE = ("learning_rate", "larger_lr", "warmup_epochs", "min_lr_multi", "weight_decay", "max_grad_norm")
-COUNTS = ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit")
+COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+COUNTS += ("num_train_epochs", "save_total_limit")
 
 
 def default(name: str, value: Any) -> Any:
@@ -239,7 +241,9 @@ class SViTTTrainer(Trainer):
         output_dir = Path(self.args.output_dir)
         set_seed(self.args.seed, device_specific=True)
         with writing(output_dir), self.noticing_sigterm():
-            state = read_state(resume_from_checkpoint) if resume_from_checkpoint else TrainerState()
+            state = TrainerState()
+            if resume_from_checkpoint:
+                state = TrainerState.load_from_json(str(resume_from_checkpoint / TRAINER_STATE_NAME))
             if self.is_world_process_zero():
                 remove_after(state.global_step, output_dir)
             self.accelerator.wait_for_everyone()
@@ -250,6 +254,8 @@ class SViTTTrainer(Trainer):
             weights = output_dir / f"checkpoint-{self.best_step}" / SAFE_WEIGHTS_NAME
             if weights.is_file():
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
+            else:
+                self.state.best_global_step = None  # somebody removed the best, or nothing was to be saved
 
     @contextmanager
     def noticing_sigterm(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 """Training of a tiny model: updates, the log, the choice of the best, and runs that end early and are resumed."""
 
 import itertools
-import json
 import math
 import os
 import random
@@ -12,7 +11,6 @@ import sys
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,45 +19,8 @@ from transformers.modeling_outputs import ModelOutput
 from svitt.data.loaders import ShuffledBatches
 from svitt.errors import InputError
 from svitt.training.checkpoints import find_checkpoint
-from svitt.training.optimization import cosine_schedule, parameter_groups
+from svitt.training.optimization import parameter_groups
 from svitt.training.trainer import MAX_SKIPPED_IN_A_ROW, SViTTTrainer, SViTTTrainingArguments
-
-from ..conftest import GOLDEN
-
-OPTIMISER = json.loads((GOLDEN / "case11_optim/config.json").read_text())["expected"]
-
-
-# ---- Parameter groups and learning rates
-
-
-@pytest.mark.parametrize("schedule", OPTIMISER["schedules"], ids=lambda schedule: str(schedule["num_warmup_steps"]))
-def test_learning_rates_equal_the_original(schedule):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=schedule["base_lr"])
-    names = ("num_warmup_steps", "num_training_steps", "min_lr_multi")
-    scheduler, lrs = cosine_schedule(optimizer, *(schedule[name] for name in names)), []
-    for _ in schedule["lrs"]:
-        lrs.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    assert lrs == pytest.approx(schedule["lrs"], rel=1e-9, abs=1e-15)
-
-
-@pytest.mark.parametrize("model", ["pretrain", "retrieval", "vqa"])
-@pytest.mark.parametrize("different_lr", [False, True])
-def test_parameter_groups_equal_the_original(model, different_lr):
-    name = f"{model}_different_lr" if different_lr else model
-    expected = OPTIMISER[f"param_groups_{name}"]
-    with safe_open(GOLDEN / f"_weights/{model}_tiny.safetensors", "pt") as weights:
-        parameters = {key: nn.Parameter(weights.get_tensor(key)) for key in expected}
-    module = "text_decoder" if model == "vqa" else "vision_proj"
-    larger = {"larger_lr": 1e-3, "larger_lr_names": [module]} if different_lr else {}
-    groups = parameter_groups(parameters.items(), lr=1e-5, **larger)
-    key_of = {id(parameter): key for key, parameter in parameters.items()}
-    got = {key_of[id(p)]: [group["weight_decay"], group["lr"]] for group in groups for p in group["params"]}
-    assert got == expected
-    for group, want in zip(groups, OPTIMISER[f"optimizer_groups_{name}"], strict=True):
-        assert (group["weight_decay"], group["lr"]) == (want["weight_decay"], want["lr"])
-        assert (len(group["params"]), key_of[id(group["params"][0])]) == (want["n"], want["first"])
 
 
 def test_frozen_parameters_are_left_out():
@@ -102,25 +63,20 @@ def collate(numbers):
     return {"x": torch.tensor(numbers).float()[:, None], "videos": [f"{number}.mp4" for number in numbers]}
 
 
-def trainer_of(
-    folder, model=None, numbers=range(8), batch_size=2, num_workers=0, evaluate=None, resume=None, loader=None,
+def train(
+    folder, model=None, resume=None, numbers=range(8), batch_size=2, num_workers=0, evaluate=None, loader=None,
     **settings,
 ):  # fmt: skip
-    args = SViTTTrainingArguments(
-        str(folder), **{"learning_rate": 0.1, "weight_decay": 0.0, "use_cpu": True, "logging_steps": 1} | settings
-    )
-    model = model or Scalar()
+    """Returns the trainer after a run, and the weight that it ends with."""
+    settings = {"learning_rate": 0.1, "weight_decay": 0.0, "use_cpu": True, "logging_steps": 1} | settings
+    args = SViTTTrainingArguments(str(folder), **settings)
     loader = loader or DataLoader(
         Numbers(numbers), batch_sampler=ShuffledBatches(len(numbers), batch_size, 42), collate_fn=collate,
         num_workers=num_workers, generator=torch.Generator(),
     )  # fmt: skip
     scored = {"eval_splits": ["val"], "stop_metric": "val_score"} if evaluate else {}
-    return SViTTTrainer(model, args, loader, dict, evaluate and (lambda bare, _: {"score": evaluate(bare)}), **scored)
-
-
-def train(folder, model=None, resume=None, **settings):
-    """Returns the trainer after a run, and the weight that it ends with."""
-    trainer = trainer_of(folder, model, **settings)
+    validate = evaluate and (lambda bare, split: {"score": evaluate(bare)})
+    trainer = SViTTTrainer(model or Scalar(), args, loader, validate=validate, **scored)
     trainer.train(find_checkpoint(folder, resume))
     return trainer, trainer.model.weight.item()
 
