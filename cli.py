@@ -7,7 +7,7 @@
     svitt search my_index "a dog catches a frisbee"
     svitt explain video.mp4 --model svitt-base --text "a dog catches a frisbee" --output maps.png
 
-`svitt COMMAND --help` tells more. With several devices: accelerate launch -m svitt.cli index videos ...
+`svitt COMMAND --help` explains its options. On several devices: accelerate launch -m svitt.cli index videos ...
 """
 
 import argparse
@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None):
         sys.exit(run(**args))
 
 
-def add_command(commands, name: str, run, help: str, **kwargs):
+def add_command(commands, name: str, run, help: str):
     """Add a command that calls `run` with its options; return the function that adds an option."""
-    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", **kwargs)
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     parser.set_defaults(run=run, prog=parser.prog)
     return parser.add_argument
 
@@ -50,7 +50,7 @@ def add_convert(commands):
     output = {"help": "folder to write, for from_pretrained"}
 
     help = "convert a .pth of the original SViTT code"
-    add = add_command(sources, "original", partial(convert, "convert_checkpoint"), help, aliases=["checkpoint"])
+    add = add_command(sources, "checkpoint", partial(convert, "convert_checkpoint"), help)
     add("path", help="the .pth: pre-training, retrieval or question answering")
     add("output_dir", **output)
     add("--tokenizer", default="bert-base-uncased", help="folder or Hub name (default: %(default)s)")
@@ -101,7 +101,7 @@ def add_check(commands):
     add("--annotation_file", nargs="+", help="annotations whose rows are checked, and the videos that they name")
     add("--dataset", help="instead: name of a published dataset, such as msrvtt")
     add("--dataset_file", help="instead: YAML file that describes a dataset of your own")
-    add("--data_dir", help="folder of the dataset's annotations and videos")
+    add("--data_dir", help="folder of its annotations and videos (default: the current, or that of the file)")
     add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
     add("--report", default="bad_videos.jsonl", help="file to write, a line for each problem (default: %(default)s)")
     add("--num_frames", type=int, default=4, help="frames that the model takes of a video (default: %(default)s)")
@@ -151,12 +151,12 @@ def pack(verify: str | None, **args) -> int | None:
 def add_index(commands):
     add = add_command(commands, "index", index, "encode videos, or bring an index up to date")
     add("videos", nargs="+", help="videos, folders of videos and tar shards, tar shards")
-    add("--index", dest="folder", required=True, help="folder of the index; one that is there knows what follows")
+    add("--index", dest="folder", required=True, help="folder of the index; one that exists keeps its settings")
     add("--model", dest="model_name_or_path", help="folder or Hub name of a SViTT")
-    add("--clip_seconds", type=float, help="longer videos are cut (default: 10)")
-    add("--stride_seconds", type=float, help="from one cut of a video to the next (default: 5)")
-    add("--num_frames", type=int, help="of a clip (default: the model's own)")
-    add("--batch_size", type=int, default=16, help="clips encoded at once (default: %(default)s)")
+    add("--clip_seconds", type=float, help="longer videos are cut into spans of this length (default: 10)")
+    add("--stride_seconds", type=float, help="from the start of one span to the next (default: 5)")
+    add("--num_frames", type=int, help="frames of a span (default: the model's own)")
+    add("--batch_size", type=int, default=16, help="spans encoded at once (default: %(default)s)")
     add("--num_workers", type=int, default=0, help="processes that decode videos, beside the main one")
 
 
@@ -182,11 +182,11 @@ def add_search(commands):
     help = "find what a sentence describes, or what a video looks like"
     add = add_command(commands, "search", search, help)
     add("folder", metavar="index", help="folder of the index")
-    add("text", nargs="?", help="what the clip shows")
-    add("--video", help="find clips like this one, instead")
+    add("text", nargs="?", help="what the video shows")
+    add("--video", help="find spans like this video, instead")
     add("--model", dest="model_name_or_path", help="the model of the index, if it has moved")
     add("--top_k", type=int, default=10, help="hits (default: %(default)s)")
-    add("--shortlist", type=int, default=50, help="clips to fuse with the text, at least top_k (default: %(default)s)")
+    add("--shortlist", type=int, default=50, help="spans to fuse with the text, at least top_k (default: %(default)s)")
     add("--no_rerank", dest="rerank", action="store_false", help="rank by the similarity of embeddings alone")
     add("--json", dest="as_json", action="store_true", help="print a JSON list")
 
@@ -199,7 +199,7 @@ def search(folder: str, model_name_or_path: str | None, as_json: bool, **query):
 
     hits = SViTTIndex.open(folder, model_name_or_path).search(**query)
     if not hits:
-        raise InputError(f"{folder}: holds no clips yet; svitt index adds some.")
+        raise InputError(f"{folder}: holds no spans yet; svitt index adds some.")
     print(json.dumps([asdict(hit) for hit in hits], indent=2, ensure_ascii=False) if as_json else hits_table(hits))
 
 
@@ -225,7 +225,7 @@ def add_explain(commands):
     add("--num_clips", type=int, default=1, help="clips that the video is cut into (default: %(default)s)")
     add("--strided_clips", action="store_true", help="a clip of C takes every C-th frame")
     add("--fps", type=float, default=2.0, help="frames per second of an overlay, from 0.1 to 50 (default: %(default)s)")
-    help = "a picture is a contact sheet, .mp4 or .gif an overlay; several may be given (default: token_maps.png)"
+    help = "a picture is a contact sheet, an .mp4 an overlay; several may be given (default: token_maps.png)"
     add("--output", nargs="+", type=Path, default=[Path("token_maps.png")], help=help)
 
 

@@ -14,7 +14,7 @@ Temporal sparse expansion, from clips of 4 frames to clips of 8 and fewer of the
     accelerate launch run_pretraining.py --dataset webvid_expansion --output_dir out8 --model_name_or_path out
 
 A --dataset_file (data/presets) names several corpora, of videos, images and shards. A run that was stopped or killed
-goes on exactly where its last checkpoint was with the same command and --resume_from_checkpoint latest.
+continues from its last checkpoint with the same command and --resume_from_checkpoint latest.
 """
 
 from dataclasses import dataclass

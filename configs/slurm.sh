@@ -1,6 +1,6 @@
 #!/bin/bash
 # sbatch configs/slurm.sh --dataset webvid --data_dir data --output_dir out
-# Pre-training on several nodes. Before the time is up the run saves its state, and the job queues again to go on.
+# Pre-training on several nodes. Before the time is up the run saves its state, and the job queues again to continue.
 #SBATCH --job-name=svitt
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1 # a launcher, which starts a process for each GPU

@@ -47,7 +47,7 @@ class ProcessingArguments(ArgumentGroup):
 
     num_frames: int | None = HfArg(default=None, help="Frames of a clip; by default the model's own.")
     max_text_length: int | None = HfArg(
-        default=None, help="Tokens of a caption, the rest is cut off; by default the model's own."
+        default=None, help="Tokens of a caption or question, the rest is cut off; by default the model's own."
     )
     augment: bool = HfArg(default=True, help="Train on random crops and flips, the same for a clip.")
     flip_prob: float = HfArg(

@@ -112,10 +112,10 @@ def test_towers_become_a_model_and_the_model_one_for_longer_clips(folders, tmp_p
 
 # Of commands: the words, in which names of files are of the folder of the test, and what must occur in the sentence.
 FAULTS = {
-    "no checkpoint": ("convert original none.pth out", "none.pth: there is no such file"),
-    "not a checkpoint": ("convert original text.pth out", "text.pth: is refused, it is no readable checkpoint"),
-    "no weights": ("convert original empty.pth out", "not names of weights of an original"),
-    "output in use": ("convert original empty.pth full", "full: is in use"),
+    "no checkpoint": ("convert checkpoint none.pth out", "none.pth: there is no such file"),
+    "not a checkpoint": ("convert checkpoint text.pth out", "text.pth: is refused, it is no readable checkpoint"),
+    "no weights": ("convert checkpoint empty.pth out", "not names of weights of an original"),
+    "output in use": ("convert checkpoint empty.pth full", "full: is in use"),
     "no tokenizer": ("convert towers beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
     "no frames": ("convert expand svitt out --num_frames 0", "--num_frames must be at least 1, got 0"),
     "another option": ("convert expand svitt out --frames 4", "--num_frames"),
