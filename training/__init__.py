@@ -1,1 +1,1 @@
-"""What the run scripts share."""
+"""Training: what a run starts from, the trainer, its schedule, checkpoints and model card."""
