@@ -11,6 +11,7 @@
 """
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None):
         add_command(commands)
     args = vars(parser.parse_args(arguments))
     run, prog = args.pop("run"), args.pop("prog")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of all libraries are for people who look
     with exit_on_bad_input(prog):
         sys.exit(run(**args))
 

@@ -817,16 +817,15 @@ def _shared_fields(config_class: type, config: AutoConfig) -> dict:
 def _pretrained(
     model_class: type[PreTrainedModel], name: Name, may_lack: str = "$^", **kwargs
 ) -> tuple[AutoConfig, Weights]:
-    """Return configuration and float32 weights of a pretrained model, under the names of checkpoints.
-
-    Transformers lists those that it does not use.
-    """
+    """Return configuration and float32 weights of a pretrained model, under the names of checkpoints."""
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
         raise InputError(f"{name}: is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
     model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
     missing = [key for key in report["missing_keys"] if not re.match(may_lack, key)]
     check_weights(name, missing, report["mismatched_keys"])
+    if report["unexpected_keys"]:
+        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="1000GB")
