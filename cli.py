@@ -235,7 +235,7 @@ def add_explain(commands):
 def explain(**args):
     from .search import maps
 
-    maps.explain(**args)
+    print(*maps.explain(**args), sep="\n")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ class ShuffledBatches:
     process_index: int | None = None  # by default that of the current process
     num_processes: int | None = None
     shards: np.ndarray | None = None  # (num_rows,) the number of each row's shard: a few are shuffled at a time
-    epoch: int = 1  # which the order depends on, beside the seed
+    epoch: int = 0  # which the order depends on, beside the seed
     start: int = 0  # the number of the batch to begin with
 
     def __post_init__(self):
@@ -196,7 +196,7 @@ class MixedBatches:
 
     parts: dict[str, ShuffledBatches]
     seed: int = 0
-    epoch: int = 1
+    epoch: int = 0
     start: int = 0  # the number of the batch to begin with
 
     @property
