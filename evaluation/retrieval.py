@@ -181,8 +181,7 @@ def itm_scores(
             text_hidden_states=text_states[:, :length][texts_of_clips],
             attention_mask=text_mask[:, :length][texts_of_clips],
         ).view(len(videos), num_clips, -1)
-        pooled = per_clip[:, 0] if ensemble == "concat" else pool_clips(per_clip, ensemble)
-        scores[torch.tensor(videos, device=model.device)[:, None], texts] = pooled.float()
+        scores[torch.tensor(videos, device=model.device)[:, None], texts] = pool_clips(per_clip, ensemble).float()
     return scores.cpu()
 
 
