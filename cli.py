@@ -102,9 +102,6 @@ def add_check(commands):
     add = add_command(commands, "check", check, "find the bad videos and annotations of a dataset")
     add("--video_dir", help="folder of the videos; without annotations, all below it are checked")
     add("--annotation_file", nargs="+", help="annotations whose rows are checked, and the videos that they name")
-    add("--dataset", help="instead: name of a published dataset, such as msrvtt")
-    add("--dataset_file", help="instead: YAML file that describes a dataset of your own")
-    add("--data_dir", help="folder of its annotations and videos (default: the current, or that of the file)")
     add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
     add("--report", default="bad_videos.jsonl", help="file to write, a line for each problem (default: %(default)s)")
     add("--num_frames", type=int, default=4, help="frames that the model takes of a video (default: %(default)s)")
@@ -121,9 +118,9 @@ def check(**args) -> int:
 
 def add_pack(commands):
     add = add_command(commands, "pack", pack, "pack videos and annotations into tar shards")
-    add("--video_dir", help="folder that the names of the videos are relative to")
-    add("--annotation_file", nargs="+", help="captions or questions: JSON, JSON lines or CSV")
-    add("--output_dir", help="folder for the shards of one or more splits")
+    add("--video_dir", required=True, help="folder that the names of the videos are relative to")
+    add("--annotation_file", required=True, nargs="+", help="captions or questions: JSON, JSON lines or CSV")
+    add("--output_dir", required=True, help="folder for the shards of one or more splits")
     add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
     add("--split", default="train", help="what the names of the shards begin with (default: %(default)s)")
     add("--samples_per_shard", type=int, default=1000, help="videos of a shard (default: %(default)s)")
@@ -132,20 +129,12 @@ def add_pack(commands):
     add("--bad_videos", choices=["error", "skip"], default="error", help="stop at one (default), or list and skip it")
     add("--num_workers", type=int, help="processes that read and encode (default: one a core)")
     add("--timeout", type=float, default=600.0, help="seconds that one video may take (default: %(default)s)")
-    add("--verify", metavar="FOLDER", help="only check that the shards in a folder are complete and undamaged")
 
 
-def pack(verify: str | None, **args) -> int | None:
+def pack(**args):
     from .data import packing
 
-    if verify is not None:
-        faults = packing.verify(verify)
-        print(*faults or [f"{verify}: complete and undamaged."], sep="\n")
-        return min(1, len(faults))
-    for name in ("video_dir", "annotation_file", "output_dir"):
-        if args[name] is None:
-            raise InputError(f"--{name} is missing; only --verify can do without.")
-    return packing.pack(**args)
+    packing.pack(**args)
 
 
 # ---- Search
@@ -167,11 +156,9 @@ def index(videos: list[str], batch_size: int, num_workers: int, **settings):
     import torch
     from accelerate import PartialState
 
-    from .distributed import check_launch
     from .search.index import SViTTIndex, summary
 
     state = PartialState(cpu=not torch.accelerator.is_available())
-    check_launch()
     built = SViTTIndex.create(**settings)
     report = built.add(videos, batch_size, num_workers)
     if state.is_main_process:

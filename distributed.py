@@ -4,46 +4,18 @@
 import os
 import shutil
 import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
 
-from .errors import ArgumentError, InputError, sentence_of, writing
+from .errors import InputError, sentence_of, writing
 from .processing_svitt import VideoDecodeError
 
 BAD_INPUT = (InputError, VideoDecodeError)
-
-
-def check_launch():
-    """Warn where the launcher was asked for more processes than take part.
-
-    `accelerate launch --cpu --num_processes 2` starts one: it leaves starting CPU processes to MPI, and only sets the
-    address where they should meet.
-    """
-    num_asked = int(os.environ.get("WORLD_SIZE", 2 if "MASTER_ADDR" in os.environ else 1))
-    if num_asked > PartialState().num_processes:
-        warnings.warn(
-            "The launcher was asked for several processes, but this one works alone. To have two on CPU, use "
-            "accelerate launch --config_file configs/cpu_2_processes.yaml, or torchrun --nproc_per_node 2.",
-            stacklevel=2,
-        )
-
-
-def check_output(output_dir: str):
-    """Raise an `InputError` where no file can be written into a folder, which need not exist yet: not after hours."""
-    place = Path(output_dir).absolute()
-    while not place.exists():
-        place = place.parent
-    if place.is_file():
-        raise ArgumentError("output_dir", f"{output_dir} must be a folder, but {place} is a file")
-    with writing(output_dir), tempfile.TemporaryFile(dir=place):
-        pass
 
 
 def fail_together(function: Callable, *args, **kwargs) -> Any:
@@ -62,16 +34,10 @@ def fail_together(function: Callable, *args, **kwargs) -> Any:
 
 
 def share_of(items):
-    """Return this process's items of a list, tensor or Dataset: every `num_processes`-th, from its index on."""
+    """Return this process's items of a list, range, tensor or Dataset: every `num_processes`-th, from its index on."""
     state = PartialState()
     share = slice(state.process_index, None, state.num_processes)
     return items.select(range(len(items))[share]) if hasattr(items, "column_names") else items[share]
-
-
-def numbers_of_share(length: int) -> range:
-    """Return where the items of this process's share, of so many, stand among all."""
-    state = PartialState()
-    return range(state.process_index, state.process_index + length * state.num_processes, state.num_processes)
 
 
 def gather_shares(share: list) -> list:
@@ -80,9 +46,9 @@ def gather_shares(share: list) -> list:
     return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
 
 
-def progress_bar(iterable: Iterable, description: str, total: int | None = None) -> tqdm:
+def progress_bar(iterable: Iterable, description: str) -> tqdm:
     """Return `tqdm` on the main process, and only where somebody looks at a terminal."""
-    return tqdm(iterable, desc=description, total=total, leave=False, disable=not sys.stderr.isatty())
+    return tqdm(iterable, desc=description, leave=False, disable=not sys.stderr.isatty())
 
 
 @contextmanager
@@ -90,10 +56,10 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
     """Give a temporary folder, whose files are moved into `folder` when all are written: a kill leaves no half file.
 
     Raises:
-        OutputError: where the disk is full or cannot be written; nothing is left then.
+        OutputError: where the disk is full or cannot be written; no file is left then.
     """
     folder = Path(folder)
-    incomplete, is_new = folder / ".incomplete", not folder.exists()
+    incomplete = folder / ".incomplete"
     shutil.rmtree(incomplete, ignore_errors=True)
     try:
         with writing(folder):
@@ -104,9 +70,6 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
                 os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
-        with suppress(OSError):  # of a folder that has files
-            if is_new:
-                folder.rmdir()
 
 
 def write_whole(folder: str | Path, *writers: Callable[[Path], Any]):

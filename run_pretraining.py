@@ -73,13 +73,14 @@ def main():
     retrieval.check_stop_key(task.stop_key, sets)
     pairs = {}
     for split in training.values():
-        captions = split.load(processing.missing_videos(is_training=True))
+        captions = split.load(allow_missing=processing.bad_videos == "skip")
         pairs.setdefault(split.medium, []).append(annotations.training_pairs(captions, task.match_by))
     pairs = {medium: annotations.join_pairs(parts) for medium, parts in pairs.items()}
 
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing, **task.as_fields())
     evaluation.set_frames(processor.video_processor.num_frames)
+    write_whole(output_dir, partial(write_settings, settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
 
@@ -103,7 +104,6 @@ def main():
         bad_videos=bad_videos,
         processing_class=processor,
     )
-    write_whole(output_dir, partial(write_settings, settings))
     trainer.train(checkpoint)
     write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
 

@@ -65,13 +65,14 @@ def main():
     check_task(is_trained, sets, args)
     pairs = None
     if is_trained:
-        captions = splits["train"].load(processing.missing_videos(is_training=True), join_captions=task.join_captions)
+        captions = splits["train"].load(processing.bad_videos == "skip", join_captions=task.join_captions)
         pairs = annotations.training_pairs(captions, task.match_by)
 
     set_seed(args.seed)
     options = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length} | vars(dropping)
     model, processor = load_model_and_processor(task.model_name_or_path, SViTTForVideoTextRetrieval, **options)
     evaluation.set_frames(processor.video_processor.num_frames)
+    write_whole(output_dir, partial(write_settings, settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
 
@@ -96,7 +97,6 @@ def main():
         processing_class=processor,
     )
     results = {}
-    write_whole(output_dir, partial(write_settings, settings))
     if is_trained:
         trainer.train(checkpoint)
         write_whole(output_dir, model.save_pretrained, processor.save_pretrained)

@@ -58,7 +58,7 @@ def main():
     retrieval.check_stop_key(stop_key, sets)
     is_trained = "train" in splits and not task.evaluate_only
     check_task(is_trained, sets, args)
-    questions = splits["train"].load(processing.missing_videos(is_training=True)) if is_trained else None
+    questions = splits["train"].load(allow_missing=processing.bad_videos == "skip") if is_trained else None
 
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, dropping, processing)
@@ -70,6 +70,7 @@ def main():
     rows_of = {"train": questions} if is_trained else {}
     for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
         answering.check_answers(split, rows, answers)
+    write_whole(output_dir, partial(write_settings, settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
     reading = answers, processor, answering_args, *reading
@@ -94,7 +95,6 @@ def main():
         processing_class=processor,
     )
     results = {"num_processes": args.world_size}
-    write_whole(output_dir, partial(write_settings, settings))
     if is_trained:
         metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
         trainer.accelerator.print(f"train: {answering.coverage_line(metrics)}")

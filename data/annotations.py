@@ -12,9 +12,8 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from string import Formatter
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -85,12 +84,10 @@ def parse_json(where, text: str | bytes):
 
 def read_csv(file: Path, lines) -> Iterator[dict]:
     reader = csv.DictReader(lines, strict=True)
-    header = reader.fieldnames or []
-    if len(set(header)) < len(header):
-        raise InputError(f"{file}: two columns have one name in the header, which is {', '.join(header)}.")
     for row in reader:
         if None in row or None in row.values():
-            raise InputError(f"{file}, line {reader.line_num}: must have {len(header)} cells, as the header has.")
+            num_cells = len(reader.fieldnames)
+            raise InputError(f"{file}, line {reader.line_num}: must have {num_cells} cells, as the header has.")
         yield {name: parse_cell(cell) for name, cell in row.items() if cell}
 
 
@@ -145,11 +142,10 @@ class Row:
         theirs = self.name_of(name)
         if "{" not in theirs:
             return self.fields.get(theirs)
-        parts = {part: self.fields.get(part) for part in parts_of(theirs)}
-        for part, value in parts.items():
-            if not is_text(value) and type(value) is not int:
-                raise InputError(f"{self.where}: `{part}` must be a string or an integer, got {value!r:.200}.")
-        return theirs.format(**parts)
+        try:
+            return theirs.format(**self.fields)
+        except (AttributeError, LookupError, ValueError) as error:
+            raise self.error(name, f"cannot be filled in ({error!r})") from error
 
     def strings(self, name: str) -> list[str]:
         """Return the strings of a field that holds one string or a list of them, none blank."""
@@ -182,18 +178,9 @@ class Row:
         self.seen[key] = self.where.rpartition(", ")[2]
 
 
-@cache
-def parts_of(template: str) -> list[str]:
-    """Return the fields that a template names; raise a `ValueError` for one with a brace too many."""
-    return [part for _, part, _, _ in Formatter().parse(template) if part is not None]
-
-
 def is_text(value) -> bool:
-    """Return whether a value is a string that is not blank, and not half a character, which JSON can write."""
-    try:
-        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
-    except UnicodeEncodeError:
-        return False
+    """Return whether a value is a string that is not blank."""
+    return isinstance(value, str) and bool(value.strip())
 
 
 @dataclass
@@ -207,7 +194,7 @@ class Rows:
     source: str | Path | Dataset | Iterable[tuple[str, int, dict]]  # annotation, of `open_hub`, or of `open_shards`
     video_dir: str | Path | None = None  # folder that the names in an annotation are relative to; or where it lies
     columns: dict[str, str] = field(default_factory=dict)  # what the rows call our fields: see [`Row`]
-    missing_videos: str = "error"  # each must exist; or "allow": one must, and a loader will deal with the others
+    allow_missing: bool = False  # one must exist, and a loader will deal with the others; else each must
     allow_outside: bool = False  # take names that lead out of the folder: annotations are often somebody else's
 
     def __post_init__(self):
@@ -239,7 +226,7 @@ class Rows:
             if not self.allow_outside and (os.path.isabs(name) or (".." in name and ".." in Path(name).parts)):
                 problem = f"{name!r:.200} must be a path below {row.folder}; --allow_outside takes it"
                 raise row.error("video", problem)
-            if self.missing_videos == "error" and not os.path.isfile(path):
+            if not self.allow_missing and not os.path.isfile(path):
                 raise row.error("video", f"{name!r:.200} is not in {row.folder}")
             if unique:
                 row.check_new("video", name, os.path.normpath(path))
@@ -289,10 +276,8 @@ def question_fields(row: Row) -> dict[str, Any]:
     """Return what a row asks, and its answers; raise an `InputError` for a fault."""
     question_id = row.get("question_id")
     kind = type(question_id)
-    if kind not in (int, str, type(None)) or kind is int and question_id.bit_length() > 63:
-        raise row.error("question_id", f"must be an integer or a string, got {question_id!r:.200}")
-    if row.seen.setdefault("question_id", kind) is not kind:
-        raise row.error("question_id", f"must be of one type in all rows, got {question_id!r:.200}")
+    if kind not in (int, str, type(None)) or row.seen.setdefault("question_id", kind) is not kind:
+        raise row.error("question_id", f"must be an integer in all rows, or a string in all, got {question_id!r:.200}")
     if question_id is not None:
         row.check_new("question_id", question_id)
     fields = {"question": row.string("question"), "question_id": question_id}

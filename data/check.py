@@ -17,7 +17,6 @@ from ..distributed import progress_bar
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of
-from .presets import ROWS_OF_TASK, Split, load_preset, preset_names
 
 VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".gif")
 AT_ONCE = 1000  # items that wait for workers, or for their turn
@@ -26,9 +25,6 @@ AT_ONCE = 1000  # items that wait for workers, or for their turn
 def check_videos(
     video_dir: str | None = None,
     annotation_file: list[str] | None = None,
-    dataset: str | None = None,
-    dataset_file: str | None = None,
-    data_dir: str | None = None,
     allow_outside: bool = False,
     report: str = "bad_videos.jsonl",
     num_frames: int = 4,
@@ -38,38 +34,21 @@ def check_videos(
 ) -> int:
     """Check annotations and videos, write the report, print a summary, and return how many faults there are.
 
-    Args:
-        video_dir: folder of the videos; without annotations, all below it are checked.
-        annotation_file: annotations whose rows are checked, and the videos that they name.
-        dataset, dataset_file, data_dir: instead: a published dataset, or a YAML file that describes one.
-        allow_outside: take names of videos that lead out of their folder.
-        report: file to write, see [`write_bad_videos`].
-        num_frames: frames that the model takes of a video; one with fewer is too short.
-        full: decode all frames of a video, not only those it takes.
-        num_workers: processes that read videos; by default one a core.
-        timeout: seconds that reading one video may take.
+    Arguments are the options of `svitt check`.
 
     Raises:
         InputError: if there is nothing to check, or a file cannot be read or written.
     """
     check_number("num_frames", num_frames, 1)
-    if not (dataset or dataset_file or video_dir or annotation_file):
-        raise ArgumentError("video_dir", "is missing: say what to check, with it, `annotation_file` or `dataset`")
-    folder = Path(video_dir) if video_dir else None
-    splits = [Split(str(file), annotation=Path(file), videos=folder) for file in annotation_file or ()]
-    if dataset or dataset_file:
-        task = next((task for task in ROWS_OF_TASK if dataset in preset_names(task)), "retrieval")
-        splits = load_preset(task, dataset or Path(dataset_file), data_dir).splits.values()
+    if not (video_dir or annotation_file):
+        raise ArgumentError("video_dir", "is missing: say what to check, with it or `annotation_file`")
     videos, bad = {}, []
-    for split in splits:
-        if split.annotation is None:
-            print(f"{split.origin}: not checked, only annotations and their videos are.")
-            continue
-        bad += check_rows(split, allow_outside, videos)
-    if not splits:
+    for file in annotation_file or ():
+        bad += check_rows(file, video_dir, allow_outside, videos)
+    if not annotation_file:
         videos = dict.fromkeys(sorted(filter(is_video, files_below(video_dir))), video_dir)
-    if not videos and not bad:
-        raise InputError(f"{video_dir}: holds no video ({' '.join(VIDEO_EXTENSIONS)}).")
+        if not videos:
+            raise InputError(f"{video_dir}: holds no video ({' '.join(VIDEO_EXTENSIONS)}).")
     write_bad_videos(report, bad)  # now, lest it cannot be written after hours
     read = partial(check_video, num_frames=num_frames, full=full)
     results = zip(videos.items(), in_workers(read, videos, "checking", num_workers, timeout), strict=True)
@@ -79,12 +58,12 @@ def check_videos(
     return len(bad)
 
 
-def check_rows(split: Split, allow_outside: bool, videos: dict[str, str]) -> list[dict]:
-    """Return the faults of a split's rows; add its videos, each with the first row that names it."""
+def check_rows(file: str, video_dir: str | None, allow_outside: bool, videos: dict[str, str]) -> list[dict]:
+    """Return the faults of the rows of an annotation; add its videos, each with the first row that names it."""
     bad = []
     try:
-        rows = Rows(split.annotation, split.videos, split.columns, "allow", allow_outside)
-        read_fields = FIELDS_OF[kind_of(split.annotation)]
+        rows = Rows(file, video_dir, allow_missing=True, allow_outside=allow_outside)
+        read_fields = FIELDS_OF[kind_of(file)]
         for row in rows:
             try:
                 for video in rows.videos_of(row):
@@ -93,7 +72,7 @@ def check_rows(split: Split, allow_outside: bool, videos: dict[str, str]) -> lis
             except InputError as error:
                 bad.append({"video": None, "error": str(error), "where": row.where})
     except InputError as error:  # of the file
-        bad.append({"video": None, "error": str(error), "where": str(split.annotation)})
+        bad.append({"video": None, "error": str(error), "where": file})
     return bad
 
 
@@ -106,17 +85,14 @@ def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) 
     def refuse(error: OSError):
         raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).")
 
-    waiting, seen = [folder], set()
-    for top in waiting:  # links wait until all real folders have been walked
-        for parent, folders, names in os.walk(top, onerror=on_error or refuse):
-            if (real := os.path.realpath(parent)) in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            yield from (os.path.join(parent, name) for name in names)
-            links = [path for name in sorted(folders) if os.path.islink(path := os.path.join(parent, name))]
-            # Not to a folder that holds this one.
-            waiting += [path for path in links if not f"{real}{os.sep}".startswith(os.path.realpath(path) + os.sep)]
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=on_error or refuse, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # two links to one folder, or a link to one that holds it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: B023
+        yield from (os.path.join(parent, name) for name in names)
 
 
 def is_video(path: str) -> bool:

@@ -26,7 +26,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers.hf_argparser import HfArg
 
-from ..distributed import numbers_of_share, progress_bar, share_of
+from ..distributed import progress_bar, share_of
 from ..errors import ArgumentGroup
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
 from .check import write_bad_videos
@@ -69,11 +69,6 @@ class ProcessingArguments(ArgumentGroup):
         help="Evaluation, to see what a model makes of time: reverse or shuffle a video's frames, or repeat one.",
     )
 
-    def missing_videos(self, is_training: bool) -> str:
-        """Return what loading annotations does about files that are not there: `"allow"` or `"error"`."""
-        policy = self.bad_videos if is_training else self.bad_eval_videos
-        return "error" if policy == "error" else "allow"
-
 
 # ---- Rows with clips
 
@@ -92,8 +87,8 @@ class ClipDataset:
 
     rows: Dataset  # with a column `video`, and perhaps `shard`, `offset` and `size`, where its bytes are
     read_clip: Callable  # as `SViTTVideoProcessor.read_clip`
-    # For a video that cannot be read. "error": raise; "keep": give the row without a clip; "skip": give another row at
-    # random in its place, so that batches keep their size on all processes.
+    # For a video that cannot be read. "error": raise; "score_as_missed": give the row without a clip; "skip": give
+    # another row at random in its place, so that batches keep their size on all processes.
     bad_videos: str = "error"
     seed: int = 0
     numbers: Sequence[int] | None = None  # of the rows, by default from 0
@@ -117,7 +112,7 @@ class ClipDataset:
                 if self.bad_videos == "error":
                     raise
                 found = [*found, {"video": row["video"], "error": str(error)}]
-            if self.bad_videos == "keep":
+            if self.bad_videos == "score_as_missed":
                 return row | {"clip": None, "bad_videos": found}
             index = int(draw(len(self.rows)))
         reason = found[-1]["error"].rstrip(".")
@@ -303,20 +298,17 @@ def video_loader(
     args: ProcessingArguments,
     num_workers: int = 0,
 ) -> DataLoader:
-    """Return batches of videos, in order: frames from the middle of `num_frames` equal intervals.
+    """Return batches of this process's share of videos, in order: frames from the middle of `num_frames` intervals.
 
     With `args.bad_eval_videos="score_as_missed"`, a video that cannot be read has black frames, and `is_missing` is
     true for it. What is random of `args.frame_order` depends on a video's number among those of all processes.
-
-    Args:
-        videos: this process's `share_of` the videos.
     """
     read_clip = partial(processor.video_processor.read_clip, num_frames=num_frames)
     if args.frame_order != "normal":
         read_clip = partial(read_reordered_clip, read_clip=read_clip, order=args.frame_order)
-    policy = {"error": "error", "score_as_missed": "keep"}[args.bad_eval_videos]
+    numbers = share_of(range(len(videos)))
     return DataLoader(
-        ClipDataset(videos, read_clip, policy, numbers=numbers_of_share(len(videos))),
+        ClipDataset(share_of(videos), read_clip, args.bad_eval_videos, numbers=numbers),
         batch_size,
         collate_fn=partial(collate_videos, processor=processor, num_frames=num_frames),
         **worker_settings(num_workers) | {"persistent_workers": False},

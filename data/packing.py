@@ -13,7 +13,6 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
@@ -23,7 +22,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..distributed import progress_bar, whole_files
+from ..distributed import whole_files
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of, read_annotations
@@ -48,16 +47,7 @@ def pack(
 ):
     """Write the shards of a split that are not finished yet, and print what there is.
 
-    Args:
-        video_dir, annotation_file, allow_outside: see [`Rows`]; files of one kind.
-        split: what the names of the shards begin with.
-        samples_per_shard: videos in a shard, but for the last.
-        short_side: re-encode in H.264, with a keyframe every second and larger videos with so many pixels on the short
-            side; by default videos are packed as they are.
-        crf: quality when re-encoding: x264's constant rate factor, 0 to 51.
-        bad_videos: `"error"`: stop at one; `"skip"`: leave it out and list it in `bad_videos.jsonl`.
-        num_workers: processes that read and encode; by default one a core.
-        timeout: seconds that one video may take.
+    Arguments are the options of `svitt pack`; its annotations are of one kind.
 
     Raises:
         InputError: if an argument or an annotation is wrong, or the folder has other shards of the split.
@@ -69,8 +59,7 @@ def pack(
     if not re.fullmatch(r"\w+", split):
         raise ArgumentError("split", f"must be letters, digits and underscores, such as train, got {split!r}")
     folder, may_skip = Path(output_dir), bad_videos == "skip"
-    missing_videos = "allow" if may_skip else "error"
-    samples = read_samples(annotation_file, video_dir, missing_videos=missing_videos, allow_outside=allow_outside)
+    samples = read_samples(annotation_file, video_dir, allow_missing=may_skip, allow_outside=allow_outside)
     parts = [samples[start : start + samples_per_shard] for start in range(0, len(samples), samples_per_shard)]
     shards = {f"{split}-{number:05d}-of-{len(parts):05d}.tar": part for number, part in enumerate(parts)}
     for path in folder.glob(f"{split}-*-of-*.tar"):
@@ -213,24 +202,3 @@ def size_of(path: Path) -> int | None:
 def hash_of(path: Path) -> str:
     with open(path, "rb") as file:
         return file_digest(file, "sha256").hexdigest()
-
-
-def verify(folder: str) -> list[str]:
-    """Return a sentence for each shard of a folder that is damaged or missing, by its manifest.
-
-    Raises:
-        InputError: if there is no manifest.
-    """
-    lines, faults = read_manifest(Path(folder)), []
-    if not lines:
-        raise InputError(f"{folder}: there is no manifest.jsonl, or nothing in it.")
-    for (split, num_shards), finished in Counter((name[:-19], int(name[-9:-4])) for name in lines).items():
-        if finished < num_shards:
-            faults.append(f"{folder}: of {split} there are {finished} of {num_shards} shards.")
-    for name, line in progress_bar(sorted(lines.items()), "verifying"):
-        path = Path(folder, name)
-        if not path.is_file():
-            faults.append(f"{path}: missing.")
-        elif hash_of(path) != line["sha256"]:
-            faults.append(f"{path}: damaged, its SHA-256 is not that of the manifest.")
-    return faults

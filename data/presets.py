@@ -15,66 +15,78 @@ One's own files look the same. A split has one of `annotation`, `hub` and `shard
 import argparse
 import dataclasses
 import sys
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from datasets import Dataset
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
 from ..errors import InputError
-from .annotations import LOADERS, open_hub, parts_of
+from .annotations import LOADERS, open_hub
 from .shards import open_shards
 
 PRESETS = Path(__file__).parent / "presets"
 Kind = Literal["captions", "questions", "multiple_choice"]
 ROWS_OF_TASK: dict[str, Kind] = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
-COLUMNS = ("video", "caption", "question", "answer", "question_id", "question_type", "options")
-KEYS = ("splits", "settings", "answer_list")  # of a YAML file
 NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outside")
 
 
-@dataclass(frozen=True)
+@strict
+@dataclass
 class Split:
-    """Where the rows of a split are, and of which kind: the keys of a split in YAML."""
+    """Where the rows of a split are, and of which kind: the keys of a split in YAML, which are checked."""
 
-    origin: str  # preset or file, and split, as messages name it
-    annotation: Path | None = None  # file, or folder with metadata files
-    videos: Path | None = None  # folder that the annotation's names are relative to; by default where it lies
+    annotation: str | Path | None = None  # file, or folder with metadata files
+    videos: str | Path | None = None  # folder that the annotation's names are relative to; by default where it lies
     hub: str | None = None  # dataset of the Hub, or folder that `load_dataset` takes
-    hub_split: str | None = None
-    shards: list[str] = field(default_factory=list)  # paths or URLs, with or without `*`
+    hub_split: str = "train"
+    shards: str | list[str] | None = None  # paths or URLs, with or without `*`
     rows: Kind = "captions"
     num_options: int | None = None  # of multiple choice
     medium: Literal["video", "image"] = "video"
     columns: dict[str, str] = field(default_factory=dict)  # what the rows call our columns
-    allow_outside: bool = False  # take names of videos that lead out of their folder
+    allow_outside: bool = False  # take names of videos that lead out of their folder; no key in YAML
+
+    def validate_source(self):
+        if sum(source is not None for source in (self.annotation, self.hub, self.shards)) != 1:
+            raise ValueError("it must have one of annotation, hub and shards")
 
     @property
     def source(self) -> str:
         """Name on the Hub, annotation, or first shards."""
         return str(self.hub or self.annotation or self.shards[0])
 
-    def load(self, missing_videos: str = "error", **options) -> Dataset:
+    def below(self, folder: Path) -> "Split":
+        """Return this split with its paths relative to a folder."""
+        paths = {key: folder / value for key in ("annotation", "videos") if (value := getattr(self, key))}
+        if self.hub and (folder / self.hub).is_dir():
+            paths["hub"] = str(folder / self.hub)
+        if self.shards:
+            shards = [self.shards] if isinstance(self.shards, str) else self.shards
+            paths["shards"] = [path if "://" in path else str(folder / path) for path in shards]
+        return dataclasses.replace(self, **paths)
+
+    def load(self, allow_missing: bool = False, **options) -> Dataset:
         """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to.
 
         Raises:
             InputError: if a file is missing or wrong.
         """
-        options |= {"columns": self.columns, "missing_videos": missing_videos, "allow_outside": self.allow_outside}
+        options |= {"columns": self.columns, "allow_missing": allow_missing, "allow_outside": self.allow_outside}
         if self.rows == "multiple_choice":
             options["num_options"] = self.num_options
-        try:
-            source = self.annotation
-            if self.hub:
-                source = open_hub(self.hub, self.hub_split or "train", self.columns)
-            elif self.shards:
-                source = open_shards(self.shards, self.columns.get("video"))
-            return LOADERS[self.rows](source, self.videos, **options)
-        except InputError as error:
-            raise InputError(f"{self.origin}: {error}") from error
+        source = self.annotation
+        if self.hub:
+            source = open_hub(self.hub, self.hub_split, self.columns)
+        elif self.shards:
+            source = open_shards(self.shards, self.columns.get("video"))
+        return LOADERS[self.rows](source, self.videos, **options)
 
 
 @dataclass(frozen=True)
@@ -119,11 +131,11 @@ class DatasetArguments:
         splits = dict(preset.splits)
         for name in ("train", "validation", "test"):
             if file := getattr(self, f"{name}_file"):
-                splits[name] = Split(f"--{name}_file", annotation=Path(file), rows=rows)
+                splits[name] = Split(annotation=Path(file), rows=rows)
         for name, split in splits.items():
             taken = (rows,) if name.startswith("train") else (rows, *other_rows)
             if split.rows not in taken:
-                raise InputError(f"{split.origin}: it has {split.rows}, but this takes {' or '.join(taken)}.")
+                raise InputError(f"split {name}: it has {split.rows}, but this takes {' or '.join(taken)}.")
             videos = split.videos if self.video_dir is None else Path(self.video_dir)
             splits[name] = dataclasses.replace(split, allow_outside=self.allow_outside, videos=videos)
         return splits
@@ -134,36 +146,33 @@ def preset_names(task: str) -> list[str]:
 
 
 def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None = None) -> Preset:
-    """Load a published dataset by name, or one of your own from a `.yaml` file.
+    """Load a published dataset by name, or one of your own from a YAML file.
 
     Args:
         task: `"pretraining"`, `"retrieval"` or `"videoqa"`.
-        name_or_file: one of `preset_names(task)`, or a `Path`, or a string that ends in `.yaml` or `.yml`.
+        name_or_file: one of `preset_names(task)`, or a `Path`.
         data_dir: folder that paths are relative to: by default the current folder, or that of the file.
 
     Raises:
         InputError: if there is none of that name, or its file has a wrong key or value.
     """
-    file = Path(name_or_file)
-    if isinstance(name_or_file, Path) or file.suffix in (".yaml", ".yml"):
-        origin, data_dir = str(file), Path(data_dir or file.parent)
+    if isinstance(name_or_file, Path):
+        origin, file, data_dir = str(name_or_file), name_or_file, Path(data_dir or name_or_file.parent)
     else:
         origin, data_dir, names = f"preset {name_or_file}", Path(data_dir or "."), preset_names(task)
         if name_or_file not in names:
             raise InputError(f"{name_or_file}: there is no such dataset for {task}, but: {', '.join(names)}.")
         file = PRESETS / task / f"{name_or_file}.yaml"
-    content = read_yaml(file, KEYS)
+    content = read_yaml(file, ("splits", "settings", "answer_list"))
     splits, settings = (check_mapping(f"{origin}, {key}", content.get(key) or {}) for key in ("splits", "settings"))
-    if not splits:
-        raise InputError(f"{origin}: `splits` is missing.")
     splits = {
-        str(name): parse_split(f"{origin}, split {name}", keys, data_dir, ROWS_OF_TASK[task])
+        str(name): parse_split(f"{origin}, split {name}", keys, ROWS_OF_TASK[task]).below(data_dir)
         for name, keys in splits.items()
     }
     return Preset(origin, splits, settings, data_dir / content["answer_list"] if "answer_list" in content else None)
 
 
-def read_yaml(file: Path, keys: tuple = ()) -> dict:
+def read_yaml(file: Path, keys: Sequence[str] = ()) -> dict:
     """Return the mapping in a YAML file; raise an `InputError` for another content, or another key than `keys`."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -174,7 +183,7 @@ def read_yaml(file: Path, keys: tuple = ()) -> dict:
     return check_mapping(file, content, keys)
 
 
-def check_mapping(origin, content, keys: tuple = ()) -> dict:
+def check_mapping(origin, content, keys: Sequence[str] = ()) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{origin}: must be a mapping, got {content!r:.200}.")
     for key in content:
@@ -183,31 +192,12 @@ def check_mapping(origin, content, keys: tuple = ()) -> dict:
     return content
 
 
-def parse_split(origin: str, keys, data_dir: Path, rows: str) -> Split:
-    parser, options = HfArgumentParser(Split), {"rows": rows} | check_mapping(origin, keys)
-    columns = options.pop("columns", {})
-    for column, name in check_mapping(f"{origin}, columns", columns, COLUMNS).items():
-        try:
-            is_right = bool(name) and "" not in parts_of(name)
-        except (TypeError, ValueError):  # no string; a brace too many
-            is_right = False
-        if not is_right:
-            wanted = "a field or a template such as {page_dir}/{videoid}.mp4"
-            raise InputError(f"{origin}, columns: `{column}` must be {wanted}, got {name!r:.200}.")
-    words = words_of(parser, origin, options, ("origin", "allow_outside"))
-    [split] = parser.parse_args_into_dataclasses([f"--origin={origin}", *words], look_for_args_file=False)
-    sources = [key for key in ("annotation", "hub", "shards") if getattr(split, key)]
-    if len(sources) != 1:
-        found = ", ".join(sources) or "none"
-        raise InputError(f"{origin}: must have one of annotation, hub and shards, got {found}.")
-    for key, other in (("videos", "annotation"), ("hub_split", "hub")):
-        if getattr(split, key) and other not in sources:
-            raise InputError(f"{origin}: `{key}` goes with `{other}`, which is missing.")
-    paths = {key: data_dir / value for key in ("annotation", "videos") if (value := getattr(split, key))}
-    if split.hub and (data_dir / split.hub).is_dir():
-        paths["hub"] = str(data_dir / split.hub)
-    shards = [path if "://" in path else str(data_dir / path) for path in split.shards]
-    return dataclasses.replace(split, columns=columns, shards=shards, **paths)
+def parse_split(origin: str, keys, rows: Kind) -> Split:
+    known = [key.name for key in fields(Split) if key.name != "allow_outside"]
+    try:
+        return Split(**{"rows": rows} | check_mapping(origin, keys, known))
+    except StrictDataclassError as error:
+        raise InputError(f"{origin}: {' '.join(str(error).split())}") from error
 
 
 def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> tuple[Preset, tuple]:
@@ -220,7 +210,7 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
         The dataset, or one without splits where none is named; and the dataclasses of the parser.
 
     Raises:
-        InputError: as [`load_preset`], and for a setting that the script has not, or of a wrong type.
+        InputError: as [`load_preset`], and for a setting that the script has not.
     """
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--config")
@@ -238,25 +228,19 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
             settings.pop("fusion_token_keep_rate", None)
         # What comes with the data must not let it out of its folder.
         args = words_of(parser, preset.origin, settings, NOT_OF_A_DATASET) + args
-    return preset, parser.parse_args_into_dataclasses(args)
+    *groups, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return preset, tuple(groups)
 
 
-def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: tuple = ("config",)) -> list[str]:
-    """Return settings as words of a command line; raise an `InputError` for one that its parser does not take."""
-    options = [option for group in parser.dataclass_types for option in fields(group) if option.init]
-    required = [f"--{option.name}=-" for option in options if option.default is option.default_factory is MISSING]
-    known = [option.name for option in options if option.name not in refused]
-    checker, words = HfArgumentParser(parser.dataclass_types, exit_on_error=False), []
-    for name, value in settings.items():
-        if name not in known:
-            raise InputError(f"{origin}: there is no `{name}`, but: {', '.join(known)}.")
-        if value is None or value == []:
-            continue
-        word = [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-        try:
-            if checker.parse_known_args(required + word)[1]:
-                raise InputError(f"{origin}: `{name}` must not be a list, got {value!r:.200}.")
-        except argparse.ArgumentError as error:
-            raise InputError(f"{origin}: `{name}` cannot be {value!r:.200} ({error.message}).") from error
-        words += word
+def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: Sequence[str] = ("config",)) -> list[str]:
+    """Return settings as words of a command line; raise an `InputError` for one that its parser has not."""
+    options = [option.name for group in parser.dataclass_types for option in fields(group) if option.init]
+    words = []
+    for name, value in check_mapping(origin, settings, [name for name in options if name not in refused]).items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)] if value else []
+        elif value is not None:
+            words.append(f"--{name}={value}")
     return words

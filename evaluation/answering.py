@@ -102,11 +102,9 @@ def question_set(questions: Dataset) -> QuestionSet:
 
 def load_question_sets(splits: dict[str, Split], args: ProcessingArguments) -> dict[str, QuestionSet]:
     """Return the sets of all splits that are not to train on."""
-    missing_videos = args.missing_videos(is_training=False)
+    allow_missing = args.bad_eval_videos != "error"
     return {
-        name: question_set(split.load(missing_videos=missing_videos))
-        for name, split in splits.items()
-        if not name.startswith("train")
+        name: question_set(split.load(allow_missing)) for name, split in splits.items() if not name.startswith("train")
     }
 
 
@@ -128,7 +126,7 @@ def find_answer_list(
     if file is not None:
         return load_answer_list(file)
     if training is None and train_split is not None:
-        training = train_split.load(missing_videos="allow")
+        training = train_split.load(allow_missing=True)
     return [] if training is None else most_frequent_answers(training, args.num_answers)
 
 

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, video_loader
-from ..distributed import share_of
 from ..errors import ArgumentError, ArgumentGroup
 from ..modeling_svitt import CLIP_ENSEMBLES
 from ..processing_svitt import SViTTProcessor
@@ -62,7 +61,7 @@ def read_videos(
     num_workers: int,
 ) -> Iterator[dict]:
     """Return batches of this process's share of the videos: `pixel_values` (B, num_frames, 3, H, W), `is_missing`."""
-    loader = video_loader(share_of(videos), processor, num_frames, batch_size, processing, num_workers)
+    loader = video_loader(videos, processor, num_frames, batch_size, processing, num_workers)
     return model_batches(loader, processor, device, bad_videos)
 
 

@@ -248,11 +248,11 @@ def load_retrieval_sets(
     splits: dict[str, Split], args: ProcessingArguments, join_captions: bool = False
 ) -> dict[str, RetrievalSet | ChoiceSet]:
     """Return the sets of all splits that are not to train on."""
-    missing_videos = args.missing_videos(is_training=False)
+    allow_missing = args.bad_eval_videos != "error"
     return {
-        name: choice_set(split.load(missing_videos))
+        name: choice_set(split.load(allow_missing))
         if split.rows == "multiple_choice"
-        else retrieval_set(split.load(missing_videos, unique_videos=True, join_captions=join_captions))
+        else retrieval_set(split.load(allow_missing, unique_videos=True, join_captions=join_captions))
         for name, split in splits.items()
         if not name.startswith("train")
     }

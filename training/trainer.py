@@ -33,7 +33,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
-from ..distributed import BAD_INPUT, check_launch, check_output
+from ..distributed import BAD_INPUT
 from ..errors import ArgumentError, InputError, check_number, sentence_of, writing
 from .checkpoints import complete, remove_after
 from .optimization import cosine_schedule, parameter_groups
@@ -101,8 +101,6 @@ class SViTTTrainingArguments(TrainingArguments):
         if unknown := sorted(set(self.report_to) - set(installed)):
             known = ", ".join(sorted(installed)) or "none"
             raise ArgumentError("report_to", f"{unknown[0]} is not among the trackers that are installed: {known}")
-        check_launch()
-        check_output(self.output_dir)
         if not sys.stderr.isatty():
             disable_progress_bar()
 

@@ -146,7 +146,7 @@ def test_questions_about_videos_in_shards_are_answered_as_about_files(model_and_
             words = json.dumps({name: row[name] for name in ("question", "answer")}).encode()
             (member := tarfile.TarInfo(f"{number}.json")).size = len(words)
             tar.addfile(member, io.BytesIO(words))
-    packed = Split("x", shards=(str(tmp_path / "a.tar"),), rows="questions").load()
+    packed = Split(shards=[str(tmp_path / "a.tar")], rows="questions").load()
     bad_videos = BadVideoReport(tmp_path / "bad.jsonl")
     settings = processor, arguments(), ProcessingArguments(), bad_videos
     predictions = answer_split(Accelerator(cpu=True), model, "x", question_set(packed), ANSWERS, *settings)
@@ -252,7 +252,7 @@ def test_where_the_answer_list_comes_from(tmp_path):
     save_answer_list(["saved", "é"], tmp_path)
     given = AnsweringArguments(answer_list=str(tmp_path / "given.json"))
     preset, none = Preset("x", answer_list=tmp_path / "preset.json"), Preset("x")
-    split = Split("split train", annotation=tmp_path / "train.json", rows="questions")
+    split = Split(annotation=tmp_path / "train.json", rows="questions")
     args = AnsweringArguments(num_answers=1)
     assert find_answer_list(given, preset, training, split, str(tmp_path)) == ["given"]
     assert find_answer_list(args, preset, training, split, str(tmp_path)) == ["preset"]

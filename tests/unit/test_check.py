@@ -94,23 +94,12 @@ def test_all_rows_of_annotations(clips, tmp_path):
     assert all(word in found[where] for where, word in expected.items())
 
 
-def test_a_dataset_file(clips, tmp_path, capsys):
-    (tmp_path / "train.json").write_text('[{"clip": "good.mp4", "text": "a"}, {"clip": "song.mp4", "text": "b"}]')
-    columns = f"videos: {clips}, columns: {{video: clip, caption: text}}"
-    content = f"splits: {{train: {{annotation: train.json, {columns}}}, test: {{shards: 'packed/*.tar'}}}}"
-    (tmp_path / "mine.yaml").write_text(content)
-    count, [line] = check(tmp_path / "bad.jsonl", dataset_file=str(tmp_path / "mine.yaml"))
-    assert count == 1 and "song.mp4" in line["video"] and line["where"] == f"{tmp_path}/train.json, row 2"
-    assert "split test: not checked" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"video_dir": "nowhere"}, "nowhere: .*o such"),
         ({"video_dir": "."}, ".: holds no video"),
         ({}, "`video_dir` is missing: say what to check"),
-        ({"dataset": "msrvt"}, "msrvt: there is no such dataset"),
         ({"video_dir": ".", "num_frames": 0}, "`num_frames` must be at least 1"),
         ({"video_dir": "clips", "num_workers": 0}, "`num_workers` must be at least 1"),
         ({"video_dir": "clips", "report": "."}, r"\.: cannot be written"),

@@ -119,7 +119,7 @@ FAULTS = {
     "no tokenizer": ("convert towers beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
     "no frames": ("convert expand svitt out --num_frames 0", "--num_frames must be at least 1, got 0"),
     "another option": ("convert expand svitt out --frames 4", "--num_frames"),
-    "nothing to pack": ("pack --video_dir full", "--annotation_file is missing"),
+    "nothing to pack": ("pack --video_dir full", "required: --annotation_file, --output_dir"),
 }
 
 

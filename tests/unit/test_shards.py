@@ -17,7 +17,7 @@ import pytest
 
 from svitt.data.annotations import load_captions, load_choices, load_questions, training_pairs
 from svitt.data.loaders import ClipDataset
-from svitt.data.packing import encode_video, pack, verify
+from svitt.data.packing import encode_video, pack
 from svitt.data.shards import open_shards, read_member
 from svitt.errors import InputError
 from svitt.processing_svitt import VideoDecodeError, read_video
@@ -193,7 +193,7 @@ def test_captions_questions_and_choices_come_back_as_they_went_in(source, tmp_pa
     pack_some(source, tmp_path, "choices", split="test")
     names = [path.name.removesuffix(".tar") for path in sorted(tmp_path.iterdir())]
     shards = ["test-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002", "val-00000-of-00001"]
-    assert names == ["manifest.jsonl", *shards] and verify(tmp_path) == []
+    assert names == ["manifest.jsonl", *shards]
 
     captions = load_captions(open_shards([f"{tmp_path}/train-*.tar"]), unique_videos=True)
     assert captions["caption"][:] == [["a cat", "ein Kätzchen", "a cat again"], ["a dog"], ["a fox"]]
@@ -293,26 +293,19 @@ def test_killed_in_the_middle_and_run_again(many, tmp_path):
     process.join()
     whole, finished = shards_of(many / "whole"), shards_of(output)
     assert 2 <= len(finished) < 6 and finished.items() <= whole.items()  # what has its name is whole
-    assert "there are" in verify(output)[0]  # not packed to its end
     times = {name: (output / name).stat().st_mtime_ns for name in sorted(finished)[:-1]}  # the last may not be noted
     pack_some(many, output, **options)
-    assert shards_of(output) == whole and verify(output) == []
+    assert shards_of(output) == whole
     assert all((output / name).stat().st_mtime_ns == time for name, time in times.items())
     assert not list(output.glob(".[ie]*"))
 
 
-def test_what_is_damaged_is_named_and_packed_again(many, tmp_path):
+def test_what_is_cut_off_or_missing_is_packed_again(many, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(many / "whole", output)
     names = sorted(shards_of(output))
-    content = bytearray((output / names[1]).read_bytes())
-    content[len(content) // 2] ^= 1
-    (output / names[1]).write_bytes(content)
     (output / names[3]).write_bytes((output / names[3]).read_bytes()[:-512])
     (output / names[5]).unlink()
-    faults = [fault.removeprefix(f"{output}/").partition(",")[0] for fault in verify(output)]
-    assert faults == [f"{names[1]}: damaged", f"{names[3]}: damaged", f"{names[5]}: missing."]
-    (output / names[1]).unlink()
     pack_some(many, output, samples_per_shard=2, short_side=200)
     assert shards_of(output) == shards_of(many / "whole")
 
@@ -323,9 +316,9 @@ def test_other_settings_pack_again_what_they_change(source, tmp_path):
     pack_some(source, tmp_path, short_side=32)
     assert shards_of(tmp_path).keys() == before.keys() and shards_of(tmp_path) != before
     pack_some(source, tmp_path)
-    assert shards_of(tmp_path) == before and verify(tmp_path) == []
+    assert shards_of(tmp_path) == before
     pack_some(source, tmp_path, "questions", split="test")  # splits share a folder
-    assert shards_of(tmp_path).keys() == {*before, "test-00000-of-00001.tar"} and verify(tmp_path) == []
+    assert shards_of(tmp_path).keys() == {*before, "test-00000-of-00001.tar"}
     with pytest.raises(InputError, match="train-00000-of-00001.tar: is in the way"):
         pack_some(source, tmp_path, samples_per_shard=1)
 
