@@ -60,19 +60,15 @@ def check_videos(
 
 def check_rows(file: str, video_dir: str | None, allow_outside: bool, videos: dict[str, str]) -> list[dict]:
     """Return the faults of the rows of an annotation; add its videos, each with the first row that names it."""
-    bad = []
-    try:
-        rows = Rows(file, video_dir, allow_missing=True, allow_outside=allow_outside)
-        read_fields = FIELDS_OF[kind_of(file)]
-        for row in rows:
-            try:
-                for video in rows.videos_of(row):
-                    videos.setdefault(os.path.normpath(video), row.where)
-                read_fields(row)
-            except InputError as error:
-                bad.append({"video": None, "error": str(error), "where": row.where})
-    except InputError as error:  # of the file
-        bad.append({"video": None, "error": str(error), "where": file})
+    bad, read_fields = [], FIELDS_OF[kind_of(file)]
+    rows = Rows(file, video_dir, allow_missing=True, allow_outside=allow_outside)
+    for row in rows:
+        try:
+            for video in rows.videos_of(row):
+                videos.setdefault(os.path.normpath(video), row.where)
+            read_fields(row)
+        except InputError as error:
+            bad.append({"video": None, "error": str(error), "where": row.where})
     return bad
 
 

@@ -388,11 +388,8 @@ class BadVideoReport:
     """
 
     def __init__(self, path: str | Path, resume: bool = False):
-        self.path, self.found, self.written = Path(path), {}, set()
-        if resume and self.path.exists():
-            lines = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
-            self.written = {(line["video"], line["where"]) for line in lines}
-        elif PartialState().is_main_process:
+        self.path, self.found = Path(path), {}
+        if not resume and PartialState().is_main_process:
             self.path.unlink(missing_ok=True)
 
     def take_from(self, batch: dict):
@@ -402,9 +399,10 @@ class BadVideoReport:
     def write(self, where: str) -> int:
         """Write down what all processes have found of a split, each video once; return how many since the last time."""
         found = dict(sorted(bad for part in gather_object([self.found]) for bad in part.items()))
-        new = [video for video in found if (video, where) not in self.written]
-        self.found, self.written = {}, self.written | {(video, where) for video in new}
-        if new and PartialState().is_main_process:
-            lines = [{"video": video, "error": found[video], "where": where} for video in new]
-            write_bad_videos(self.path, lines, append=True)
+        self.found = {}
+        if found and PartialState().is_main_process:
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+            known = {(line["video"], line["where"]) for line in map(json.loads, text.splitlines())}
+            lines = [{"video": video, "error": error, "where": where} for video, error in found.items()]
+            write_bad_videos(self.path, [line for line in lines if (line["video"], where) not in known], append=True)
         return len(found)
