@@ -179,8 +179,8 @@ class Row:
 
 
 def is_text(value) -> bool:
-    """Return whether a value is a string that is not blank."""
-    return isinstance(value, str) and bool(value.strip())
+    """Return whether a value is a string that is not blank, and has no half a character, which JSON can write."""
+    return isinstance(value, str) and bool(value.strip()) and value.encode(errors="replace").decode() == value
 
 
 @dataclass

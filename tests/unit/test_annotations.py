@@ -165,7 +165,7 @@ JSON_FAULTS = [  # content, words
     ([OTHER, {"video": "a.mp4"}], "row 2: `caption` is missing"),
     ([ROW | {"video": None}], "row 1: `video` is missing"),
     *(([ROW | {"caption": text}], "`caption` must be a string or a list of str.*none blank")
-      for text in (5, ["x", 5], [], " ", "\u3000")),
+      for text in (5, ["x", 5], [], " ", "\u3000", "half a \ud83d")),
     ([ROW | {"video": "d.mp4"}], "row 1: `video` 'd.mp4' is not in"),
     ([ROW | {"video": "a\0.mp4"}], "row 1: `video` .* is not in"),
     ([ROW | {"video": "sub"}], "row 1: `video` 'sub' is not in"),
