@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTModel, SViTTProcessor
 from svitt.errors import InputError
-from svitt.processing_svitt import read_video
-from svitt.search import Hit, IndexReport, SViTTIndex
-from svitt.search.index import clock, hits_table, locked, remove_videos, summary, without_overlaps
+from svitt.search import Hit, SViTTIndex
+from svitt.search.index import hits_table, locked, remove_videos
 from svitt.search.spans import Span, cut
 from svitt.search.table import COLUMNS, SpanTable
 
@@ -82,24 +81,16 @@ def test_spans_by_hand():
     assert [span.first for span in cut(video_of(24, 1e-6), 10.0, 5.0)] == list(range(24))
 
 
-def test_spans_of_a_variable_frame_rate(tmp_path, write_video):
+def test_spans_of_a_variable_frame_rate():
     """Ten seconds of 10 frames each, then a frame every two seconds."""
-    times = [100 * i for i in range(100)] + [10_000 + 2000 * i for i in range(15)]
-    path = write_video(tmp_path / "variable.mp4", "libx264", num_frames=115, times=times)
-    spans = []
-    read_video(str(path), lambda metadata: spans.extend(cut(metadata, 10.0, 5.0)) or [0])
+    times = np.array([i / 10 for i in range(100)] + [10 + 2 * i for i in range(15)])
+    spans = cut(video_of(115, 115 / 38.34, times), 10.0, 5.0)
     assert [(span.first, span.last) for span in spans] == [
         (0, 100), (50, 103), (100, 105), (102, 108), (105, 110), (107, 113), (109, 115)
     ]  # fmt: skip
     starts = [0, 5, 10, 15, 20, 25, 38 + 1 / 3 - 10]
     np.testing.assert_allclose([span.start for span in spans], starts, atol=0.1)
     assert all(span.end == pytest.approx(span.start + 10) for span in spans)
-
-
-def test_overlapping_hits_of_a_video_are_one():
-    parts = [("a", 5, 15), ("a", 0, 10), ("b", 0, 10), ("a", 15, 25)]
-    rows = [{"video": video, "start": start, "end": end} for video, start, end in parts]
-    assert without_overlaps(rows) == [rows[0], rows[2], rows[3]]
 
 
 # ---- What is found
@@ -404,15 +395,9 @@ def test_a_damaged_index_is_a_sentence(demo, videos, index, content):
             call()
 
 
-def test_what_is_printed():
-    report = IndexReport(added=["a.mp4"], bad={"b.mp4": "damaged"}, num_spans=3)
-    assert summary(report, 8) == (
-        "videos: 1 added, 0 updated, 0 removed, 0 unchanged, 1 bad; 3 spans encoded, 8 in the index"
-    )
-    assert [clock(seconds) for seconds in (0, 59.96, 3725.44)] == ["0:00:00.0", "0:01:00.0", "1:02:05.4"]
-    lines = hits_table([Hit("a.mp4", 0, 3, 0.5, 1.25), Hit("b.mp4", 60, 63.5, 0.25, None, "gone")]).splitlines()
-    assert [line.split() for line in lines] == [
-        ["score", "similarity", "from", "to", "video"],
-        ["1", "1.25", "0.500", "0:00:00.0", "0:00:03.0", "a.mp4"],
-        ["2", "0.250", "0:01:00.0", "0:01:03.5", "b.mp4", "(gone)"],
-    ]
+def test_times_of_hits_are_rounded_to_tenths_and_notes_are_shown():
+    _, first, second = hits_table(
+        [Hit("a.mp4", 0, 59.96, 0.5, 1), Hit("b.mp4", 60, 3725.44, 0.25, None, "gone")]
+    ).splitlines()
+    assert first.split()[3:] == ["0:00:00.0", "0:01:00.0", "a.mp4"]
+    assert second.split()[2:] == ["0:01:00.0", "1:02:05.4", "b.mp4", "(gone)"]
