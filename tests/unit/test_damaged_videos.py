@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import av
@@ -130,11 +129,6 @@ def test_limits(videos, monkeypatch):
 
 # ---- Damaged at random
 
-SENTENCES = re.compile(
-    r"cannot be opened|the file is empty|without its index|not a video file|has no video stream|cut off|above the limit"
-    r"|more frames than the limit|is encrypted|damaged|no frame can be decoded|must have one size|take .* GB, the limit"
-)
-
 
 def cut_anywhere(content, rng):
     return content[: rng.integers(1, len(content))]
@@ -145,11 +139,6 @@ def flip_bits(content, rng):
     places = rng.integers(0, len(damaged), rng.choice([1, 5, 50, 500]))
     damaged[places] ^= (1 << rng.integers(0, 8, len(places))).astype(np.uint8)
     return damaged.tobytes()
-
-
-def flip_bits_of_header_or_index(content, rng):
-    start = max(content.find(b"moov"), content.find(b"idx1"), 0) * int(rng.integers(2))
-    return content[:start] + flip_bits(content[start : start + 1500], rng) + content[start + 1500 :]
 
 
 def replace_middle(content, rng):
@@ -171,46 +160,37 @@ def edit_field(content, rng):
     return content[:place] + new.to_bytes(size, "big") + content[place + size :]
 
 
-DAMAGES = [cut_anywhere, flip_bits, flip_bits_of_header_or_index, *2 * [replace_middle], *4 * [edit_field]]
+DAMAGES = [cut_anywhere, *2 * [flip_bits], *2 * [replace_middle], *4 * [edit_field]]
 
 
-def read_damaged_files(folder: Path, videos: dict[str, Path], count: int) -> Counter:
-    """Read `count` files with one to three damages each; returns how often each kind of sentence, or frames, came.
-
-    A crash or a minute without an end stops the process; a file that stays open, and a growth of memory, is an error.
-    """
-    rng, names, outcomes, sizes = np.random.default_rng(0), sorted(videos), Counter(), []
-    contents = {name: path.read_bytes() for name, path in videos.items()}
-    for number in range(count):
-        name = names[number % len(names)]
-        content = contents[name]
-        for _ in range(rng.integers(1, 4)):
-            damaged = DAMAGES[rng.integers(len(DAMAGES))](content, rng)
-            content = damaged if len(damaged) > 200 else content
-        path = folder / f"{number}{Path(names[rng.integers(len(names))]).suffix}"  # a wrong extension at times
-        path.write_bytes(content)
-        faulthandler.dump_traceback_later(60, exit=True)
-        outcomes[outcome_of(path)] += 1
-        faulthandler.cancel_dump_traceback_later()
-        path.unlink()
-        sizes.append((len(os.listdir("/proc/self/fd")), int(Path("/proc/self/statm").read_text().split()[1]) * 4096))
-    descriptors, memory = np.array(sizes[count // 5 :]).T
-    assert len(set(descriptors)) == 1, "a file stayed open"
-    assert memory[-1] - memory[0] < 50 * 2**20, "memory grew"
-    return outcomes
-
-
-def outcome_of(path: Path) -> str:
+def is_read_or_one_sentence(path):
+    """Whether frames come; if not, one sentence that names the file."""
     try:
         frames, metadata = read_video(path, lambda metadata: sample_frame_indices(4, metadata.total_num_frames))
     except VideoDecodeError as error:
         sentence = str(error)
         assert sentence.startswith(f"{path}: ") and sentence.endswith(".") and "\n" not in sentence, sentence
-        return SENTENCES.search(sentence.removeprefix(f"{path}: ")).group()
+        return False
     assert frames.dtype == np.uint8 and frames.shape == (4, metadata.height, metadata.width, 3)
-    return "frames"
+    return True
 
 
 def test_files_damaged_at_random_give_frames_or_one_sentence(tmp_path, videos):
-    outcomes = read_damaged_files(tmp_path, videos, count=2000)
-    assert {"frames", "cut off", "without its index", "not a video file", "damaged"} <= set(outcomes)
+    """And no crash, no hang, no file that stays open, no growth of memory."""
+    rng, names, was_read, sizes = np.random.default_rng(0), sorted(videos), [], []
+    contents = {name: path.read_bytes() for name, path in videos.items()}
+    for number in range(2000):
+        content = contents[names[number % len(names)]]
+        for _ in range(rng.integers(1, 4)):
+            damaged = DAMAGES[rng.integers(len(DAMAGES))](content, rng)
+            content = damaged if len(damaged) > 200 else content
+        path = tmp_path / f"{number}{Path(names[rng.integers(len(names))]).suffix}"  # a wrong extension at times
+        path.write_bytes(content)
+        faulthandler.dump_traceback_later(60, exit=True)
+        was_read.append(is_read_or_one_sentence(path))
+        faulthandler.cancel_dump_traceback_later()
+        path.unlink()
+        sizes.append((len(os.listdir("/proc/self/fd")), int(Path("/proc/self/statm").read_text().split()[1]) * 4096))
+    descriptors, memory = np.array(sizes[400:]).T
+    assert len(set(descriptors)) == 1 and memory[-1] - memory[0] < 50 * 2**20
+    assert 0.1 < np.mean(was_read) < 0.9
