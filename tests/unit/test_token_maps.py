@@ -136,12 +136,6 @@ def test_the_pixels_darkened_are_those_of_patches_dropped(processor, tmp_path):
         assert np.array_equal(row[~kept], rows[0][~kept] // 4 + np.array([0, 0, 48]))
 
 
-def test_a_dense_model_has_the_video_alone(processor):
-    maps = token_maps(task_model(SViTTModel, vision=DENSE, text=DENSE), processor, video(), TEXT)
-    assert maps.labels() == ["video: 48 of 48 patches, 100%"]
-    assert contact_sheet(maps).height == MARGIN + LINE_HEIGHT + LINE_HEIGHT + 128 + MARGIN
-
-
 def test_an_overlay_has_a_frame_for_each_and_shows_the_last_maps(processor, tmp_path, decode_all):
     maps = token_maps(task_model(SViTTModel), processor, video(), TEXT)
     overlay(maps, tmp_path / "maps.mp4", fps=4)
