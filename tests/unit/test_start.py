@@ -134,14 +134,8 @@ def test_evaluation_keeps_the_model_for_other_clips(folders):
 
 
 def with_fields(file="config.json", **values):
-    """Change values of a JSON file, of its parts by `part__name`."""
-
     def damage(folder):
-        content = json.loads((folder / file).read_text())
-        for name, value in values.items():
-            *part, name = name.split("__")
-            (content[part[0]] if part else content)[name] = value
-        (folder / file).write_text(json.dumps(content))
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | values))
 
     return damage
 
@@ -187,7 +181,6 @@ FAULTS = {
     "a configuration that is a list": (with_text("config.json", "[]"), "cannot be loaded"),
     "no tokenizer": (with_text("tokenizer.json", "{}"), "cannot be loaded"),
     "a field of a wrong type": (with_fields(embed_dim="16"), "embed_dim"),
-    "a field out of bounds": (with_fields(text_config__hidden_act="__import__"), "`hidden_act` must be one of"),
     "another architecture": (with_fields(architectures=["../x"]), "holds a ../x, which is no SViTT"),
     "code": (with_code, "contains custom code"),
 }
