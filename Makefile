@@ -2,7 +2,6 @@
 # make demo-qa     trains another to answer questions about them: half an hour on two cores
 # make test        the contract and unit tests: under 4 minutes on two cores
 # make test-all    these and the slow ones, of several processes, kills and full-size models
-# make test-long   those that take minutes each
 # make test-matrix installs this package unlocked, with the newest and the oldest dependencies, and reads a video with each
 # make lint        checks style, layout and types
 # make lock        pins everything that requirements.txt needs, with hashes; make lock-check fails if that is overdue
@@ -22,7 +21,7 @@ LOCK = $(UV) pip compile --quiet --no-header --no-annotate --python-version 3.11
 CHECK_PYTHON = $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
     'Python 3.11 or later is needed, $(PYTHON) is ' + sys.version.split()[0] + '; make PYTHON=python3.11 takes another.' or 0)"
 
-.PHONY: demo demo-qa test test-all test-long test-matrix bench lint lock lock-check docs dist
+.PHONY: demo demo-qa test test-all test-matrix bench lint lock lock-check docs dist
 .DELETE_ON_ERROR:
 
 $(READY): requirements.lock setup.cfg
@@ -59,10 +58,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not long"
-
-test-long: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -s -m long
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m ""
 
 # Users install without the lock. TORCH_oldest=torch==2.13.0 reuses a build that is already here.
 TORCH_newest ?= $(shell grep ^torch== requirements.txt)

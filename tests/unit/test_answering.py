@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoProcessor
 
 from svitt import SViTTForVideoQuestionAnswering
 from svitt.data.annotations import load_questions
@@ -182,13 +181,6 @@ def test_only_the_options_of_a_question_are_ranked(model_and_processor, demo, qu
 
 
 # ---- Answers
-
-
-def test_a_processor_keeps_the_length_of_answers(demo, tmp_path):
-    SViTTProcessor.from_pretrained(demo / "model", max_answer_length=7).save_pretrained(tmp_path)
-    kept = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
-    assert kept.encode_answers("a red circle moves up")["input_ids"].shape == (1, 7)
-    assert kept.encode_answers("a red circle moves up", max_length=3)["input_ids"].shape == (1, 3)
 
 
 def table(answers, **columns):

@@ -1,17 +1,18 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """One sentence for every video that cannot be read, which names the file."""
 
+import faulthandler
 import os
+import re
 import struct
-import zlib
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from fuzz_videos import read_damaged_files
 
 from svitt import processing_svitt
-from svitt.processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video
+from svitt.processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
 
 
 def write_song(path, cover=False):
@@ -29,15 +30,11 @@ def write_song(path, cover=False):
             container.mux([*picture.encode(black), *picture.encode()])
 
 
-def write_picture(path, width, height):
-    """Nothing but zeros, which take a thousandth of their size."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(1 + width) * height) if width * height < 2**28 else zlib.compress(bytes(1000))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+def write_huge_picture(path):
+    """A GIF that says so in its header."""
+    screen = struct.pack("<6sHHBBB", b"GIF89a", 65535, 65535, 0, 0, 0)
+    image = b"\x2c" + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0)
+    path.write_bytes(screen + image + b"\x02\x02\x4c\x01\x00\x3b")
 
 
 def write_playlist(path, videos):
@@ -81,17 +78,13 @@ FAULTS = {  # what writes it, words that must occur
     "MP4 cut before its index": (cut("end.mp4", 0.5), "without its index, it was cut off"),
     "MP4 cut in its index": (cut("end.mp4", 0.95), "cut off"),
     "MP4 cut behind its index": (cut("start.mp4", 0.5), "cut off, it has"),
-    "MP4 cut a little": (cut("start.mp4", 0.99), "cut off, it has"),
     "fragments cut": (cut("fragments.mp4", 0.7), "cut off"),
     "MKV cut": (cut("clip.mkv", 0.6), "cut off, it has"),
     "WebM cut": (cut("clip.webm", 0.9), "cut off, it has"),
     "AVI cut": (cut("clip.avi", 0.7), "cut off"),
     "encrypted": (encrypt, "is encrypted"),
     "bytes of zero": (zero, "damaged or cut off, FFmpeg says"),
-    "picture of 33 megapixels": (lambda path, videos: write_picture(path, 5793, 5793), "above the limit of 33554432"),
-    "picture of 4 gigapixels": (lambda path, videos: write_picture(path, 65535, 65535), "above the limit of 33554432"),
-    "very wide picture": (lambda path, videos: write_picture(path, 2**31 - 1, 1), "above the limit of 33554432"),
-    "impossible picture": (lambda path, videos: write_picture(path, 2**30, 2**30), "above the limit of 33554432"),
+    "picture of 4 gigapixels": (lambda path, videos: write_huge_picture(path), "above the limit of 33554432"),
 }
 
 
@@ -105,9 +98,11 @@ def test_a_file_that_cannot_be_read_is_one_sentence_that_names_it(tmp_path, vide
     message = str(error.value)
     assert message.startswith(f"{path}: ") and words in message
     assert message.endswith(".") and "\n" not in message
-    if path.is_file():
-        with pytest.raises(VideoDecodeError, match="^dataset/7.mp4: "):
-            read_video({"bytes": path.read_bytes(), "path": "dataset/7.mp4"})
+
+
+def test_bytes_that_cannot_be_read_are_told_by_their_name():
+    with pytest.raises(VideoDecodeError, match="^dataset/7.mp4: not a video file"):
+        read_video({"bytes": b"no video" * 50, "path": "dataset/7.mp4"})
 
 
 def test_limits(videos, monkeypatch):
@@ -126,6 +121,70 @@ def test_limits(videos, monkeypatch):
         monkeypatch.undo()
 
 
+# ---- Damaged at random
+
+
+def cut_anywhere(content, rng):
+    return content[: rng.integers(1, len(content))]
+
+
+def flip_bits(content, rng):
+    damaged = np.frombuffer(content, np.uint8).copy()
+    places = rng.integers(0, len(damaged), rng.choice([1, 5, 50, 500]))
+    damaged[places] ^= (1 << rng.integers(0, 8, len(places))).astype(np.uint8)
+    return damaged.tobytes()
+
+
+def replace_middle(content, rng):
+    start, end = sorted(rng.integers(0, len(content), 2))
+    middle = [bytes(end - start), rng.bytes(end - start), b"", 2 * content[start:end]][rng.integers(4)]
+    return content[:start] + middle + content[end:]
+
+
+def edit_field(content, rng):
+    """A size, a time, a place or a count near the name of a table of MP4, Matroska, AVI or GIF becomes another."""
+    names = rb"st[a-z]{2}|ctts|[mt]fhd|tfdt|trun|elst|hdlr|[mt]khd|mdhd|avc1|avcC|\x18\x53\x80\x67|\x1f\x43\xb6\x75"
+    names += rb"|\x1c\x53\xbb\x6b|\xe7|\xa3|LIST|00dc|idx1|str[hf]|avih|\x21\xf9|\x2c"
+    places = [match.end() for match in re.finditer(names, content)] or [0]
+    place, size = int(rng.choice(places)) + 4 * int(rng.integers(-2, 8)), int(rng.choice([1, 2, 4]))
+    place = max(0, min(place, len(content) - size))
+    old = int.from_bytes(content[place : place + size], "big")
+    values = [0, 1, old + 1, old - 1, 2 * old, 2 ** (8 * size - 1), 2 ** (8 * size) - 1, int(rng.integers(2**32))]
+    new = int(values[rng.integers(len(values))]) % 2 ** (8 * size)
+    return content[:place] + new.to_bytes(size, "big") + content[place + size :]
+
+
+DAMAGES = [cut_anywhere, *2 * [flip_bits], *2 * [replace_middle], *4 * [edit_field]]
+
+
+def is_read_or_one_sentence(path):
+    """Whether frames come; if not, one sentence that names the file."""
+    try:
+        frames, metadata = read_video(path, lambda metadata: sample_frame_indices(4, metadata.total_num_frames))
+    except VideoDecodeError as error:
+        sentence = str(error)
+        assert sentence.startswith(f"{path}: ") and sentence.endswith(".") and "\n" not in sentence, sentence
+        return False
+    assert frames.dtype == np.uint8 and frames.shape == (4, metadata.height, metadata.width, 3)
+    return True
+
+
 def test_files_damaged_at_random_give_frames_or_one_sentence(tmp_path, videos):
-    outcomes = read_damaged_files(tmp_path, videos, count=200, seed=0)
-    assert {"frames", "cut off", "without its index", "not a video file", "damaged"} <= set(outcomes)
+    """And no crash, no hang, no file that stays open, no growth of memory."""
+    rng, names, was_read, sizes = np.random.default_rng(0), sorted(videos), [], []
+    contents = {name: path.read_bytes() for name, path in videos.items()}
+    for number in range(2000):
+        content = contents[names[number % len(names)]]
+        for _ in range(rng.integers(1, 4)):
+            damaged = DAMAGES[rng.integers(len(DAMAGES))](content, rng)
+            content = damaged if len(damaged) > 200 else content
+        path = tmp_path / f"{number}{Path(names[rng.integers(len(names))]).suffix}"  # a wrong extension at times
+        path.write_bytes(content)
+        faulthandler.dump_traceback_later(60, exit=True)
+        was_read.append(is_read_or_one_sentence(path))
+        faulthandler.cancel_dump_traceback_later()
+        path.unlink()
+        sizes.append((len(os.listdir("/proc/self/fd")), int(Path("/proc/self/statm").read_text().split()[1]) * 4096))
+    descriptors, memory = np.array(sizes[400:]).T
+    assert len(set(descriptors)) == 1 and memory[-1] - memory[0] < 50 * 2**20
+    assert 0.1 < np.mean(was_read) < 0.9

@@ -101,69 +101,28 @@ def test_edit_list_hides_frames(tmp_path, write_video, decode_all, file_size):
     assert_frames_of_decode_all(tmp_path / "cut.mp4", reference, (0, 5, 12, 13, 14, 42))
 
 
-def join(target, parts):
-    """Put the packets of videos behind each other, each shown when it is decoded."""
-    with av.open(str(target), "w") as output:
-        stream, time = None, 0
-        for part in parts:
-            with av.open(str(part)) as container:
-                stream = stream or output.add_stream_from_template(container.streams.video[0])
-                for packet in container.demux(video=0):
-                    if packet.size:
-                        packet.pts = packet.dts = time
-                        packet.stream, time = stream, time + packet.duration
-                        output.mux(packet)
-
-
-def boxes(content, start=0, end=None):
-    while start < (len(content) if end is None else end):
-        size, kind = int.from_bytes(content[start : start + 4], "big"), content[start + 4 : start + 8]
-        yield kind, start + 8, start + size
-        start += size
-
-
-def sample_tables(content):
-    """The boxes of an MP4 that say where frames are and how they are coded."""
-    start, end = 0, len(content)
-    for wanted in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-        start, end = next((at, stop) for kind, at, stop in boxes(content, start, end) if kind == wanted)
-    return {kind: content[at:stop] for kind, at, stop in boxes(content, start, end)}
-
-
-def with_tables(content, tables):
-    """An MP4 with other content in some of its boxes."""
-    result = b""
-    for kind, at, stop in boxes(content):
-        body = tables.get(kind, content[at:stop])
-        if kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-            body = with_tables(body, tables)
-        result += (len(body) + 8).to_bytes(4, "big") + kind + body
-    return result
+def tags_later(content, milliseconds):
+    """The tags of an FLV file, which begins with 13 bytes of header, to be shown later."""
+    tags, place = b"", 13
+    while place < len(content):
+        size, time = (int.from_bytes(content[at : at + 3]) for at in (place + 1, place + 4))
+        tags += content[place : place + 4] + (time + milliseconds).to_bytes(3) + content[place + 7 : place + size + 15]
+        place += size + 15
+    return tags
 
 
 def test_parameters_change_within_a_file(tmp_path, write_video, decode_all, file_size):
-    """Two descriptions of samples, as editors write them: a decoder that starts in the second part needs the second."""
+    """A decoder that starts in the second part needs the parameters of the second."""
     parts = [
-        write_video(tmp_path / f"{coder}.mp4", "libx264", options={"g": "12", "bf": "0", "coder": coder}, num_frames=40)
+        write_video(tmp_path / f"{coder}.flv", "libx264", options={"g": "12", "bf": "0", "coder": coder}, num_frames=40)
         for coder in ("ac", "vlc")
     ]
-    join(tmp_path / "joined.mp4", parts)
-    content = (tmp_path / "joined.mp4").read_bytes()
-    before = sample_tables(content)
-    [offset] = np.frombuffer(before[b"stco"][8:], ">u4")  # all samples in one chunk
-    sizes = np.frombuffer(before[b"stsz"][12:], ">u4")
-    offsets = offset + np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    descriptions = b"".join(sample_tables(part.read_bytes())[b"stsd"][8:] for part in parts)
-    tables = {  # one sample a chunk, those of the second part by the second description
-        b"stsd": np.array([0, 2], ">u4").tobytes() + descriptions,
-        b"stsc": np.array([0, 2, 1, 1, 1, 41, 1, 2], ">u4").tobytes(),
-        b"stco": np.array([0, len(offsets), *offsets], ">u4").tobytes(),
-    }
-    (tmp_path / "joined.mp4").write_bytes(with_tables(content, tables))
-    reference = decode_all(tmp_path / "joined.mp4")
+    first, second = (part.read_bytes() for part in parts)
+    (tmp_path / "joined.flv").write_bytes(first + tags_later(second, 1600))
+    reference = decode_all(tmp_path / "joined.flv")
     np.testing.assert_array_equal(reference, np.concatenate([decode_all(part) for part in parts]))
-    assert_frames_of_decode_all(tmp_path / "joined.mp4", reference, range(0, 80, 7))
-    np.testing.assert_array_equal(read_video(tmp_path / "joined.mp4", lambda metadata: [3, 70])[0], reference[[3, 70]])
+    assert_frames_of_decode_all(tmp_path / "joined.flv", reference, range(0, 80, 7))
+    np.testing.assert_array_equal(read_video(tmp_path / "joined.flv", lambda metadata: [3, 70])[0], reference[[3, 70]])
 
 
 def test_a_file_may_hold_fewer_frames_than_packets(tmp_path, streams, decode_all):
@@ -217,9 +176,7 @@ def test_scaling_while_decoding(tmp_path, write_video, rotation):
     np.testing.assert_array_equal(read_video(path, short_side=1000)[0], whole)
 
 
-@pytest.mark.parametrize(
-    "name", ["end.mp4", "start.mp4", "fragments.mp4", "clip.mkv", "clip.webm", "clip.avi", "clip.gif"]
-)
+@pytest.mark.parametrize("name", ["start.mp4", "fragments.mp4"])
 def test_frames_equal_those_of_decoding_everything(videos, decode_all, name):
     frames, metadata = read_video(videos[name])
     np.testing.assert_array_equal(frames, decode_all(videos[name]))

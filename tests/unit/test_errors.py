@@ -3,13 +3,13 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from svitt.distributed import write_whole
 from svitt.errors import ArgumentError, ArgumentGroup, InputError, OutputError, check_number, exit_on_bad_input, writing
@@ -66,9 +66,8 @@ def test_of_several_processes_the_main_one_speaks_and_each_of_its_own_disk(capsy
 
 
 def test_mistakes_of_ours_keep_their_traceback():
-    for error in (ValueError("x"), RuntimeError("x"), KeyError("x")):
-        with pytest.raises(type(error)), exit_on_bad_input():
-            raise error
+    with pytest.raises(RuntimeError), exit_on_bad_input():
+        raise RuntimeError("x")
 
 
 def test_a_killed_loader_worker_is_reported():
@@ -134,30 +133,17 @@ with whole_files({str(tmp_path)!r}) as new:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 40 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", folder]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_full_or_read_only_disk_is_named(small_disk, tmp_path):
-    import torch
-
-    with pytest.raises(OutputError, match=f"{small_disk}/out: cannot be written"):
-        write_whole(small_disk / "out", lambda folder: (folder / "x").write_bytes(bytes(10**6)))
-    assert list((small_disk / "out").iterdir()) == []
-    with pytest.raises(OutputError, match="disk"), writing(small_disk):
-        torch.save(torch.zeros(10**6), small_disk / "x.pt")
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    disk = small_disk(40)
+    with pytest.raises(OutputError, match=f"{disk}/out: cannot be written"):
+        write_whole(disk / "out", lambda folder: (folder / "x").write_bytes(bytes(10**6)))
+    assert list((disk / "out").iterdir()) == []
+    with pytest.raises(OutputError, match="disk"), writing(disk):
+        torch.save(torch.zeros(10**6), disk / "x.pt")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     (tmp_path / "file").touch()
     for folder, reason in (
-        (small_disk / "new/out", "Read-only file system"),
+        (disk / "new/out", "Read-only file system"),
         (tmp_path / "file/out", "Not a directory"),
     ):
         with pytest.raises(OutputError, match=f"{folder}: cannot be written .{reason}"):

@@ -292,12 +292,6 @@ def test_clips_do_not_depend_on_global_states_nor_workers_nor_change_them(videos
     assert states() == before
 
 
-def test_images_are_clips_of_one_frame(videos, processor):
-    rows = {"video": pairs_of(mp4s(videos)), "image": pairs_of([videos["clip.gif"]] * 3)}
-    loader = training_loader(rows, processor, 2, ProcessingArguments(), collate_pairs)
-    assert sorted(batch["clips"].shape[:2] for batch in loader) == [(2, 1), (2, 3), (2, 3)]
-
-
 SIGTERM = """
 import signal, sys
 from torch.utils.data import DataLoader

@@ -10,37 +10,20 @@ from PIL import Image
 from transformers import BertTokenizer
 
 from svitt import (
-    SViTTConfig,
     SViTTForVideoClassification,
     SViTTForVideoQuestionAnswering,
     SViTTModel,
     SViTTProcessor,
     SViTTVideoProcessor,
-    SViTTVisionModel,
 )
 from svitt.errors import InputError
 from svitt.modeling_svitt import token_order
 from svitt.search.maps import LINE_HEIGHT, MARGIN, contact_sheet, explain, overlay, token_maps
 
+from .test_modeling import task_model, vision_model
+
 TEXT = "a red b"
 DENSE = {"token_keep_rate": 1.0}
-SMALL = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 32}
-
-
-def task_model(model_class, vision=None, text=None, **settings):
-    """Random weights large enough to matter; the video encoder drops in layers 0 and 2, fusion in layer 2."""
-    torch.manual_seed(0)
-    drops = {"token_keep_rate": 0.7, "token_drop_loc": [0, 2], "num_frames": 3, "image_size": 32, "patch_size": 8}
-    fusion = {"token_keep_rate": 0.5, "token_drop_loc": [2], "fusion_layer": 2, "encoder_width": 24, "vocab_size": 60}
-    fusion |= {"bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4, "max_position_embeddings": 32}
-    config = SViTTConfig(
-        vision_config=SMALL | drops | (vision or {}), text_config=SMALL | fusion | (text or {}), embed_dim=8, **settings
-    )
-    model = model_class(config.vision_config if model_class is SViTTVisionModel else config)
-    for name, parameter in model.named_parameters():
-        if name != "temp" and "norm" not in name.lower():
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +108,7 @@ def test_questions_and_bare_encoders_and_training_mode(processor):
     maps = token_maps(model.train(), processor, video(), TEXT)
     assert [mask.sum() for mask in (*maps.vision, *maps.fusion)] == [34, 24, 12]
     assert np.array_equal(maps.fusion, token_maps(model, processor, video(), TEXT).fusion)
-    encoder = task_model(SViTTVisionModel, vision={"token_keep_strategy": "random"})
+    encoder = vision_model(token_keep_strategy="random")
     assert token_maps(encoder, processor, video()).vision.sum(axis=(1, 2, 3)).tolist() == [34, 24]
     with pytest.raises(InputError, match="SViTTForVideoClassification looks at videos only"):
         token_maps(task_model(SViTTForVideoClassification), processor, video(), TEXT)
@@ -151,12 +134,6 @@ def test_the_pixels_darkened_are_those_of_patches_dropped(processor, tmp_path):
         kept = kept.repeat(32, axis=1).repeat(32, axis=2)
         assert np.array_equal((row != rows[0]).any(axis=-1), ~kept)
         assert np.array_equal(row[~kept], rows[0][~kept] // 4 + np.array([0, 0, 48]))
-
-
-def test_a_dense_model_has_the_video_alone(processor):
-    maps = token_maps(task_model(SViTTModel, vision=DENSE, text=DENSE), processor, video(), TEXT)
-    assert maps.labels() == ["video: 48 of 48 patches, 100%"]
-    assert contact_sheet(maps).height == MARGIN + LINE_HEIGHT + LINE_HEIGHT + 128 + MARGIN
 
 
 def test_an_overlay_has_a_frame_for_each_and_shows_the_last_maps(processor, tmp_path, decode_all):
