@@ -30,8 +30,9 @@ from svitt.data import annotations, loaders, presets
 from svitt.distributed import write_whole
 from svitt.errors import InputError, exit_on_bad_input
 from svitt.evaluation import retrieval
+from svitt.evaluation.clips import VideoReader
 from svitt.training import start
-from svitt.training.card import describe_and_publish, settings_of, write_results, write_settings
+from svitt.training.card import describe_and_publish, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
@@ -62,15 +63,14 @@ def main():
     groups = *groups, loaders.ProcessingArguments, retrieval.RetrievalArguments, SViTTTrainingArguments
     preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "pretraining")
     task, dataset, source, dropping, processing, evaluation, args = groups
-    settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "captions")
     training = {name: split for name, split in splits.items() if name.startswith("train")}
     if not training:
         raise InputError("There is nothing to train on: give --dataset, --dataset_file or --train_file.")
     sets = retrieval.load_retrieval_sets(splits, processing)
-    retrieval.check_stop_key(task.stop_key, sets)
+    start.check_stop_key(task.stop_key, sets)
     pairs = {}
     for split in training.values():
         captions = split.load(processing.missing_videos(is_training=True))
@@ -81,15 +81,12 @@ def main():
     model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing, **task.as_fields())
     evaluation.set_frames(processor.video_processor.num_frames)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
-    reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
+    sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
+    reader = VideoReader(processor, evaluation.num_frames_test, processing, bad_videos, *sizes)
 
-    def evaluate(model: SViTTForPreTraining, split: str) -> dict[str, dict[str, float]]:
-        scores = retrieval.score_split(trainer.accelerator, model, split, sets[split], processor, evaluation, *reading)
-        return retrieval.metrics_of(scores, sets[split])
-
-    def validate(model: SViTTForPreTraining, split: str) -> dict[str, float]:
-        metrics = evaluate(model, split)
-        return {f"{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
+    def evaluate(model: SViTTForPreTraining, split: str):
+        scores = retrieval.score_split(model, sets[split], reader, evaluation)
+        return scores, retrieval.metrics_of(scores, sets[split])
 
     loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
     trainer = SViTTTrainer(
@@ -97,24 +94,22 @@ def main():
         args,
         loaders.training_loader(pairs, processor, *loading, args.dataloader_num_workers),
         partial(loaders.to_model_inputs, processor=processor),
-        validate,
+        evaluate,
         eval_splits=sets,
         stop_metric=task.stop_key and f"{task.stop_key}_itm_r_mean",
         bad_videos=bad_videos,
         processing_class=processor,
     )
-    write_whole(output_dir, partial(write_settings, settings))
+    write_whole(output_dir, partial(write_settings, preset.settings))
     trainer.train(checkpoint)
     write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
 
-    results = {split: evaluate(model, split) for split in sets}
-    if sets:
-        trainer.accelerator.print(retrieval.results_table(results))
-    facts = {"epoch": trainer.best_epoch, "step": trainer.best_step, "num_processes": args.world_size}
-    write_whole(output_dir, partial(write_results, facts | results))
-    rows = {f"{split}, zero-shot, {kind}": metrics for split in sets for kind, metrics in results[split].items()}
-    base_model = source.model_name_or_path or source.vision_name_or_path or source.config_name
-    describe_and_publish(trainer, rows, [split.source for split in training.values()], base_model)
+    results = {}
+    for split in sets:
+        _, results[split] = trainer.score(split)
+        trainer.accelerator.print(retrieval.results_table(split, results[split]))
+    write_results(trainer, results)
+    describe_and_publish(trainer, results, [split.source for split in training.values()], source.name)
     trainer.accelerator.end_training()
 
 

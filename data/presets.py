@@ -217,7 +217,8 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
     which are converted with 1, have always seen all tokens in fusion, whatever its files say.
 
     Returns:
-        The dataset, or one without splits where none is named; and the dataclasses of the parser.
+        The dataset, or one without splits where none is named, with all settings of the run that are not defaults or
+        that it sets; and the dataclasses of the parser.
 
     Raises:
         InputError: as [`load_preset`], and for a setting that the script has not, or of a wrong type.
@@ -238,7 +239,11 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
             settings.pop("fusion_token_keep_rate", None)
         # What comes with the data must not let it out of its folder.
         args = words_of(parser, preset.origin, settings, NOT_OF_A_DATASET) + args
-    return preset, parser.parse_args_into_dataclasses(args)
+    given = vars(parser.parse_known_args(args)[0])
+    settings = {name: value for name, value in given.items() if value != parser.get_default(name)}
+    settings |= {name: given[name] for name in preset.settings}
+    settings.pop("config", None)
+    return dataclasses.replace(preset, settings=settings), parser.parse_args_into_dataclasses(args)
 
 
 def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: tuple = ("config",)) -> list[str]:

@@ -182,7 +182,7 @@ def test_accuracy_of_options_by_hand():
     # By chance, (1/2 + 1/3 + 1/2) / 3.
     assert accuracies == {"itm": 33.33, "itc": 33.33, "ensemble": 66.67, "chance": 44.44}
 
-    lines = results_table({"mc": metrics}).splitlines()
+    lines = results_table("mc", metrics).splitlines()
     assert lines[0].split() == ["mc", "accuracy"] and lines[3].split() == ["both", "(ensemble)", "66.67"]
 
     rows = rank_table(scores, split).to_pylist()
@@ -260,7 +260,7 @@ def test_chance_is_the_expected_recall_of_random_scores():
 def test_table_shows_chance_beside_the_recalls():
     scores = torch.eye(20)
     metrics = retrieval_metrics(RetrievalScores(scores, scores, scores), [[i] for i in range(20)])
-    lines = results_table({"test": metrics}).splitlines()
+    lines = results_table("test", metrics).splitlines()
     assert lines[0].split() == ["test", "R@1", "R@5", "R@10", "mean"]
     assert lines[2].split()[-4:] == ["100.00"] * 4
     assert lines[4].split() == ["chance", "5.00", "25.00", "50.00", "26.67"]
