@@ -342,7 +342,6 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
         rank_itm, rank_itc and, for multiple choice, rank_ensemble: rank from 1 of the best right answer; null where it
             is outside the shortlist or the video is missing.
         top_index, top, top_score: the candidate with the best matching score; null for a missing video.
-        is_hit: whether `rank_itm` is 1.
     """
     texts = pa.chunked_array([videos_and_texts.texts], pa.string())
     videos = video_field(videos_and_texts.videos, "path")
@@ -369,5 +368,5 @@ def rank_rows(
     columns = {"direction": [direction] * len(queries), "query_index": range(len(queries)), "query": queries}
     for kind, rank in ranks.items():
         columns[f"rank_{kind}"] = pa.array(np.nan_to_num(rank + 1, posinf=0).astype(int), mask=np.isinf(rank))
-    columns |= {"top_index": top, "top": candidates.take(top)}
-    return pa.table(columns | {"top_score": pa.array(top_scores.numpy(), mask=has_none), "is_hit": ranks["itm"] == 0})
+    top_scores = pa.array(top_scores.numpy(), mask=has_none)
+    return pa.table(columns | {"top_index": top, "top": candidates.take(top), "top_score": top_scores})
