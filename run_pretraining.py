@@ -39,7 +39,7 @@ from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 @dataclass
 class TaskArguments:
-    """What to learn from a batch; by default as the model's configuration says."""
+    """What to learn from a batch; its configuration (--model_config) says more."""
 
     _argument_group_name = "task"
 
@@ -47,15 +47,6 @@ class TaskArguments:
         default=None, help="Split whose best r_mean picks the model to keep; by default the last is kept."
     )
     match_by: Literal["video", "caption"] = HfArg(default="video", help="What positives of a batch share.")
-    mlm_prob: float | None = HfArg(default=None, help="Share of the words to be completed (MLM).")
-    itc_all_gather: bool = HfArg(
-        default=False, help="Contrast (ITC) the clips and texts of all processes, not of each alone."
-    )
-
-    def as_fields(self) -> dict[str, float | bool]:
-        """Return fields of the model's configuration, those given."""
-        fields = {"mlm_prob": self.mlm_prob, "itc_all_gather": self.itc_all_gather or None}
-        return {name: value for name, value in fields.items() if value is not None}
 
 
 def main():
@@ -78,7 +69,7 @@ def main():
     pairs = {medium: annotations.join_pairs(parts) for medium, parts in pairs.items()}
 
     set_seed(args.seed)
-    model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing, **task.as_fields())
+    model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing)
     evaluation.set_frames(processor.video_processor.num_frames)
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     sizes = args.per_device_eval_batch_size, args.dataloader_num_workers

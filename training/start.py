@@ -84,7 +84,7 @@ class StartArguments:
         default_factory=list, help="FIELD=VALUE of SViTTVisionConfig, values in JSON, such as sparse_random_attn=5."
     )
     text_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTTextConfig.")
-    model_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTConfig, such as embed_dim=128.")
+    model_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTConfig, such as mlm_prob=0.15.")
 
     def __post_init__(self):
         towers = [self.vision_name_or_path, self.text_name_or_path]
@@ -105,12 +105,10 @@ def start_training(
     start: StartArguments,
     dropping: DroppingArguments,
     processing: ProcessingArguments,
-    **fields,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Return a model in float32 for clips of `processing.num_frames` frames (default: its own), and its processor.
 
-    An answer decoder that the start has not begins as its fusion layers. `fields` of the `SViTTConfig` go before those
-    of `start`.
+    An answer decoder that the start has not begins as its fusion layers.
 
     Raises:
         InputError: if the start is not found, damaged or incomplete, or a field does not fit.
@@ -121,7 +119,7 @@ def start_training(
         vision["token_keep_rate"] = dropping.token_keep_rate
     if dropping.fusion_token_keep_rate is not None:
         text["token_keep_rate"] = dropping.fusion_token_keep_rate
-    fields = conversion.parse_fields(start.model_config) | {"vision_config": vision, "text_config": text} | fields
+    fields = conversion.parse_fields(start.model_config) | {"vision_config": vision, "text_config": text}
 
     if start.model_name_or_path is not None:
         # The decoder of answers is made of what was saved; other heads are loaded where there are any.
