@@ -299,7 +299,7 @@ def share_of_most_frequent(references: list[list[str]]) -> float:
 
 
 def flat_metrics(accuracies: dict) -> dict[str, float]:
-    """Return accuracies in one level, for tables and trackers: `accuracy`, `soft_accuracy`, `accuracy_<type>`."""
+    """Return accuracies in one level, for tables and cards: `accuracy`, `soft_accuracy`, `accuracy_<type>`."""
     flat = {"accuracy": accuracies["overall"]}
     if "soft" in accuracies:
         flat["soft_accuracy"] = accuracies["soft"]
