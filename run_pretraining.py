@@ -30,15 +30,16 @@ from svitt.data import annotations, loaders, presets
 from svitt.distributed import write_whole
 from svitt.errors import InputError, exit_on_bad_input
 from svitt.evaluation import retrieval
+from svitt.evaluation.clips import VideoReader
 from svitt.training import start
-from svitt.training.card import describe_and_publish, settings_of, write_results, write_settings
+from svitt.training.card import describe_and_publish, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 @dataclass
 class TaskArguments:
-    """What to learn from a batch; by default as the model's configuration says."""
+    """What to learn from a batch; its configuration (--model_config) says more."""
 
     _argument_group_name = "task"
 
@@ -46,15 +47,6 @@ class TaskArguments:
         default=None, help="Split whose best r_mean picks the model to keep; by default the last is kept."
     )
     match_by: Literal["video", "caption"] = HfArg(default="video", help="What positives of a batch share.")
-    mlm_prob: float | None = HfArg(default=None, help="Share of the words to be completed (MLM).")
-    itc_all_gather: bool = HfArg(
-        default=False, help="Contrast (ITC) the clips and texts of all processes, not of each alone."
-    )
-
-    def as_fields(self) -> dict[str, float | bool]:
-        """Return fields of the model's configuration, those given."""
-        fields = {"mlm_prob": self.mlm_prob, "itc_all_gather": self.itc_all_gather or None}
-        return {name: value for name, value in fields.items() if value is not None}
 
 
 def main():
@@ -62,15 +54,14 @@ def main():
     groups = *groups, loaders.ProcessingArguments, retrieval.RetrievalArguments, SViTTTrainingArguments
     preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "pretraining")
     task, dataset, source, dropping, processing, evaluation, args = groups
-    settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "captions")
     training = {name: split for name, split in splits.items() if name.startswith("train")}
     if not training:
         raise InputError("There is nothing to train on: give --dataset, --dataset_file or --train_file.")
     sets = retrieval.load_retrieval_sets(splits, processing)
-    retrieval.check_stop_key(task.stop_key, sets)
+    start.check_stop_key(task.stop_key, sets)
     pairs = {}
     for split in training.values():
         captions = split.load(allow_missing=processing.bad_videos == "skip")
@@ -78,19 +69,16 @@ def main():
     pairs = {medium: annotations.join_pairs(parts) for medium, parts in pairs.items()}
 
     set_seed(args.seed)
-    model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing, **task.as_fields())
+    model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing)
     evaluation.set_frames(processor.video_processor.num_frames)
-    write_whole(output_dir, partial(write_settings, settings))
+    write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
-    reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
+    sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
+    reader = VideoReader(processor, evaluation.num_frames_test, processing, bad_videos, *sizes)
 
-    def evaluate(model: SViTTForPreTraining, split: str) -> dict[str, dict[str, float]]:
-        scores = retrieval.score_split(trainer.accelerator, model, split, sets[split], processor, evaluation, *reading)
-        return retrieval.metrics_of(scores, sets[split])
-
-    def validate(model: SViTTForPreTraining, split: str) -> dict[str, float]:
-        metrics = evaluate(model, split)
-        return {f"{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
+    def evaluate(model: SViTTForPreTraining, split: str):
+        scores = retrieval.score_split(model, sets[split], reader, evaluation)
+        return scores, retrieval.metrics_of(scores, sets[split])
 
     loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
     trainer = SViTTTrainer(
@@ -98,7 +86,7 @@ def main():
         args,
         loaders.training_loader(pairs, processor, *loading, args.dataloader_num_workers),
         partial(loaders.to_model_inputs, processor=processor),
-        validate,
+        evaluate,
         eval_splits=sets,
         stop_metric=task.stop_key and f"{task.stop_key}_itm_r_mean",
         bad_videos=bad_videos,
@@ -107,14 +95,12 @@ def main():
     trainer.train(checkpoint)
     write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
 
-    results = {split: evaluate(model, split) for split in sets}
-    if sets:
-        trainer.accelerator.print(retrieval.results_table(results))
-    facts = {"epoch": trainer.best_epoch, "step": trainer.best_step, "num_processes": args.world_size}
-    write_whole(output_dir, partial(write_results, facts | results))
-    rows = {f"{split}, zero-shot, {kind}": metrics for split in sets for kind, metrics in results[split].items()}
-    base_model = source.model_name_or_path or source.vision_name_or_path or source.config_name
-    describe_and_publish(trainer, rows, [split.source for split in training.values()], base_model)
+    results = {}
+    for split in sets:
+        _, results[split] = trainer.score(split)
+        trainer.accelerator.print(retrieval.results_table(split, results[split]))
+    write_results(trainer, results)
+    describe_and_publish(trainer, results, [split.source for split in training.values()], source.name)
     trainer.accelerator.end_training()
 
 

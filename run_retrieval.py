@@ -29,21 +29,18 @@ from svitt.data import annotations, loaders, presets
 from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
 from svitt.evaluation import retrieval
+from svitt.evaluation.clips import VideoReader
 from svitt.training import start
-from svitt.training.card import describe_and_publish, settings_of, write_results, write_settings
+from svitt.training.card import describe_and_publish, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
-from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments, check_task
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
-@dataclass
-class TaskArguments:
+@dataclass(kw_only=True)
+class TaskArguments(start.FineTuningArguments):
     """What to train and evaluate."""
 
-    _argument_group_name = "task"
-
     model_name_or_path: str = HfArg(help="Folder or Hub name of a SViTT model with its processor.")
-    evaluate_only: bool = HfArg(default=False, help="Do not train, even on a split `train`.")
-    stop_key: str | None = HfArg(default=None, help="Split whose best r_mean or accuracy is kept: `validation` if any.")
     join_captions: bool = HfArg(default=False, help="Paragraph retrieval (DiDeMo, ActivityNet): join a row's captions.")
     match_by: Literal["video", "caption"] = HfArg(default="video", help="What positives share; `caption` for SSv2.")
     save_scores: bool = HfArg(default=False, help="Write all scores to scores_<split>.safetensors.")
@@ -54,34 +51,28 @@ def main():
     parser = HfArgumentParser((*groups, retrieval.RetrievalArguments, SViTTTrainingArguments))
     preset, groups = presets.parse_with_preset(parser, "retrieval")
     task, dataset, dropping, processing, evaluation, args = groups
-    settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "captions", "multiple_choice")
     sets = retrieval.load_retrieval_sets(splits, processing, task.join_captions)
-    stop_key = task.stop_key or ("validation" if "validation" in sets else None)
-    retrieval.check_stop_key(stop_key, sets)
-    is_trained = "train" in splits and not task.evaluate_only
-    check_task(is_trained, sets, args)
+    training, stop_key = task.plan(splits, sets, args)
     pairs = None
-    if is_trained:
-        captions = splits["train"].load(processing.bad_videos == "skip", join_captions=task.join_captions)
+    if training is not None:
+        captions = training.load(processing.bad_videos == "skip", join_captions=task.join_captions)
         pairs = annotations.training_pairs(captions, task.match_by)
 
     set_seed(args.seed)
     options = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length} | vars(dropping)
     model, processor = load_model_and_processor(task.model_name_or_path, SViTTForVideoTextRetrieval, **options)
     evaluation.set_frames(processor.video_processor.num_frames)
-    write_whole(output_dir, partial(write_settings, settings))
+    write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
-    reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
+    sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
+    reader = VideoReader(processor, evaluation.num_frames_test, processing, bad_videos, *sizes)
 
-    def score(model: SViTTForVideoTextRetrieval, split: str):
-        return retrieval.score_split(trainer.accelerator, model, split, sets[split], processor, evaluation, *reading)
-
-    def validate(model: SViTTForVideoTextRetrieval, split: str) -> dict[str, float]:
-        metrics = retrieval.metrics_of(score(model, split), sets[split])
-        return {f"{kind}_{name}": value for kind in metrics for name, value in metrics[kind].items()}
+    def evaluate(model: SViTTForVideoTextRetrieval, split: str):
+        scores = retrieval.score_split(model, sets[split], reader, evaluation)
+        return scores, retrieval.metrics_of(scores, sets[split])
 
     loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
     is_choice = isinstance(sets.get(stop_key), annotations.ChoiceSet)
@@ -90,27 +81,24 @@ def main():
         args,
         pairs and loaders.training_loader({"video": pairs}, processor, *loading, args.dataloader_num_workers),
         partial(loaders.to_model_inputs, processor=processor),
-        validate,
+        evaluate,
         eval_splits=[stop_key] if stop_key else [],
         stop_metric=stop_key and f"{stop_key}_{'ensemble_accuracy' if is_choice else 'itm_r_mean'}",
         bad_videos=bad_videos,
         processing_class=processor,
     )
-    results = {}
-    if is_trained:
+    if pairs:
         trainer.train(checkpoint)
         write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
 
+    results = {}
     for split in sets:
-        scores = score(model, split)
-        results[split] = retrieval.metrics_of(scores, sets[split])
+        scores, results[split] = trainer.score(split)
         write_whole(output_dir, partial(write_scores, split, scores, sets[split], task.save_scores))
-        trainer.accelerator.print(retrieval.results_table({split: results[split]}))
-    facts = {"num_processes": args.world_size} | ({"epoch": trainer.best_epoch} if is_trained else {})
-    write_whole(output_dir, partial(write_results, facts | results))
-    if is_trained:
-        rows = {f"{split}, {kind}": metrics for split in results for kind, metrics in results[split].items()}
-        describe_and_publish(trainer, rows, [splits["train"].source], task.model_name_or_path)
+        trainer.accelerator.print(retrieval.results_table(split, results[split]))
+    write_results(trainer, results)
+    if pairs:
+        describe_and_publish(trainer, results, [training.source], task.model_name_or_path)
     trainer.accelerator.end_training()
 
 

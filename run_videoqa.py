@@ -14,73 +14,53 @@ A pre-trained model has no decoder of answers yet: it begins as its fusion layer
 --evaluate_only, the script evaluates.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from transformers import HfArgumentParser, set_seed
-from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForVideoQuestionAnswering
 from svitt.data import loaders, presets
 from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
-from svitt.evaluation import answering, retrieval
+from svitt.evaluation import answering
+from svitt.evaluation.clips import VideoReader
 from svitt.training import start
-from svitt.training.card import describe_and_publish, settings_of, write_results, write_settings
+from svitt.training.card import describe_and_publish, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
-from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments, check_task
-
-
-@dataclass
-class TaskArguments:
-    """What to do."""
-
-    _argument_group_name = "task"
-
-    evaluate_only: bool = HfArg(default=False, help="Do not train, even on a split `train`.")
-    stop_key: str | None = HfArg(
-        default=None, help="Split whose best accuracy picks the epoch to keep: `validation` if given, else the last."
-    )
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 def main():
-    groups = TaskArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
+    groups = start.FineTuningArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
     groups = *groups, loaders.ProcessingArguments, answering.AnsweringArguments, SViTTTrainingArguments
     preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "videoqa")
     task, dataset, source, dropping, processing, answering_args, args = groups
-    settings, output_dir = settings_of(groups, preset.settings), args.output_dir
-    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "questions")
-    sets = answering.load_question_sets(splits, processing)
-    stop_key = task.stop_key or ("validation" if "validation" in sets else None)
-    retrieval.check_stop_key(stop_key, sets)
-    is_trained = "train" in splits and not task.evaluate_only
-    check_task(is_trained, sets, args)
-    questions = splits["train"].load(allow_missing=processing.bad_videos == "skip") if is_trained else None
+    evaluated = {name: split for name, split in splits.items() if not name.startswith("train")}
+    allow_missing = processing.bad_eval_videos != "error"
+    sets = {name: answering.question_set(split.load(allow_missing)) for name, split in evaluated.items()}
+    training, stop_key = task.plan(splits, sets, args)
+    questions = training and training.load(processing.bad_videos == "skip")
 
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, dropping, processing)
     answering_args.set_frames(processor.video_processor.num_frames)
     answering_args.set_answer_length(processor, model.config)
-    answers = answering.find_answer_list(
-        answering_args, preset, questions, splits.get("train"), source.model_name_or_path
-    )
-    rows_of = {"train": questions} if is_trained else {}
-    for split, rows in (rows_of | {split: sets[split].questions for split in sets}).items():
-        answering.check_answers(split, rows, answers)
-    write_whole(output_dir, partial(write_settings, settings))
+    answers = answering.find_answer_list(answering_args, preset.answer_list, questions, source.model_name_or_path)
+    for split, rows in {"train": questions, **{split: sets[split].questions for split in sets}}.items():
+        if rows is not None:
+            answering.check_answers(split, rows, answers)
+    write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
-    reading = processing, bad_videos, args.per_device_eval_batch_size, args.dataloader_num_workers
-    reading = answers, processor, answering_args, *reading
+    sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
+    reader = VideoReader(processor, answering_args.num_frames_test, processing, bad_videos, *sizes)
 
-    def predict(model: SViTTForVideoQuestionAnswering, split: str) -> list[answering.Prediction | None]:
-        return answering.answer_split(trainer.accelerator, model, split, sets[split], *reading)
-
-    def validate(model: SViTTForVideoQuestionAnswering, split: str) -> dict[str, float]:
-        metrics = answering.answer_metrics(sets[split].questions, predict(model, split), answers)
-        return answering.flat_metrics(metrics["accuracy"])
+    def evaluate(model: SViTTForVideoQuestionAnswering, split: str):
+        predictions = answering.answer_split(model, sets[split], answers, reader, answering_args)
+        return predictions, answering.answer_metrics(sets[split].questions, predictions, answers)
 
     loading = args.per_device_train_batch_size, processing, loaders.collate_questions, args.seed
     trainer = SViTTTrainer(
@@ -88,35 +68,31 @@ def main():
         args,
         questions and loaders.training_loader({"video": questions}, processor, *loading, args.dataloader_num_workers),
         partial(answering.to_training_inputs, processor=processor),
-        validate,
+        evaluate,
         eval_splits=[stop_key] if stop_key else [],
-        stop_metric=stop_key and f"{stop_key}_accuracy",
+        stop_metric=stop_key and f"{stop_key}_accuracy_overall",
         bad_videos=bad_videos,
         processing_class=processor,
     )
-    results = {"num_processes": args.world_size}
-    if is_trained:
-        metrics = {"coverage": answering.answer_coverage(questions, answers), "num_questions": len(questions)}
-        trainer.accelerator.print(f"train: {answering.coverage_line(metrics)}")
+    results = {}
+    if questions:
+        results["train"] = answering.coverage_metrics(questions, answers)
+        trainer.accelerator.print(f"train: {answering.coverage_line(results['train'])}")
         write_whole(output_dir, partial(answering.save_answer_list, answers))
         trainer.train(checkpoint)
         write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
-        results |= {"train": metrics, "epoch": trainer.best_epoch}
     elif trainer.is_world_process_zero():
         answering.warn_of_new_decoder(model, source.model_name_or_path)
 
     for split in sets:
-        predictions, rows = predict(model, split), sets[split].questions
-        results[split] = answering.answer_metrics(rows, predictions, answers)
+        predictions, results[split] = trainer.score(split)
         trainer.accelerator.print(answering.answer_table(split, results[split]))
-        write = partial(answering.write_predictions, split=split, questions=rows, predictions=predictions)
-        write_whole(output_dir, write)
-    write_whole(output_dir, partial(write_results, results))
-    if is_trained:
+        write = partial(answering.write_predictions, split=split, questions=sets[split].questions)
+        write_whole(output_dir, partial(write, predictions=predictions))
+    write_results(trainer, results)
+    if questions:
         compared = {split: answering.compared(results[split]) for split in sets}
-        rows = {f"{split}, {name}": values for split in sets for name, values in compared[split].items()}
-        base_model = source.model_name_or_path or source.vision_name_or_path or source.config_name
-        describe_and_publish(trainer, rows, [splits["train"].source], base_model)
+        describe_and_publish(trainer, compared, [training.source], source.name)
     trainer.accelerator.end_training()
 
 

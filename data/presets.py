@@ -207,7 +207,8 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
     which are converted with 1, have always seen all tokens in fusion, whatever its files say.
 
     Returns:
-        The dataset, or one without splits where none is named; and the dataclasses of the parser.
+        The dataset, or one without splits where none is named, with all settings of the run that are not defaults or
+        that it sets; and the dataclasses of the parser.
 
     Raises:
         InputError: as [`load_preset`], and for a setting that the script has not.
@@ -228,10 +229,14 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
             settings.pop("fusion_token_keep_rate", None)
         # What comes with the data must not let it out of its folder.
         args = words_of(parser, preset.origin, settings, NOT_OF_A_DATASET) + args
+    given = vars(parser.parse_known_args(args)[0])
+    settings = {name: value for name, value in given.items() if value != parser.get_default(name)}
+    settings |= {name: given[name] for name in preset.settings}
+    settings.pop("config", None)
     *groups, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return preset, tuple(groups)
+    return dataclasses.replace(preset, settings=settings), tuple(groups)
 
 
 def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: Sequence[str] = ("config",)) -> list[str]:

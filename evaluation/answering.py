@@ -8,33 +8,30 @@ asked about it.
 import json
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
+from transformers.hf_argparser import HfArg
 from transformers.utils import cached_file
 
 from ..configuration_svitt import SViTTConfig
 from ..data.annotations import Member, load_answer_list
-from ..data.loaders import BadVideoReport, ProcessingArguments, to_model_inputs
-from ..data.presets import Preset, Split
+from ..data.loaders import to_model_inputs
 from ..distributed import fail_together, share_of
 from ..errors import InputError, check_number
-from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, metrics_table, read_videos, report_bad_videos, video_field
-from .metrics.qa_accuracy.qa_accuracy import accuracies, percent, rows_by_type
+from .clips import ClipArguments, VideoReader, metrics_table, video_field
+from .metrics.qa_accuracy.qa_accuracy import accuracies, by_type, percent
 
 ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
 NUM_PREDICTED = 10  # answers of a question that are written down
@@ -47,28 +44,22 @@ class AnsweringArguments(ClipArguments):
     _argument_group_name = "answering"
     at_least = ClipArguments.at_least | {"num_answers": 1, "k_test": 1, "answers_at_once": 1, "max_answer_length": 2}
 
-    answer_list: str | None = field(
+    answer_list: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "JSON list of the answers to choose from. By default that of the dataset, or where nothing is "
-            "trained, those of the model, or the most frequent answers of the split `train`."
-        },
+        help="JSON list of the answers to choose from. By default that of the dataset, or the most frequent answers of "
+        "the split `train`, which a model keeps that was trained with them.",
     )
-    num_answers: int = field(default=1500, metadata={"help": "Length of a list made of the split `train`, at most."})
-    max_answer_length: int | None = field(
-        default=None,
-        metadata={"help": "Tokens of an answer, with those of begin and end; by default the model's own, 5 if new."},
+    num_answers: int = HfArg(default=1500, help="Length of a list made of the split `train`, at most.")
+    max_answer_length: int | None = HfArg(
+        default=None, help="Tokens of an answer, with those of begin and end; by default the model's own, 5 if new."
     )
-    k_test: int = field(default=128, metadata={"help": "Answers, the best by their first word, that are ranked."})
-    answer_scoring: str = field(
+    k_test: int = HfArg(default=128, help="Answers, the best by their first word, that are ranked.")
+    answer_scoring: Literal["published", "likelihood"] = HfArg(
         default="published",
-        metadata={
-            "choices": ["published", "likelihood"],
-            "help": "Score of an answer: the published one counts its first word twice, `likelihood` once.",
-        },
+        help="Score of an answer: the published one counts its first word twice, `likelihood` once.",
     )
-    answers_at_once: int = field(
-        default=256, metadata={"help": "Answers decoded at once, of all clips and questions; bounds memory."}
+    answers_at_once: int = HfArg(
+        default=256, help="Answers decoded at once, of all clips and questions; bounds memory."
     )
 
     def set_answer_length(self, processor: SViTTProcessor, config: SViTTConfig):
@@ -100,34 +91,17 @@ def question_set(questions: Dataset) -> QuestionSet:
     return QuestionSet(questions, questions.select_columns(columns).select(first), list(places.values()))
 
 
-def load_question_sets(splits: dict[str, Split], args: ProcessingArguments) -> dict[str, QuestionSet]:
-    """Return the sets of all splits that are not to train on."""
-    allow_missing = args.bad_eval_videos != "error"
-    return {
-        name: question_set(split.load(allow_missing)) for name, split in splits.items() if not name.startswith("train")
-    }
-
-
 def find_answer_list(
-    args: AnsweringArguments,
-    preset: Preset,
-    training: Dataset | None,
-    train_split: Split | None,
-    model_name_or_path: str | None,
+    args: AnsweringArguments, of_dataset: Path | None, training: Dataset | None, model_name_or_path: str | None
 ) -> list[str]:
-    """Return the answers to choose from, see `--answer_list`; none where nothing says what they are.
-
-    `training` are the rows of `train_split`, where it is trained on.
-    """
-    file = args.answer_list or preset.answer_list
-    if file is None and training is None and model_name_or_path:
+    """Return the answers to choose from, see `--answer_list`; none where nothing says what they are."""
+    file = args.answer_list or of_dataset
+    if file is None and training is not None:
+        return most_frequent_answers(training, args.num_answers)
+    if file is None and model_name_or_path:
         with suppress(OSError):  # the model has none
             file = cached_file(model_name_or_path, ANSWER_LIST)
-    if file is not None:
-        return load_answer_list(file)
-    if training is None and train_split is not None:
-        training = train_split.load(allow_missing=True)
-    return [] if training is None else most_frequent_answers(training, args.num_answers)
+    return [] if file is None else load_answer_list(file)
 
 
 def most_frequent_answers(questions: Dataset, num_answers: int) -> list[str]:
@@ -152,9 +126,9 @@ def are_covered(questions: Dataset, answers: Sequence[str]) -> list[bool]:
     return [bool(options) or not listed.isdisjoint(right) for options, right in rows]
 
 
-def answer_coverage(questions: Dataset, answers: Sequence[str]) -> float:
-    """Return the share of the questions, in percent, that have a right answer to choose."""
-    return percent(are_covered(questions, answers))
+def coverage_metrics(questions: Dataset, answers: Sequence[str]) -> dict[str, float]:
+    """Return how many questions there are, and the share of them, in percent, that have a right answer to choose."""
+    return {"coverage": round(percent(are_covered(questions, answers)), 2), "num_questions": len(questions)}
 
 
 def check_answers(split: str, questions: Dataset, answers: Sequence[str]):
@@ -242,13 +216,12 @@ def answer_questions(
         questions_of_video: for each video, the rows of its questions among `questions`, of [`load_questions`].
     """
     model.eval()
-    is_whole = args.eval_frame_ensemble == "concat"
-    clip_length = args.num_frames_test if is_whole else processor.video_processor.num_frames
+    num_frames = processor.video_processor.num_frames
     options, texts = options_of(questions), questions["question"][:]
     remaining, predictions = iter(questions_of_video), {}
     for batch in video_batches:
         num_videos = len(batch["pixel_values"])
-        clips = split_clips(batch["pixel_values"].to(model.device), clip_length, args.strided_clips)
+        clips = args.split(batch["pixel_values"].to(model.device), num_frames)
         tokens = model.encode_video(clips).unflatten(0, (num_videos, -1))
         rows_of_videos = zip(islice(remaining, num_videos), batch["is_missing"].tolist(), strict=True)
         asked = [(v, row) for v, (rows, is_missing) in enumerate(rows_of_videos) if not is_missing for row in rows]
@@ -276,17 +249,11 @@ def answer_questions(
 
 
 def answer_split(
-    accelerator: Accelerator,
     model: PreTrainedModel,
-    split: str,
     question_set: QuestionSet,
     answers: Sequence[str],
-    processor: SViTTProcessor,
+    reader: VideoReader,
     args: AnsweringArguments,
-    processing: ProcessingArguments,
-    bad_videos: BadVideoReport,
-    batch_size: int = 32,
-    num_workers: int = 0,
 ) -> list[Prediction | None]:
     """Return predictions for all questions of a split, on all processes, which share the videos; None for bad ones.
 
@@ -294,14 +261,10 @@ def answer_split(
         InputError: on all processes, when one of them cannot read a video.
     """
     questions, videos, questions_of_video = question_set
-    encoded = EncodedAnswers(answers, options_of(questions), processor)
-    loading = processing, bad_videos, batch_size, num_workers
-    batches = read_videos(videos, processor, args.num_frames_test, model.device, *loading)
-    asked = share_of(questions_of_video), questions, encoded, processor, args, batch_size
-    with accelerator.autocast():
-        share = fail_together(answer_questions, model, batches, *asked)
+    encoded = EncodedAnswers(answers, options_of(questions), reader.processor)
+    asked = share_of(questions_of_video), questions, encoded, reader.processor, args, reader.batch_size
+    share = fail_together(answer_questions, model, reader.read(videos, model.device), *asked)
     predictions = dict(chain(*(part.items() for part in gather_object([share]))))
-    report_bad_videos(accelerator, split, bad_videos)
     return [predictions.get(row) for row in range(len(questions))]
 
 
@@ -324,13 +287,10 @@ def answer_metrics(questions: Dataset, predictions: Sequence[Prediction | None],
         "most_frequent": by_type(share_of_most_frequent, references, types),
     }
     if all(options):
-        shares = [100 * len(set(right)) / len(choices) for right, choices in zip(references, options, strict=True)]
-        metrics["chance"] = by_type(fmean, shares, types)
-    return metrics | {
-        "coverage": answer_coverage(questions, answers),
-        "num_questions": len(questions),
-        "num_missed": sum(prediction is None for prediction in predictions),
-    }
+        shares = [len(set(right)) / len(choices) for right, choices in zip(references, options, strict=True)]
+        metrics["chance"] = by_type(percent, shares, types)
+    num_missed = sum(prediction is None for prediction in predictions)
+    return metrics | coverage_metrics(questions, answers) | {"num_missed": num_missed}
 
 
 def share_of_most_frequent(references: list[list[str]]) -> float:
@@ -338,16 +298,8 @@ def share_of_most_frequent(references: list[list[str]]) -> float:
     return 100 * max(counts.values()) / len(references)
 
 
-def by_type(measure: Callable, rows: list, types: list[list[str]] | None) -> dict:
-    """Return a measure of all rows (`overall`), and of those of each type (`by_type`), rounded to 2 decimals."""
-    measures = {"overall": round(measure(rows), 2)}
-    if types is not None:
-        measures["by_type"] = {name: round(measure(some), 2) for name, some in rows_by_type(rows, types).items()}
-    return measures
-
-
 def flat_metrics(accuracies: dict) -> dict[str, float]:
-    """Return accuracies in one level, for tables and trackers: `accuracy`, `soft_accuracy`, `accuracy_<type>`."""
+    """Return accuracies in one level, for tables and cards: `accuracy`, `soft_accuracy`, `accuracy_<type>`."""
     flat = {"accuracy": accuracies["overall"]}
     if "soft" in accuracies:
         flat["soft_accuracy"] = accuracies["soft"]

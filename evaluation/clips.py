@@ -2,17 +2,17 @@
 """What the evaluations of both tasks share: how a video is cut into clips, reading them, a table of figures."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
+from transformers.hf_argparser import HfArg
 
 from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, video_loader
 from ..errors import ArgumentError, ArgumentGroup
-from ..modeling_svitt import CLIP_ENSEMBLES
+from ..modeling_svitt import CLIP_ENSEMBLES, split_clips
 from ..processing_svitt import SViTTProcessor
 
 
@@ -22,19 +22,15 @@ class ClipArguments(ArgumentGroup):
 
     at_least = {"num_frames_test": 1}
 
-    num_frames_test: int | None = field(
-        default=None, metadata={"help": "Frames of a video, in clips of --num_frames; defaults to one clip."}
+    num_frames_test: int | None = HfArg(
+        default=None, help="Frames of a video, in clips of --num_frames; defaults to one clip."
     )
-    eval_frame_ensemble: str = field(
+    eval_frame_ensemble: str = HfArg(
         default="lse",
-        metadata={
-            "choices": list(CLIP_ENSEMBLES),
-            "help": "How to combine the clips' scores, or `concat`: all frames as one clip.",
-        },
+        metadata={"choices": list(CLIP_ENSEMBLES)},
+        help="How to combine the clips' scores, or `concat`: all frames as one clip.",
     )
-    strided_clips: bool = field(
-        default=False, metadata={"help": "A clip of C takes every C-th frame, not consecutive ones."}
-    )
+    strided_clips: bool = HfArg(default=False, help="A clip of C takes every C-th frame, not consecutive ones.")
 
     def set_frames(self, num_frames: int):
         """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
@@ -44,31 +40,33 @@ class ClipArguments(ArgumentGroup):
             problem = f"must be a multiple of the {num_frames} frames of a clip, got {self.num_frames_test}"
             raise ArgumentError("num_frames_test", problem)
 
+    def split(self, videos: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Cut videos (B, C * num_frames, ...) into clips (B * C, num_frames, ...), with `concat` into one each."""
+        is_whole = self.eval_frame_ensemble == "concat"
+        return split_clips(videos, self.num_frames_test if is_whole else num_frames, self.strided_clips)
+
+
+@dataclass
+class VideoReader:
+    """Reads the videos of a split, each process its share."""
+
+    processor: SViTTProcessor
+    num_frames: int  # of a video
+    processing: ProcessingArguments
+    bad_videos: BadVideoReport
+    batch_size: int = 32
+    num_workers: int = 0
+
+    def read(self, videos: Dataset, device: torch.device) -> Iterator[dict]:
+        """Return batches of `pixel_values` (B, num_frames, 3, H, W) and `is_missing` (B,)."""
+        settings = self.num_frames, self.batch_size, self.processing, self.num_workers
+        loader = video_loader(videos, self.processor, *settings)
+        return model_batches(loader, self.processor, device, self.bad_videos)
+
 
 def video_field(rows: Dataset, field: str) -> pa.ChunkedArray:
     """Return `path` or `bytes` of all videos, without making a dictionary of each."""
     return pc.struct_field(rows.select_columns("video").with_format("arrow")[:]["video"], field)
-
-
-def read_videos(
-    videos: Dataset,
-    processor: SViTTProcessor,
-    num_frames: int,
-    device: torch.device,
-    processing: ProcessingArguments,
-    bad_videos: BadVideoReport,
-    batch_size: int,
-    num_workers: int,
-) -> Iterator[dict]:
-    """Return batches of this process's share of the videos: `pixel_values` (B, num_frames, 3, H, W), `is_missing`."""
-    loader = video_loader(videos, processor, num_frames, batch_size, processing, num_workers)
-    return model_batches(loader, processor, device, bad_videos)
-
-
-def report_bad_videos(accelerator: Accelerator, split: str, bad_videos: BadVideoReport):
-    """Write down the videos that could not be read, and print how many they are."""
-    if num_bad := bad_videos.write(split):
-        accelerator.print(f"{split}: {num_bad} videos cannot be read and count as missed, see {bad_videos.path}")
 
 
 def metrics_table(title: str, rows: list[tuple[str, dict[str, float]]]) -> str:

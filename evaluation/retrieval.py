@@ -8,26 +8,24 @@ tokens, as these are large; embeddings, texts and scores are gathered. Results a
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.hf_argparser import HfArg
 
 from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_set
-from ..data.loaders import BadVideoReport, ProcessingArguments, text_batches
+from ..data.loaders import ProcessingArguments, text_batches
 from ..data.presets import Split
 from ..distributed import fail_together, gather_shares, progress_bar, share_of
-from ..errors import ArgumentError
-from ..modeling_svitt import pool_clips, split_clips
-from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, metrics_table, read_videos, report_bad_videos, video_field
+from ..modeling_svitt import pool_clips
+from .clips import ClipArguments, VideoReader, metrics_table, video_field
 from .metrics.retrieval_recall.retrieval_recall import TOP_K, rank_of_best, recalls, with_means
 
 # Texts that share a video's keys and values: more are padded more, fewer let the video be projected more often.
@@ -46,11 +44,10 @@ class RetrievalArguments(ClipArguments):
     _argument_group_name = "evaluation"
     at_least = ClipArguments.at_least | {"k_test": 1, "feature_memory": 0}
 
-    k_test: int = field(default=128, metadata={"help": "Length of the shortlists that are re-ranked."})
-    eval_x_only: bool = field(default=False, metadata={"help": "Re-rank all pairs: no shortlist."})
-    feature_memory: float = field(
-        default=4.0,
-        metadata={"help": "GB of video features that a process keeps on its GPU; the rest waits in main memory."},
+    k_test: int = HfArg(default=128, help="Length of the shortlists that are re-ranked.")
+    eval_x_only: bool = HfArg(default=False, help="Re-rank all pairs: no shortlist.")
+    feature_memory: float = HfArg(
+        default=4.0, help="GB of video features that a process keeps on its GPU; the rest waits in main memory."
     )
 
 
@@ -78,16 +75,13 @@ class ChoiceScores:
 def encode_videos(
     model: PreTrainedModel, batches: Iterable[dict], num_frames: int, args: RetrievalArguments
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return of each video the tokens (C, N, D), normalised embeddings (C, embed_dim) in float32, and `is_missing` ().
-
-    All clips of a batch (B, C * num_frames, channels, height, width) are encoded together.
-    """
+    """Return of each video the tokens (C, N, D), normalised embeddings (C, embed_dim), float32, and `is_missing` ()."""
     device, memory_left = model.device.type, args.feature_memory * 1e9
     # The type that matching computes in: tokens kept in it give the same scores.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
     tokens, embeds, is_missing = [], [], []
     for batch in batches:
-        clips = split_clips(batch["pixel_values"].to(device), num_frames, args.strided_clips)
+        clips = args.split(batch["pixel_values"].to(device), num_frames)
         features, num_videos = model.get_video_features(clips), len(batch["is_missing"])
         of_batch = features.last_hidden_state.to(dtype).unflatten(0, (num_videos, -1))
         memory_left -= of_batch.nbytes
@@ -208,8 +202,7 @@ def score_retrieval(
         InputError: on all processes, when one of them cannot read a video.
     """
     model.eval()
-    clip_length = args.num_frames_test if args.eval_frame_ensemble == "concat" else num_frames
-    video_tokens, video_embeds, is_missing = fail_together(encode_videos, model, video_batches, clip_length, args)
+    video_tokens, video_embeds, is_missing = fail_together(encode_videos, model, video_batches, num_frames, args)
     video_embeds, is_missing = gather_tensors(video_embeds), gather_tensors(is_missing)
     text_states, text_mask, text_embeds = map(gather_tensors, encode_texts(model, text_batches))
 
@@ -258,33 +251,16 @@ def load_retrieval_sets(
     }
 
 
-def check_stop_key(stop_key: str | None, splits: Collection[str]):
-    if stop_key is not None and stop_key not in splits:
-        raise ArgumentError("stop_key", f"must be one of the splits {', '.join(splits) or '(none)'}, got {stop_key}")
-
-
 def score_split(
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    split: str,
-    videos_and_texts: RetrievalSet | ChoiceSet,
-    processor: SViTTProcessor,
-    args: RetrievalArguments,
-    processing: ProcessingArguments,
-    bad_videos: BadVideoReport,
-    batch_size: int = 32,
-    num_workers: int = 0,
+    model: PreTrainedModel, videos_and_texts: RetrievalSet | ChoiceSet, reader: VideoReader, args: RetrievalArguments
 ) -> RetrievalScores | ChoiceScores:
     """Score all videos and texts of a split, on all processes, which share the work."""
     videos, texts, *_ = videos_and_texts
     is_choice = isinstance(videos_and_texts, ChoiceSet)
     candidates = pair_matrix(videos_and_texts.options_of_video, len(texts)) if is_choice else None
-    loading = processing, bad_videos, batch_size, num_workers
-    clips = read_videos(videos, processor, args.num_frames_test, model.device, *loading)
-    num_frames = processor.video_processor.num_frames
-    with accelerator.autocast():
-        scores = score_retrieval(model, clips, text_batches(texts, processor), num_frames, args, candidates)
-    report_bad_videos(accelerator, split, bad_videos)
+    num_frames = reader.processor.video_processor.num_frames
+    batches = reader.read(videos, model.device), text_batches(texts, reader.processor)
+    scores = score_retrieval(model, *batches, num_frames, args, candidates)
     return choice_scores(scores, model.temp.float().clamp(*model.temp_range).item()) if is_choice else scores
 
 
@@ -343,19 +319,15 @@ def choice_ranks(scores: Tensor, answers: list[int]) -> Tensor:
     return ranks.masked_fill(scores.isneginf().all(dim=1), float("inf"))
 
 
-def results_table(results: dict[str, Metrics]) -> str:
-    """Return the metrics of each split, see [`metrics_of`], as lines of text."""
-    return "\n\n".join(metrics_table(split, table_rows(metrics)) for split, metrics in results.items())
-
-
-def table_rows(metrics: Metrics) -> list[tuple[str, dict[str, float]]]:
+def results_table(split: str, metrics: Metrics) -> str:
+    """Return the metrics of a split, see [`metrics_of`], as lines of text."""
     rows = []
     for prefix, direction in (("", ""),) if "ensemble" in metrics else DIRECTIONS.items():
         rows += [(direction, {})] if direction else []
         for kind, values in metrics.items():
             found = {name: values[prefix + key] for key, name in COLUMN_NAMES.items() if prefix + key in values}
             rows.append((f"  {KIND_NAMES[kind]}", found))
-    return rows
+    return metrics_table(split, rows)
 
 
 # ---- Ranks
@@ -370,7 +342,6 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
         rank_itm, rank_itc and, for multiple choice, rank_ensemble: rank from 1 of the best right answer; null where it
             is outside the shortlist or the video is missing.
         top_index, top, top_score: the candidate with the best matching score; null for a missing video.
-        is_hit: whether `rank_itm` is 1.
     """
     texts = pa.chunked_array([videos_and_texts.texts], pa.string())
     videos = video_field(videos_and_texts.videos, "path")
@@ -397,5 +368,5 @@ def rank_rows(
     columns = {"direction": [direction] * len(queries), "query_index": range(len(queries)), "query": queries}
     for kind, rank in ranks.items():
         columns[f"rank_{kind}"] = pa.array(np.nan_to_num(rank + 1, posinf=0).astype(int), mask=np.isinf(rank))
-    columns |= {"top_index": top, "top": candidates.take(top)}
-    return pa.table(columns | {"top_score": pa.array(top_scores.numpy(), mask=has_none), "is_hit": ranks["itm"] == 0})
+    top_scores = pa.array(top_scores.numpy(), mask=has_none)
+    return pa.table(columns | {"top_index": top, "top": candidates.take(top), "top_score": top_scores})

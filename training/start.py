@@ -1,15 +1,17 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Where training starts: at a SViTT, also of other clips, at towers of video and text, or at random weights."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from .. import conversion
 from ..configuration_svitt import SViTTConfig
 from ..data.loaders import ProcessingArguments
+from ..data.presets import Split
 from ..errors import ArgumentError, InputError, check_number
 from ..modeling_svitt import SViTTForVideoQuestionAnswering
 from ..processing_svitt import SViTTProcessor
@@ -28,10 +30,39 @@ class DroppingArguments:
         default=None, help="The same, of the video tokens that the text looks at."
     )
 
-    def __post_init__(self):
-        for name, rate in vars(self).items():
-            if rate is not None and not 0 < rate <= 1:
-                raise ArgumentError(name, f"must be above 0 and at most 1, got {rate:g}")
+
+@dataclass(kw_only=True)
+class FineTuningArguments:
+    """What to do."""
+
+    _argument_group_name = "task"
+
+    evaluate_only: bool = HfArg(default=False, help="Do not train, even on a split `train`.")
+    stop_key: str | None = HfArg(
+        default=None, help="Split whose best r_mean or accuracy picks the epoch to keep: `validation` if any."
+    )
+
+    def plan(
+        self, splits: Mapping[str, Split], eval_splits: Collection[str], args: TrainingArguments
+    ) -> tuple[Split | None, str | None]:
+        """Return the split to train on, if any, and the name of that to stop by, if any.
+
+        Raises:
+            InputError: where there is nothing to train or to evaluate, nothing to publish, or no such split.
+        """
+        training = None if self.evaluate_only else splits.get("train")
+        if training is None and not eval_splits:
+            raise InputError("There is nothing to do: give --dataset, --train_file to train, --test_file to evaluate.")
+        if training is None and args.push_to_hub:
+            raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")
+        stop_key = self.stop_key or ("validation" if "validation" in eval_splits else None)
+        check_stop_key(stop_key, eval_splits)
+        return training, stop_key
+
+
+def check_stop_key(stop_key: str | None, splits: Collection[str]):
+    if stop_key is not None and stop_key not in splits:
+        raise ArgumentError("stop_key", f"must be one of the splits {', '.join(splits) or '(none)'}, got {stop_key}")
 
 
 @dataclass
@@ -48,18 +79,14 @@ class StartArguments:
     config_name: str | None = HfArg(
         default=None, help="Folder or Hub name of a SViTT's configuration, to start from random weights."
     )
-    tokenizer_name: str | None = HfArg(
-        default=None, help="Folder or Hub name of a tokenizer; by default that of the model or of the BERT."
-    )
     image_size: int | None = HfArg(default=None, help="Of clips, with towers: by default that of the BEiT.")
     vision_config: list[str] = HfArg(
         default_factory=list, help="FIELD=VALUE of SViTTVisionConfig, values in JSON, such as sparse_random_attn=5."
     )
     text_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTTextConfig.")
-    model_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTConfig, such as embed_dim=128.")
+    model_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTConfig, such as mlm_prob=0.15.")
 
-    def check(self):
-        """Raise an `InputError` unless there is one start."""
+    def __post_init__(self):
         towers = [self.vision_name_or_path, self.text_name_or_path]
         if sum(map(bool, [self.model_name_or_path, any(towers), self.config_name])) != 1 or any(towers) != all(towers):
             raise InputError(
@@ -67,30 +94,32 @@ class StartArguments:
                 "BERT), and config_name (random weights)."
             )
 
+    @property
+    def name(self) -> str:
+        """Name of the model, video tower or configuration."""
+        return self.model_name_or_path or self.vision_name_or_path or self.config_name
+
 
 def start_training(
     model_class: type[PreTrainedModel],
     start: StartArguments,
     dropping: DroppingArguments,
     processing: ProcessingArguments,
-    **fields,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Return a model in float32 for clips of `processing.num_frames` frames (default: its own), and its processor.
 
-    An answer decoder that the start has not begins as its fusion layers. `fields` of the `SViTTConfig` go before those
-    of `start`.
+    An answer decoder that the start has not begins as its fusion layers.
 
     Raises:
         InputError: if the start is not found, damaged or incomplete, or a field does not fit.
     """
-    start.check()
     num_frames, max_text_length = processing.num_frames, processing.max_text_length
     vision, text = conversion.parse_fields(start.vision_config), conversion.parse_fields(start.text_config)
     if dropping.token_keep_rate is not None:
         vision["token_keep_rate"] = dropping.token_keep_rate
     if dropping.fusion_token_keep_rate is not None:
         text["token_keep_rate"] = dropping.fusion_token_keep_rate
-    fields = conversion.parse_fields(start.model_config) | {"vision_config": vision, "text_config": text} | fields
+    fields = conversion.parse_fields(start.model_config) | {"vision_config": vision, "text_config": text}
 
     if start.model_name_or_path is not None:
         # The decoder of answers is made of what was saved; other heads are loaded where there are any.
@@ -104,7 +133,7 @@ def start_training(
 
     statistics = {}
     with conversion.loading(start.config_name or start.text_name_or_path):
-        tokenizer = conversion.load_tokenizer(start.tokenizer_name or start.config_name or start.text_name_or_path)
+        tokenizer = conversion.load_tokenizer(start.config_name or start.text_name_or_path)
         fields["text_config"] = conversion.special_token_ids(tokenizer) | text
         if start.config_name is not None:
             if num_frames is not None:

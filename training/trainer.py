@@ -14,36 +14,41 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object, set_seed
-from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import (
+    DefaultFlowCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME, flatten_dict
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
-from ..distributed import BAD_INPUT
-from ..errors import ArgumentError, InputError, check_number, sentence_of, writing
+from ..distributed import fail_together
+from ..errors import ArgumentError, InputError, check_number, writing
 from .checkpoints import complete, remove_after
 from .optimization import cosine_schedule, parameter_groups
 
 # So many updates in a row whose loss or gradient is not finite are no accident.
 MAX_SKIPPED_IN_A_ROW = 10
-# Of a run's folder, what is published: other files tell about the data and the machine.
-PUBLISHED = ["README.md", "*.py", "*config.json", "tokenizer*", "*.txt", "model*.safetensors", "answer_list.json"]
 # What is printed of neither the log nor evaluations; trackers and trainer_state.json have it.
-NOT_PRINTED = re.compile("total_flos|_chance_|_txt_|_img_")
+NOT_PRINTED = re.compile("total_flos|_chance_|_most_frequent_|_num_|_coverage|_txt_|_img_")
 NOT_NEGATIVE = ("learning_rate", "larger_lr", "warmup_epochs", "min_lr_multi", "weight_decay", "max_grad_norm")
 COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 COUNTS += ("num_train_epochs", "save_total_limit")
@@ -82,8 +87,6 @@ class SViTTTrainingArguments(TrainingArguments):
     disable_tqdm: bool | None = default("disable_tqdm", True)
 
     def __post_init__(self):
-        # For settings.yaml; what follows fills in more.
-        self.given = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
         for name in (*NOT_NEGATIVE, *COUNTS):
             check_number(name, getattr(self, name), 1 if name in COUNTS else 0)
         if (self.larger_lr is None) != (not self.larger_lr_names):
@@ -113,9 +116,10 @@ class SViTTTrainer(Trainer):
         args: settings of the run; `save_total_limit` counts complete checkpoints.
         train_loader: batches of `loaders.training_loader`.
         to_model_inputs: finishes a batch on the device, such as `loaders.to_model_inputs`.
-        validate: returns metrics of the bare model on a split, logged as `eval_<split>_<metric>`.
+        evaluate_split: returns predictions of the bare model on a split, and metrics, as dictionaries of dictionaries,
+            whose names are joined for the log: `eval_<split>_<name>_<name>`.
         eval_splits: names of the splits to evaluate while training.
-        stop_metric: `<split>_<metric>` that is highest for the model to keep; by default the last model is kept.
+        stop_metric: `<split>_<name>_<name>` that is highest for the model to keep; by default the last model is kept.
         bad_videos: collects the videos that batches report as bad, by default in `output_dir`.
         kwargs: further arguments of `Trainer`.
 
@@ -129,7 +133,7 @@ class SViTTTrainer(Trainer):
         args: SViTTTrainingArguments,
         train_loader: DataLoader | None = None,
         to_model_inputs: Callable[[dict], dict] = dict,
-        validate: Callable[[PreTrainedModel, str], Mapping[str, float]] | None = None,
+        evaluate_split: Callable[[PreTrainedModel, str], tuple[Any, Mapping]] | None = None,
         *,
         eval_splits: Sequence[str] = (),
         stop_metric: str | None = None,
@@ -148,7 +152,7 @@ class SViTTTrainer(Trainer):
             vars(model.config).pop("use_cache", None)  # which Trainer sets, but SViTT's configuration has not
             # With these left out of a checkpoint, Trainer ties them when it resumes; it would warn of any others.
             model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
-        self.train_loader, self.to_model_inputs, self.validate = train_loader, to_model_inputs, validate
+        self.train_loader, self.to_model_inputs, self.evaluate_split = train_loader, to_model_inputs, evaluate_split
         self.bad_videos = bad_videos or BadVideoReport(Path(args.output_dir) / "bad_videos.jsonl", resume=True)
         self.sigterm_came = self.must_stop = False
         self.run = RunCallback(self)
@@ -191,16 +195,9 @@ class SViTTTrainer(Trainer):
         return self.train_loader
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device) -> tuple[list[dict], None]:
-        """Return the batches of an update; raise the error of one process on all, and agree on SIGTERM."""
-        start, batches, problems = time.perf_counter(), [], []
-        try:
-            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        except BAD_INPUT as error:
-            problems = [sentence_of(error)]
-        flags = torch.tensor([bool(problems), self.sigterm_came], device=device).float()
-        has_failed, self.must_stop = self.accelerator.reduce(flags).bool().tolist()
-        if has_failed:
-            raise InputError(gather_object(problems)[0])
+        """Return the batches of an update; raise the error of one process on all."""
+        start = time.perf_counter()
+        batches, _ = fail_together(super().get_batch_samples, epoch_iterator, num_batches, device)
         self.run.begin_update(batches, time.perf_counter() - start)
         return batches, None  # no items are counted: losses are means over a batch
 
@@ -212,16 +209,24 @@ class SViTTTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Return the metrics of all splits to evaluate, by `eval_<split>_<metric>`; what training draws next stays."""
-        start, device, metrics = time.perf_counter(), self.args.device, {}
+        """Return the metrics of all splits, by `eval_<split>_<name>_<name>`; what training draws next is the same."""
+        start, device = time.perf_counter(), self.args.device
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-            for split in eval_dataset or self.eval_dataset:
-                for name, value in self.validate(self.model, split).items():
-                    metrics[f"{metric_key_prefix}_{split}_{name}"] = value
+            metrics = {split: self.score(split)[1] for split in eval_dataset or self.eval_dataset}
+        metrics = flatten_dict(metrics, metric_key_prefix, "_")
         self.run.start += time.perf_counter() - start
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         return metrics
+
+    def score(self, split: str) -> tuple[Any, Mapping]:
+        """Return predictions and metrics of a split, in the precision of training; tell of its bad videos."""
+        with self.accelerator.autocast():
+            found = self.evaluate_split(self.model, split)
+        if num_bad := self.bad_videos.write(split):
+            which = f"{num_bad} videos cannot be read and count as missed, see {self.bad_videos.path}"
+            self.accelerator.print(f"{split}: {which}")
+        return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         super().log(logs | self.run.read() if "loss" in logs else logs, start_time)
@@ -252,13 +257,11 @@ class SViTTTrainer(Trainer):
             weights = output_dir / f"checkpoint-{self.best_step}" / SAFE_WEIGHTS_NAME
             if weights.is_file():
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
-            else:
-                self.state.best_global_step = None  # somebody removed the best, or nothing was to be saved
 
     @contextmanager
     def noticing_sigterm(self) -> Iterator[None]:
-        """Notice SIGTERM, which the next update answers: `enable_jit_checkpoint` saves in the middle of an update,
-        whose draws would then be others, and without asking other processes."""
+        """Notice SIGTERM, which the end of an update answers: `enable_jit_checkpoint` saves in the middle of one, whose
+        draws would then be others, and without asking other processes."""
 
         def notice(*signal_and_frame):
             self.sigterm_came = True
@@ -277,23 +280,12 @@ class SViTTTrainer(Trainer):
         except (OSError, ValueError) as error:  # all errors of huggingface_hub are one or the other
             raise InputError(f"--push_to_hub: {' '.join(str(error).split())}") from error
 
-    def push_to_hub(self, commit_message: str = "Upload model", **kwargs) -> str:
-        """Publish the model, processor, code and card in `output_dir`; return the address of the commit."""
-        return HfApi(token=self.args.hub_token).upload_folder(
-            repo_id=self.hub_model_id,
-            folder_path=self.args.output_dir,
-            allow_patterns=PUBLISHED,
-            ignore_patterns=["*/*"],
-            commit_message=commit_message,
-            revision=self.args.hub_revision,
-        )
-
 
 class RunCallback(TrainerCallback):
     """Decides when to log and to save, leaves out updates that are not finite, completes checkpoints, and counts."""
 
     def __init__(self, trainer: SViTTTrainer):
-        self.trainer, self.is_save_due, self.saved_step = trainer, False, -1
+        self.trainer = trainer
         self.num_skipped = self.num_skipped_in_a_row = self.num_bad_videos = 0
         self.restart()
 
@@ -327,9 +319,6 @@ class RunCallback(TrainerCallback):
     def write_bad_videos(self):
         self.num_bad_videos += self.trainer.bad_videos.write("train")
 
-    def ends_epoch(self, step: int) -> bool:
-        return step % self.trainer.steps_per_epoch == 0 or step == self.trainer.state.max_steps
-
     def on_epoch_begin(self, args, state, control, **kwargs):
         # From 0, as Trainer does for an epoch within which it resumes.
         self.trainer.train_loader.batch_sampler.set_epoch(state.global_step // self.trainer.steps_per_epoch)
@@ -340,7 +329,10 @@ class RunCallback(TrainerCallback):
         parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
         if accelerator.scaler is None:  # which leaves out by itself what overflows, to find its scale
             value = value + torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-        if accelerator.reduce(value).isfinite().item():
+        own = torch.stack([value, value.new_tensor(self.trainer.sigterm_came)])
+        total, num_signalled = accelerator.reduce(own).tolist()
+        self.trainer.must_stop = num_signalled > 0
+        if math.isfinite(total):
             self.num_updates, self.num_skipped_in_a_row = self.num_updates + 1, 0
             for name, loss in self.losses.items():
                 self.sums[name] += loss
@@ -360,20 +352,16 @@ class RunCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer.must_stop:
             control.should_save = control.should_training_stop = True
-        # At the end of an epoch, a checkpoint is written once, after what is evaluated there, with its scores; and one
-        # an update before, lest a long evaluation that is killed costs the epoch.
-        ends_epoch, is_evaluated = self.ends_epoch(state.global_step), args.eval_strategy == "epoch"
-        is_before = is_evaluated and args.save_strategy != "no" and self.ends_epoch(state.global_step + 1)
-        self.is_save_due = control.should_save and ends_epoch
-        control.should_save = (control.should_save or is_before) and not ends_epoch
+        # What Trainer does after an epoch is done now, so that there is one checkpoint, with the scores.
+        if state.global_step % self.trainer.steps_per_epoch == 0 or state.global_step == state.max_steps:
+            DefaultFlowCallback().on_epoch_end(args, state, control)
+            control.should_log = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_log = True
-        control.should_save = (control.should_save or self.is_save_due) and self.saved_step != state.global_step
+        control.should_evaluate = control.should_save = False
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if self.trainer.is_in_train and args.save_strategy != "no":
-            control.should_save = True  # scores are part of the state
+        control.should_save = control.should_save or args.save_strategy != "no"  # scores are part of the state
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
@@ -381,7 +369,7 @@ class RunCallback(TrainerCallback):
             print(f"update {state.global_step}/{state.max_steps}: {', '.join(shown)}", flush=True)
 
     def on_save(self, args, state, control, **kwargs):
-        trainer, self.saved_step = self.trainer, state.global_step
+        trainer = self.trainer
         self.write_bad_videos()  # those found so far would be forgotten
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
@@ -391,11 +379,3 @@ class RunCallback(TrainerCallback):
             text = f"SIGTERM: stopped after update {state.global_step}; --resume_from_checkpoint latest goes on."
             trainer.accelerator.print(text, flush=True)
             sys.exit(0)
-
-
-def check_task(is_trained: bool, eval_splits: Collection[str], args: SViTTTrainingArguments):
-    """Raise an `InputError` where there is nothing to train or to evaluate, or nothing to publish."""
-    if not is_trained and not eval_splits:
-        raise InputError("There is nothing to do: give --dataset, or --train_file to train, --test_file to evaluate.")
-    if not is_trained and args.push_to_hub:
-        raise InputError("--push_to_hub: publishes a model that was trained, but nothing is trained here.")

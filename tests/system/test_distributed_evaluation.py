@@ -17,6 +17,7 @@ from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
 from svitt.data.annotations import choice_set, load_captions, load_choices, load_questions, retrieval_set
 from svitt.data.loaders import BadVideoReport, ProcessingArguments
 from svitt.evaluation.answering import AnsweringArguments, answer_metrics, answer_split, question_set
+from svitt.evaluation.clips import VideoReader
 from svitt.evaluation.retrieval import RetrievalArguments, metrics_of, score_split
 from svitt.processing_svitt import SViTTProcessor
 
@@ -57,7 +58,7 @@ def evaluate_all(demo, folder):
     answerer = SViTTForVideoQuestionAnswering(retriever.config)
     results = {}
     for size in SIZES:
-        split, bad_videos = str(size), BadVideoReport(folder / "bad_videos.jsonl")
+        reader = VideoReader(processor, 4, processing, BadVideoReport(folder / "bad_videos.jsonl"), batch_size=4)
         args = RetrievalArguments(num_frames_test=4, k_test=5)
         sets = {
             "captions": retrieval_set(
@@ -65,15 +66,10 @@ def evaluate_all(demo, folder):
             ),
             "choices": choice_set(load_choices(folder / f"choices_{size}.json", folder / "videos")),
         }
-        scores = {
-            kind: score_split(accelerator, retriever, split, rows, processor, args, processing, bad_videos, 4)
-            for kind, rows in sets.items()
-        }
+        scores = {kind: score_split(retriever, rows, reader, args) for kind, rows in sets.items()}
         questions = question_set(load_questions(folder / f"questions_{size}.json", folder / "videos"))
         args = AnsweringArguments(num_frames_test=4, k_test=5)
-        predictions = answer_split(
-            accelerator, answerer, split, questions, ANSWERS, processor, args, processing, bad_videos, 4
-        )
+        predictions = answer_split(answerer, questions, ANSWERS, reader, args)
         results[size] = {
             "scores": {(kind, name): score for kind in sets for name, score in vars(scores[kind]).items()},
             "metrics": {kind: metrics_of(scores[kind], rows) for kind, rows in sets.items()},

@@ -8,7 +8,6 @@ import tarfile
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,18 +15,18 @@ from hypothesis import strategies as st
 from svitt import SViTTForVideoQuestionAnswering
 from svitt.data.annotations import load_questions
 from svitt.data.loaders import BadVideoReport, ProcessingArguments
-from svitt.data.presets import Preset, Split
+from svitt.data.presets import Split
 from svitt.errors import InputError
 from svitt.evaluation.answering import (
     AnsweringArguments,
     EncodedAnswers,
     Prediction,
-    answer_coverage,
     answer_metrics,
     answer_questions,
     answer_split,
     answer_table,
     check_answers,
+    coverage_metrics,
     find_answer_list,
     most_frequent_answers,
     options_of,
@@ -37,6 +36,7 @@ from svitt.evaluation.answering import (
     warn_of_new_decoder,
     write_predictions,
 )
+from svitt.evaluation.clips import VideoReader
 from svitt.processing_svitt import SViTTProcessor
 from svitt.training.start import DroppingArguments, StartArguments, start_training
 
@@ -146,9 +146,8 @@ def test_questions_about_videos_in_shards_are_answered_as_about_files(model_and_
             (member := tarfile.TarInfo(f"{number}.json")).size = len(words)
             tar.addfile(member, io.BytesIO(words))
     packed = Split(shards=[str(tmp_path / "a.tar")], rows="questions").load()
-    bad_videos = BadVideoReport(tmp_path / "bad.jsonl")
-    settings = processor, arguments(), ProcessingArguments(), bad_videos
-    predictions = answer_split(Accelerator(cpu=True), model, "x", question_set(packed), ANSWERS, *settings)
+    reader = VideoReader(processor, 8, ProcessingArguments(), BadVideoReport(tmp_path / "bad.jsonl"))
+    predictions = answer_split(model, question_set(packed), ANSWERS, reader, arguments())
     expected = answer(model_and_processor, questions.select(range(11)), arguments())
     assert_same(dict(enumerate(predictions)), expected)
 
@@ -176,7 +175,7 @@ def test_only_the_options_of_a_question_are_ranked(model_and_processor, demo, qu
     # With options everywhere, no list is needed.
     only = chosen.select([0, 2])
     check_answers("test", only, [])
-    assert answer_coverage(only, []) == 100.0
+    assert coverage_metrics(only, []) == {"coverage": 100.0, "num_questions": 2}
     assert_same(answer(model_and_processor, only, args, answers=[]), {0: predictions[0], 1: predictions[2]})
 
 
@@ -202,7 +201,7 @@ def test_most_frequent_answers_and_coverage():
     questions = table([["b"], ["a", "a", "c"], ["b", "d"], ["e"]])
     assert most_frequent_answers(questions, 10) == ["b", "a", "c", "d", "e"]
     assert most_frequent_answers(questions, 2) == ["b", "a"]
-    assert answer_coverage(questions, ["b", "a"]) == 75.0
+    assert coverage_metrics(questions, ["b", "a"])["coverage"] == 75.0
     check_answers("test", questions, ["e"])
     with pytest.raises(InputError, match="split test: none of its answers, such as 'b', is in the answer list, .* 'x'"):
         check_answers("test", questions, ["x", "y"])
@@ -210,7 +209,7 @@ def test_most_frequent_answers_and_coverage():
         check_answers("test", questions, [])
     # One of very many counts, though it is 0.00 % of them.
     many = table([["e"]] + [["b"]] * 30000)
-    assert answer_coverage(many, ["e"]) == 0.0
+    assert coverage_metrics(many, ["e"])["coverage"] == 0.0
     check_answers("test", many, ["e"])
 
 
@@ -234,26 +233,19 @@ def test_a_decoder_that_is_new_is_warned_of(model_and_processor, tmp_path, recwa
 
 
 def test_where_the_answer_list_comes_from(tmp_path):
-    training = table([["b"], ["a"], ["b"]])
+    training, model = table([["b"], ["a"], ["b"]]), str(tmp_path)
     (tmp_path / "given.json").write_text('["given"]')
-    (tmp_path / "preset.json").write_text('["preset"]')
+    (tmp_path / "dataset.json").write_text('["dataset"]')
     (tmp_path / "empty").mkdir()
-    (tmp_path / "a.mp4").touch()
-    rows = [{"video": "a.mp4", "question": "q?", "answer": answer} for answer in ("c", "d", "d")]
-    (tmp_path / "train.json").write_text(json.dumps(rows))
     save_answer_list(["saved", "é"], tmp_path)
-    given = AnsweringArguments(answer_list=str(tmp_path / "given.json"))
-    preset, none = Preset("x", answer_list=tmp_path / "preset.json"), Preset("x")
-    split = Split(annotation=tmp_path / "train.json", rows="questions")
-    args = AnsweringArguments(num_answers=1)
-    assert find_answer_list(given, preset, training, split, str(tmp_path)) == ["given"]
-    assert find_answer_list(args, preset, training, split, str(tmp_path)) == ["preset"]
-    assert find_answer_list(args, none, training, split, str(tmp_path)) == ["b"]
+    given, args = AnsweringArguments(answer_list=str(tmp_path / "given.json")), AnsweringArguments(num_answers=1)
+    assert find_answer_list(given, tmp_path / "dataset.json", training, model) == ["given"]
+    assert find_answer_list(args, tmp_path / "dataset.json", training, model) == ["dataset"]
+    assert find_answer_list(args, None, training, model) == ["b"]
     # Where nothing is trained:
-    assert find_answer_list(args, none, None, split, str(tmp_path)) == ["saved", "é"]
-    assert find_answer_list(args, none, None, split, str(tmp_path / "empty")) == ["d"]
-    assert find_answer_list(args, none, None, None, str(tmp_path / "empty")) == []
-    assert find_answer_list(args, none, None, None, None) == []
+    assert find_answer_list(args, None, None, model) == ["saved", "é"]
+    assert find_answer_list(args, None, None, str(tmp_path / "empty")) == []
+    assert find_answer_list(args, None, None, None) == []
 
 
 def test_weights_of_answers_equal_the_original(golden, demo):

@@ -99,9 +99,9 @@ def test_wrong_starts(folders, options, words):
         start(folders, options)
 
 
-def test_wrong_rates():
-    with pytest.raises(InputError, match=r"`fusion_token_keep_rate` must be above 0 and at most 1, got 1\.5"):
-        DroppingArguments(fusion_token_keep_rate=1.5)
+def test_wrong_rates(folders):
+    with pytest.raises(InputError, match=r"`token_keep_rate` must be in \(0, 1\], got 1\.5"):
+        start(folders, {"model_name_or_path": "svitt"}, {"fusion_token_keep_rate": 1.5})
 
 
 # ---- The door to saved models

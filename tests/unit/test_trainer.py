@@ -75,8 +75,9 @@ def train(
         num_workers=num_workers, generator=torch.Generator(),
     )  # fmt: skip
     scored = {"eval_splits": ["val"], "stop_metric": "val_score"} if evaluate else {}
-    validate = evaluate and (lambda bare, split: {"score": evaluate(bare)})
-    trainer = SViTTTrainer(model or Scalar(), args, loader, validate=validate, **scored)
+    trainer = SViTTTrainer(
+        model or Scalar(), args, loader, evaluate_split=lambda bare, split: (None, {"score": evaluate(bare)}), **scored
+    )
     trainer.train(find_checkpoint(folder, resume))
     return trainer, trainer.model.weight.item()
 
@@ -229,8 +230,8 @@ def test_resumed_training_is_as_if_never_killed(tmp_path, whole, killed_at, sett
         train(tmp_path, Scalar(0.1, kill_at(killed_at)), "latest", **SETTINGS | settings)
     trainer, _ = train(tmp_path, Scalar(0.1), "latest", **SETTINGS | settings)
     assert_same_run(trainer, whole)
-    # There are checkpoints after and before the last update of an epoch, for its evaluation.
-    saved = [step for step in range(killed_at) if step % settings.get("save_steps", 4) == 0 or step % 4 in (0, 3)]
+    # There are checkpoints after each evaluation, too.
+    saved = [step for step in range(killed_at) if step % settings.get("save_steps", 4) == 0 or step % 4 == 0]
     assert len(trainer.model.seen) == 12 - saved[-1]
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-12"}
 
@@ -258,7 +259,7 @@ def test_killed_while_evaluating(tmp_path, whole, killed_in):
         train(tmp_path, Scalar(0.1), **SETTINGS | {"evaluate": evaluate})
     trainer, _ = train(tmp_path, Scalar(0.1), "latest", **SETTINGS)
     assert_same_run(trainer, whole)
-    assert len(trainer.model.seen) == 12 - (4 * killed_in - 1)  # only its last update is made again
+    assert len(trainer.model.seen) == 12 - 4 * (killed_in - 1)  # its epoch is made again
 
 
 # What Python tells of when it touches files; a checkpoint takes dozens of these.

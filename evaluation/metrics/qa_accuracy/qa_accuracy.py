@@ -7,7 +7,7 @@ Also an `evaluate` module, loaded by the path of its folder.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import datasets
 import evaluate
@@ -37,26 +37,26 @@ def accuracies(predictions, references, question_types=None) -> dict:
         raise ValueError("`references` must give every question an answer, and hold at least one.")
     # No answer is never right, whatever the annotators wrote.
     counts = [right.count(answer) if answer else 0 for answer, right in zip(predictions, references, strict=True)]
-    is_right = [count > 0 for count in counts]
-    results: dict = {"overall": percent(is_right)}
+    results = by_type(percent, [count > 0 for count in counts], question_types)
     if all(len(right) == 10 for right in references):
-        results["soft"] = percent([min(count / 3, 1) for count in counts])
-    if question_types is not None:
-        results["by_type"] = {name: percent(rows) for name, rows in rows_by_type(is_right, question_types).items()}
+        results["soft"] = round(percent([min(count / 3, 1) for count in counts]), 2)
     return results
 
 
 def percent(shares: Sequence[float]) -> float:
-    return round(100 * sum(shares) / len(shares), 2)
+    return 100 * sum(shares) / len(shares)
 
 
-def rows_by_type(rows: list, question_types: list) -> dict[str, list]:
-    """Return the rows of the questions of each type, in alphabetical order."""
-    by_type = defaultdict(list)
-    for row, types in zip(rows, question_types, strict=True):
-        for name in [types] if isinstance(types, str) else types or []:
-            by_type[name].append(row)
-    return dict(sorted(by_type.items()))
+def by_type(measure: Callable, rows: Sequence, question_types: Sequence | None) -> dict:
+    """Return a measure of all rows (`overall`), and of those of each type (`by_type`), rounded to 2 decimals."""
+    results: dict = {"overall": round(measure(rows), 2)}
+    if question_types is not None:
+        rows_of = defaultdict(list)
+        for row, types in zip(rows, question_types, strict=True):
+            for name in [types] if isinstance(types, str) else types or []:
+                rows_of[name].append(row)
+        results["by_type"] = {name: round(measure(some), 2) for name, some in sorted(rows_of.items())}
+    return results
 
 
 class QAAccuracy(evaluate.Metric):
