@@ -1050,7 +1050,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         )
 
     def embed(self, input_ids, token_type_ids=None, num_cached: int = 0, for_fusion: bool = False) -> torch.Tensor:
-        """Return embeddings (B, L, D) of words behind `num_cached` others; for fusion they may begin with a token of it."""
+        """Return embeddings (B, L, D) of words behind `num_cached` others; for fusion, the first may be another."""
         if for_fusion and self.config.fusion_token_id is not None:
             input_ids = F.pad(input_ids[:, 1:], (1, 0), value=self.config.fusion_token_id)
         positions = num_cached + torch.arange(input_ids.shape[1], device=input_ids.device)[None]
@@ -1246,7 +1246,7 @@ class SViTTModel(SViTTPreTrainedModel):
         return outputs
 
     def video_embeds(self, pooler_output: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings (B, embed_dim) of what `get_video_features` pooled, whose products with texts' count."""
+        """Return embeddings (B, embed_dim), to be multiplied with texts', of what `get_video_features` pooled."""
         return pooler_output if self.config.vision_config.frame_wise else F.normalize(pooler_output, dim=-1)
 
     @can_return_tuple
