@@ -8,7 +8,7 @@ from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfi
 from ..errors import InputError
 from ..modeling_svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
 from .loading import (
-    NUM_FRAMES,
+    FRAME_WISE,
     Name,
     Source,
     check_weights,
@@ -54,15 +54,11 @@ def read_blip(
         vision, text = blip.config.vision_config, blip.config.text_config
         start_token = text.bos_token_id  # [DEC], which answers begin with; behind it comes [ENC]
         fields = {
-            "vision_config": shared_fields(SViTTVisionConfig, vision) | {
+            "vision_config": shared_fields(SViTTVisionConfig, vision) | FRAME_WISE | {
                 "attention_probs_dropout_prob": vision.attention_dropout,
-                "frame_wise": True,
-                "num_frames": NUM_FRAMES,
                 "use_absolute_position_embeddings": True,
                 "use_relative_position_bias": False,
                 "use_mean_pooling": False,
-                "sparse_random_attn": None,
-                "token_keep_rate": 1.0,
                 "layer_scale_init_value": 1.0,
             },
             "text_config": shared_fields(SViTTTextConfig, text) | token_ids | {
