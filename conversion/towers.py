@@ -55,7 +55,9 @@ def init_from_towers(
         InputError: if a tower is not found, of another kind or incomplete, or a field does not fit.
     """
     with loading(vision):
-        vision_fields, vision_weights = _beit_tower(vision, num_frames, image_size)
+        frames_at_once = 1 if (vision_config or {}).get("frame_wise") else num_frames
+        vision_fields, vision_weights = _beit_tower(vision, frames_at_once, image_size)
+        vision_fields["num_frames"] = num_frames
     with loading(text):
         text_fields, text_weights = _bert_tower(text)
     if fusion_layer is None:
