@@ -1,7 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Convert models, check and pack videos, and search one's own.
 
-    svitt convert towers microsoft/beit-base-patch16-224 bert-base-uncased svitt-base
+    svitt convert Salesforce/blip-itm-base-coco blip-search
+    svitt convert microsoft/beit-base-patch16-224 bert-base-uncased svitt-base
     svitt check --video_dir videos --annotation_file train.json
     svitt index videos --model svitt-base --index my_index
     svitt search my_index "a dog catches a frisbee"
@@ -27,8 +28,11 @@ def main(arguments: list[str] | None = None):
         prog="svitt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add_command in (add_convert, add_check, add_pack, add_index, add_search, add_remove, add_explain):
+    for add_command in (add_convert, add_expand, add_check, add_pack, add_index, add_search, add_remove, add_explain):
         add_command(commands)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:2] == ["convert", "expand"]:
+        arguments = ["convert expand", *arguments[2:]]
     args = vars(parser.parse_args(arguments))
     run, prog = args.pop("run"), args.pop("prog")
     if not sys.stderr.isatty():
@@ -48,42 +52,40 @@ def add_command(commands, name: str, run, help: str):
 
 
 def add_convert(commands):
-    parser = commands.add_parser("convert", help="make models for transformers")
-    sources = parser.add_subparsers(title="sources", required=True, metavar="SOURCE")
-    output = {"help": "folder to write, for from_pretrained"}
+    add = add_command(commands, "convert", convert, "make a model for transformers from weights from elsewhere")
+    help = "a .pth of SViTT, Singularity or ALBEF; folder or Hub name of a BLIP, or of a BEiT and then of a BERT"
+    add("sources", nargs="+", metavar="source", help=help)
+    add("output_dir", help="folder to write, for from_pretrained")
+    add("--tokenizer", help="folder or Hub name (default: that of the BLIP or BERT, or bert-base-uncased)")
+    add("--num_frames", type=int, help="frames of a clip (default: the source's; 8 of one for images, 4 of a BEiT)")
+    add("--image_size", type=int, help="pixels along a side (default: the source's)")
+    add("--fusion_layer", type=int, help="of a BERT, the first with cross-attention (default: after 3/4 of all)")
+    add_fields(add, "Vision", "Text")
 
-    help = "convert a .pth of the original SViTT code"
-    add = add_command(sources, "checkpoint", partial(convert, "convert_checkpoint"), help)
-    add("path", help="the .pth: pre-training, retrieval or question answering")
-    add("output_dir", **output)
-    add("--tokenizer", default="bert-base-uncased", help="folder or Hub name (default: %(default)s)")
-    add_fields(add)
 
-    add = add_command(sources, "towers", partial(convert, "convert_towers"), "join a BEiT and a BERT to a fresh SViTT")
-    add("vision", help="folder or Hub name of a BEiT")
-    add("text", help="folder or Hub name of a BERT")
-    add("output_dir", **output)
-    add("--tokenizer", help="folder or Hub name (default: that of the BERT)")
-    add("--num_frames", type=int, default=4, help="frames of a clip (default: %(default)s)")
-    add("--image_size", type=int, help="pixels along a side (default: that of the BEiT)")
-    add("--fusion_layer", type=int, help="first with cross-attention (default: after 3/4 of all)")
-    add_fields(add)
+def convert(sources: list[str], **args):
+    if len(sources) > 2:
+        raise InputError(f"{sources[2]}: is one source too many; a BEiT and a BERT are two.")
+    make("convert", source=sources[0], text=sources[1] if len(sources) > 1 else None, **args)
 
-    help = "make a SViTT for longer clips from one for shorter clips"
-    add = add_command(sources, "expand", partial(convert, "convert_to_longer_clips"), help)
+
+def add_expand(commands):
+    help = "make a SViTT for longer clips; of one that encodes frames one by one, a sparse one that sees them together"
+    add = add_command(commands, "convert expand", partial(make, "convert_to_longer_clips"), help)
     add("path", help="folder or Hub name of a SViTT")
-    add("output_dir", **output)
+    add("output_dir", help="folder to write, for from_pretrained")
     add("--num_frames", type=int, required=True, help="frames of a clip")
     add("--token_keep_rate", type=float, help="share of patch tokens kept at each drop, lower than before")
+    add_fields(add, "Vision")
 
 
-def add_fields(add):
-    for part in ("Vision", "Text"):
+def add_fields(add, *parts: str):
+    for part in parts:
         help = f"fields of SViTT{part}Config, values in JSON, such as token_keep_rate=0.6"
         add(f"--{part.lower()}_config", nargs="+", default=[], metavar="FIELD=VALUE", help=help)
 
 
-def convert(function: str, **args):
+def make(function: str, **args):
     import logging
 
     from . import conversion

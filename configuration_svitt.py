@@ -24,6 +24,7 @@ TOKEN_ORDERS = ("none", "zcurve", "hilbert")
 LOSSES = ("itc", "itm", "mlm")
 # What an answer decoder does not take from the text encoder, to start from the weights of its fusion layers.
 OWN_FIELDS_OF_DECODER = {"num_hidden_layers", "is_decoder", "use_cache", "fusion_layer", "encoder_width"}
+OWN_FIELDS_OF_DECODER |= {"text_layers", "fusion_token_id"}
 OWN_FIELDS_OF_DECODER |= {"token_keep_rate", "token_drop_loc", "token_keep_strategy", "attn_mask_padding"}
 
 
@@ -60,6 +61,9 @@ class SViTTVisionConfig(PreTrainedConfig):
         Number of frames of the clips that the relative position bias tables are built for.
     max_num_frames (`int`, *optional*, defaults to 256):
         Longest clip accepted; the tables are interpolated in time for clips of another length than `num_frames`.
+    frame_wise (`bool`, *optional*, defaults to `False`):
+        Whether each frame is encoded alone, as by models of images, and the tokens of all frames, each with its own CLS
+        token, are joined for fusion. The bias tables are then for one frame.
     layer_scale_init_value (`float`, *optional*, defaults to 0.1):
         Initial value of the scales of both residual branches of a layer.
     use_absolute_position_embeddings (`bool`, *optional*, defaults to `False`):
@@ -96,6 +100,7 @@ class SViTTVisionConfig(PreTrainedConfig):
 
     num_frames: int = 4
     max_num_frames: int = 256
+    frame_wise: bool = False
     image_size: int = 224
     patch_size: int = 16
     num_channels: int = 3
@@ -145,6 +150,11 @@ class SViTTVisionConfig(PreTrainedConfig):
         )
 
     @property
+    def frames_at_once(self) -> int:
+        """Frames that one attention sees, which the bias tables are for."""
+        return 1 if self.frame_wise else self.num_frames
+
+    @property
     def grid_size(self) -> int:
         """Patches along one side of a frame."""
         return self.image_size // self.patch_size
@@ -156,6 +166,11 @@ TEXT_FIELDS_DOC = r"""
         Id of `[MASK]`, for masked language modeling. `[CLS]` is `bos_token_id`, `[SEP]` is `eos_token_id`.
     fusion_layer (`int`, *optional*):
         First layer with cross-attention to the video: by default 9, and 0 in a decoder, which looks at the question.
+    text_layers (`int`, *optional*):
+        Number of layers that read a text alone. Defaults to `fusion_layer`; the layers from there on are shared, and
+        fusion starts anew from the states at `fusion_layer`.
+    fusion_token_id (`int`, *optional*):
+        Id that stands in place of `[CLS]` where a text meets a video (BLIP's `[ENC]`); needs `fusion_layer=0`.
     encoder_width (`int`, *optional*, defaults to 768):
         Width of the states that cross-attention looks at.
     token_keep_rate (`float`, *optional*):
@@ -197,6 +212,8 @@ class SViTTTextConfig(PreTrainedConfig):
     use_cache: bool = True
 
     fusion_layer: int = 9
+    text_layers: int | None = None
+    fusion_token_id: int | None = None
     encoder_width: int = 768
     token_keep_rate: float | int = 0.1
     token_drop_loc: list[int] | tuple[int, ...] | None = None
@@ -212,6 +229,15 @@ class SViTTTextConfig(PreTrainedConfig):
         _validate_transformer(self, ("vocab_size", "max_position_embeddings", "type_vocab_size", "encoder_width"))
         layer, depth = self.fusion_layer, self.num_hidden_layers
         _require(0 <= layer <= depth, f"`fusion_layer` must be in 0 to `num_hidden_layers` ({depth}), got {layer}.")
+        last, token = self.text_layers, self.fusion_token_id
+        _require(
+            last is None or layer <= last <= depth,
+            f"`text_layers` must be in `fusion_layer` ({layer}) to `num_hidden_layers` ({depth}), got {last}.",
+        )
+        _require(
+            token is None or layer == 0 and 0 <= token < self.vocab_size,
+            f"`fusion_token_id` must be a word's, below `vocab_size`, and needs `fusion_layer=0`; got {token}.",
+        )
         _validate_token_dropping(self, layer, strategies=("cls_attn", "avg_attn", "random"))
 
 
@@ -247,6 +273,8 @@ class SViTTConfig(PreTrainedConfig):
         Whether the contrastive loss contrasts the clips and texts of all processes, or each process its own.
     mlm_prob (`float`, *optional*, defaults to 0.5):
         Share of text tokens chosen for masked language modeling.
+    vision_layernorm (`bool`, *optional*, defaults to `True`):
+        Whether the video's tokens are normed before fusion, after what the video encoder ends in.
 
     Example:
 
@@ -271,6 +299,7 @@ class SViTTConfig(PreTrainedConfig):
     itm_hard_neg: bool = True
     itc_all_gather: bool = False
     mlm_prob: float = 0.5
+    vision_layernorm: bool = True
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 

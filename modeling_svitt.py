@@ -85,9 +85,9 @@ MLM_DOC = r"""
 class SViTTVisionModelOutput(BaseModelOutputWithPooling):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, 1 + remaining_tokens, hidden_size)`):
-        The CLS token and the patch tokens that are left.
+        The CLS token and the patch tokens that are left. With `frame_wise`, those of one frame behind those of another.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-        The pooled clip.
+        The pooled clip. With `frame_wise`, the frames: `(batch_size, num_frames, hidden_size)`.
     token_idx (`tuple(torch.LongTensor)`, *optional*):
         One tensor of shape `(batch_size, kept_tokens)` per drop: original positions, `(t * H + y) * W + x`, of the
         patch tokens that survived it.
@@ -104,6 +104,8 @@ class SViTTTextModelOutput(BaseModelOutputWithPooling):
         States of the text tokens after the last layer of the mode.
     pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
         State of the CLS token.
+    fusion_hidden_state (`torch.FloatTensor` of shape `(batch_size, text_length, hidden_size)`, *optional*):
+        In text mode, the states that fusion starts from: `last_hidden_state`, unless text and fusion share layers.
     cache (`Cache`, *optional*):
         Keys and values of a decoder, for the words to come.
     token_idx (`tuple(torch.LongTensor)`, *optional*):
@@ -111,6 +113,7 @@ class SViTTTextModelOutput(BaseModelOutputWithPooling):
         sequence before that drop and without its CLS token.
     """
 
+    fusion_hidden_state: torch.FloatTensor | None = None
     cache: Cache | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     token_idx: tuple[torch.LongTensor, ...] | None = None
@@ -497,7 +500,7 @@ class SViTTVisionEmbeddings(nn.Module):
 class SViTTRelativePositionBias(nn.Module):
     def __init__(self, config: SViTTVisionConfig):
         super().__init__()
-        num_rows = RelativePositions(config.num_frames, config.grid_size, config.grid_size).num_rows
+        num_rows = RelativePositions(config.frames_at_once, config.grid_size, config.grid_size).num_rows
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_rows, config.num_attention_heads))
 
     def forward(self, table_rows: torch.Tensor | None = None) -> torch.Tensor:
@@ -640,7 +643,7 @@ class SViTTVisionEncoder(nn.Module):
         """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop."""
         config, batch_size = self.config, len(hidden_states)
         relative_positions = RelativePositions(num_frames, config.grid_size, config.grid_size)
-        table_rows = relative_positions.rows_of_table_for(config.num_frames, hidden_states.device)
+        table_rows = relative_positions.rows_of_table_for(config.frames_at_once, hidden_states.device)
         coordinates, dense_rows, token_idx = relative_positions.coordinates(positions), None, ()
 
         for i, layer in enumerate(self.layer):
@@ -764,7 +767,7 @@ class SViTTTextAttention(nn.Module):
 
 
 class SViTTTextLayer(GradientCheckpointingLayer):
-    """A BERT layer; from `fusion_layer` on with cross-attention, after which some drop video tokens."""
+    """A BERT layer; from `fusion_layer` on with cross-attention to a video, if any; then some drop video tokens."""
 
     def __init__(self, config: SViTTTextConfig, layer_idx: int):
         super().__init__()
@@ -788,7 +791,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         if cls_only:
             hidden_states = hidden_states[:, :1]
         kept = None
-        if self.crossattention is not None:
+        if self.crossattention is not None and video is not None:
             hidden_states, cross_probs = self.crossattention(
                 hidden_states, video, video_mask, token_index, cache, **kwargs
             )
@@ -818,14 +821,13 @@ class SViTTTextEncoder(nn.Module):
         self.layer = nn.ModuleList([SViTTTextLayer(config, i) for i in range(config.num_hidden_layers)])
 
     def forward(
-        self, hidden_states, layers: range, attention_mask, video, video_mask, text_mask, cls_only: bool, **kwargs
+        self, hidden_states, layers: Sequence[int], attention_mask, video, video_mask, text_mask, cls_layer, **kwargs
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run some of the layers: return text states (of [CLS] alone with `cls_only`), and what each drop kept."""
+        """Run some of the layers: return text states (of [CLS] alone after `cls_layer`), and what each drop kept."""
         token_index, token_idx = None, ()
         for i in layers:
-            is_last = i == layers[-1]
             hidden_states, kept = self.layer[i](
-                hidden_states, attention_mask, video, video_mask, token_index, text_mask, cls_only and is_last, **kwargs
+                hidden_states, attention_mask, video, video_mask, token_index, text_mask, i == cls_layer, **kwargs
             )
             if kept is None:
                 continue
@@ -930,6 +932,9 @@ class SViTTVisionModel(SViTTPreTrainedModel):
     @auto_docstring(custom_args=CLIPS_DOC)
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> SViTTVisionModelOutput:
         pixel_values = self.check_clips(pixel_values)
+        clips = pixel_values.shape[:2]
+        if self.config.frame_wise:  # each frame is a clip of its own
+            pixel_values = pixel_values.flatten(0, 1)[:, None]
         num_frames, grid = pixel_values.shape[1], self.config.grid_size
         hidden_states = self.embeddings(pixel_values)
         order = token_order(self.config.token_3d_order, (num_frames, grid, grid), hidden_states.device)
@@ -940,11 +945,13 @@ class SViTTVisionModel(SViTTPreTrainedModel):
 
         if self.layernorm is not None:
             hidden_states = self.layernorm(hidden_states)
-        return SViTTVisionModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=self.pooler(hidden_states) if self.pooler is not None else None,
-            token_idx=token_idx or None,
-        )
+        pooled = self.pooler(hidden_states) if self.pooler is not None else None
+        if self.config.frame_wise:
+            hidden_states = hidden_states.unflatten(0, clips).flatten(1, 2)
+            pooled = pooled.unflatten(0, clips) if pooled is not None else None
+            first = grid**2 * torch.arange(clips[1], device=order.device)[:, None]
+            token_idx = tuple((first + kept.unflatten(0, clips)).flatten(1) for kept in token_idx)
+        return SViTTVisionModelOutput(hidden_states, pooled, token_idx=token_idx or None)
 
     def check_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return clips (B, T, C, height, width), also of images, or raise `ValueError` if the shape does not fit."""
@@ -962,8 +969,8 @@ class SViTTVisionModel(SViTTPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    BERT whose layers from `fusion_layer` on look at a video. Three modes: `"text"` runs the layers before
-    `fusion_layer` on words, `"fusion"` the layers from there on, on text states and a video, and `"multimodal"` both.
+    BERT whose layers from `fusion_layer` on look at a video. Three modes: `"text"` runs the first `text_layers` on
+    words alone, `"fusion"` the layers from `fusion_layer` on, on text states and a video, and `"multimodal"` all.
     """
 )
 class SViTTTextModel(SViTTPreTrainedModel):
@@ -1003,7 +1010,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
     ) -> SViTTTextModelOutput:
         r"""
         text_embeds (`torch.FloatTensor` of shape `(batch_size, text_length, hidden_size)`, *optional*):
-            Text states that text mode returned, for fusion mode.
+            `fusion_hidden_state` of text mode, for fusion mode.
         encoder_hidden_states (`torch.FloatTensor` of shape `(video_batch_size, video_length, width)`, *optional*):
             Video tokens, CLS first. `batch_size` may be a multiple c of `video_batch_size`: text i then looks at video
             i // c, whose keys and values are computed once for its c texts.
@@ -1018,13 +1025,12 @@ class SViTTTextModel(SViTTPreTrainedModel):
             Whether to compute nothing but [CLS] after the last self-attention: `last_hidden_state` is then
             `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
-        layers = self.layers_of_mode(mode, input_ids, text_embeds, encoder_hidden_states)
+        mode, layers = self.layers_of_mode(mode, input_ids, text_embeds, encoder_hidden_states)
         cache = self.decoder_cache(cache) if use_cache and self.config.is_decoder else None
         hidden_states = text_embeds
         if hidden_states is None:
             num_cached = 0 if cache is None else cache.get_seq_length()
-            positions = num_cached + torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-            hidden_states = self.embeddings(input_ids, token_type_ids, positions)
+            hidden_states = self.embed(input_ids, token_type_ids, num_cached, for_fusion=mode == "multimodal")
         if self.config.is_decoder:
             words_mask = create_causal_mask(self.config, hidden_states, attention_mask, cache)
         else:
@@ -1032,11 +1038,23 @@ class SViTTTextModel(SViTTPreTrainedModel):
         video, text_mask = encoder_hidden_states, attention_mask
         video_mask = self.cross_attention_mask(hidden_states, video, encoder_attention_mask)
 
-        hidden_states, token_idx = self.encoder(
-            hidden_states, layers, words_mask, video, video_mask, text_mask, cls_only, cache=cache, **kwargs
+        split, seen = self.config.fusion_layer, (words_mask, video, video_mask, text_mask)
+        kwargs |= {"cls_layer": layers[-1] if cls_only else None, "cache": cache}
+        hidden_states, _ = self.encoder(hidden_states, [i for i in layers if i < split], *seen, **kwargs)
+        fusion_hidden_state = hidden_states if mode == "text" else None
+        if mode == "text" and self.config.fusion_token_id is not None:
+            fusion_hidden_state = self.embed(input_ids, token_type_ids, for_fusion=True)
+        hidden_states, token_idx = self.encoder(hidden_states, [i for i in layers if i >= split], *seen, **kwargs)
+        return SViTTTextModelOutput(
+            hidden_states, hidden_states[:, 0], None, None, fusion_hidden_state, cache, token_idx=token_idx or None
         )
-        cls = hidden_states[:, 0]
-        return SViTTTextModelOutput(hidden_states, cls, cache=cache, token_idx=token_idx or None)
+
+    def embed(self, input_ids, token_type_ids=None, num_cached: int = 0, for_fusion: bool = False) -> torch.Tensor:
+        """Return embeddings (B, L, D) of words behind `num_cached` others; for fusion, the first may be another."""
+        if for_fusion and self.config.fusion_token_id is not None:
+            input_ids = F.pad(input_ids[:, 1:], (1, 0), value=self.config.fusion_token_id)
+        positions = num_cached + torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        return self.embeddings(input_ids, token_type_ids, positions)
 
     def decoder_cache(self, cache: Cache | None) -> EncoderDecoderCache:
         """Return the cache as one that has room for the keys and values of cross-attention."""
@@ -1046,12 +1064,13 @@ class SViTTTextModel(SViTTPreTrainedModel):
         own_cache = DynamicCache(config=self.config) if cache is None else cache
         return EncoderDecoderCache(own_cache, DynamicCache(config=self.config))
 
-    def layers_of_mode(self, mode: str | None, input_ids, text_embeds, encoder_hidden_states) -> range:
-        """Return the layers that a mode runs, or raise `ValueError` for inputs that do not fit it."""
+    def layers_of_mode(self, mode: str | None, input_ids, text_embeds, encoder_hidden_states) -> tuple[str, range]:
+        """Return the mode and the layers that it runs, or raise `ValueError` for inputs that do not fit it."""
         if mode is None:
             mode = "text" if encoder_hidden_states is None else "multimodal" if text_embeds is None else "fusion"
         split, depth = self.config.fusion_layer, self.config.num_hidden_layers
-        layers = {"text": range(split), "fusion": range(split, depth), "multimodal": range(depth)}
+        text_layers = split if self.config.text_layers is None else self.config.text_layers
+        layers = {"text": range(text_layers), "fusion": range(split, depth), "multimodal": range(depth)}
         if mode not in layers:
             raise ValueError(f"`mode` must be one of {', '.join(layers)}, got {mode!r}.")
         needed = {"text_embeds": text_embeds} if mode == "fusion" else {"input_ids": input_ids}
@@ -1060,7 +1079,7 @@ class SViTTTextModel(SViTTPreTrainedModel):
         for name, value in needed.items():
             if value is None:
                 raise ValueError(f"`mode={mode!r}` takes `{name}`.")
-        return layers[mode]
+        return mode, layers[mode]
 
     def cross_attention_mask(self, hidden_states, encoder_hidden_states, encoder_attention_mask) -> torch.Tensor | None:
         """Return the additive mask (video_batch_size, 1, 1, video_length)."""
@@ -1184,6 +1203,11 @@ def pool_clips(scores: torch.Tensor, ensemble: str) -> torch.Tensor:
 # ---- Tasks
 
 
+def fusion_layernorm(config: SViTTConfig) -> nn.Module:
+    """Return the norm between the video encoder and fusion; encoders that end in one (BLIP, ALBEF) have no other."""
+    return nn.LayerNorm(config.vision_config.hidden_size, eps=1e-12) if config.vision_layernorm else nn.Identity()
+
+
 @auto_docstring(custom_intro="Video and text encoders, their common space, and the matching score of pairs.")
 class SViTTModel(SViTTPreTrainedModel):
     temp_range = (0.001, 0.5)
@@ -1193,7 +1217,7 @@ class SViTTModel(SViTTPreTrainedModel):
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         self.vision_model = SViTTVisionModel._from_config(vision)
-        self.vision_layernorm = nn.LayerNorm(vision.hidden_size, eps=1e-12)
+        self.vision_layernorm = fusion_layernorm(config)
         self.text_model = SViTTTextModel._from_config(text)
         self.vision_proj = nn.Linear(vision.hidden_size, config.embed_dim)
         self.text_proj = nn.Linear(text.hidden_size, config.embed_dim)
@@ -1211,12 +1235,19 @@ class SViTTModel(SViTTPreTrainedModel):
         r"""
         Returns:
             [`SViTTVisionModelOutput`]: `last_hidden_state` are the tokens that fusion looks at, `pooler_output` of
-            shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
+            shape `(batch_size, embed_dim)` is the projection to the common space, not normalised. With `frame_wise`, it
+            is the mean of the frames' normalised projections, and the embedding itself (Singularity, Lei et al. 2022).
         """
         outputs = self.vision_model(pixel_values, **kwargs)
         outputs.last_hidden_state = self.vision_layernorm(outputs.last_hidden_state)
         outputs.pooler_output = self.vision_proj(outputs.pooler_output)
+        if self.config.vision_config.frame_wise:
+            outputs.pooler_output = F.normalize(outputs.pooler_output, dim=-1).mean(dim=1)
         return outputs
+
+    def video_embeds(self, pooler_output: torch.Tensor) -> torch.Tensor:
+        """Return embeddings (B, embed_dim), to be multiplied with texts', of what `get_video_features` pooled."""
+        return pooler_output if self.config.vision_config.frame_wise else F.normalize(pooler_output, dim=-1)
 
     @can_return_tuple
     @auto_docstring
@@ -1229,6 +1260,7 @@ class SViTTModel(SViTTPreTrainedModel):
             of shape `(batch_size, embed_dim)` is the projection to the common space, not normalised.
         """
         outputs = self.text_model(input_ids, attention_mask, mode="text", **kwargs)
+        outputs.last_hidden_state, outputs.fusion_hidden_state = outputs.fusion_hidden_state, None
         outputs.pooler_output = self.text_proj(outputs.pooler_output)
         return outputs
 
@@ -1285,7 +1317,7 @@ class SViTTModel(SViTTPreTrainedModel):
     ) -> tuple | SViTTOutput:
         video = self.get_video_features(pixel_values, return_dict=True, **kwargs)
         text = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
-        video_embeds = F.normalize(video.pooler_output, dim=-1)
+        video_embeds = self.video_embeds(video.pooler_output)
         text_embeds = F.normalize(text.pooler_output, dim=-1)
         logits_per_video = self.similarity(video_embeds, text_embeds)
         return SViTTOutput(
@@ -1424,8 +1456,8 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
         self, video_hidden_states: torch.Tensor, mlm_input_ids, mlm_labels, attention_mask
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of words masked, with the video in sight, and logits (B, text_length, vocab_size)."""
-        text = self.text_model(mlm_input_ids, attention_mask, mode="text").last_hidden_state
-        logits = self.cls(self.fuse(video_hidden_states, text, attention_mask))
+        fused = self.text_model(mlm_input_ids, attention_mask, encoder_hidden_states=video_hidden_states)
+        logits = self.cls(fused.last_hidden_state)
         # A sum over a count, as the mean over no token at all (a batch of empty texts) would be NaN.
         loss = F.cross_entropy(logits.flatten(0, 1).float(), mlm_labels.flatten(), reduction="sum")
         return loss / (mlm_labels != -100).sum().clamp(min=1), logits
@@ -1523,7 +1555,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
     def __init__(self, config: SViTTConfig):
         super().__init__(config)
         self.vision_model = SViTTVisionModel._from_config(config.vision_config, add_pooling_layer=False)
-        self.vision_layernorm = nn.LayerNorm(config.vision_config.hidden_size, eps=1e-12)
+        self.vision_layernorm = fusion_layernorm(config)
         self.text_model = SViTTTextModel._from_config(config.text_config)
         self.text_decoder = SViTTTextDecoder._from_config(config.decoder_config)
         self.post_init()
@@ -1562,6 +1594,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
             decoder_input_ids = self.start_of_answers(len(input_ids))
         elif decoder_input_ids is None:
             decoder_input_ids = labels.masked_fill(labels == -100, pad_token_id)
+            decoder_input_ids[:, :1] = self.start_of_answers(len(labels))
         if decoder_attention_mask is None:
             decoder_attention_mask = (decoder_input_ids != pad_token_id).long()
 
@@ -1592,7 +1625,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         )
 
     def start_of_answers(self, num_answers: int) -> torch.Tensor:
-        """Return `[CLS]` alone, (num_answers, 1)."""
+        """Return `[CLS]`, or what the decoder has in its place, alone: (num_answers, 1)."""
         return torch.full((num_answers, 1), self.config.decoder_config.bos_token_id, device=self.device)
 
     def encode_video(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -1766,7 +1799,8 @@ class SViTTForVideoClassification(SViTTPreTrainedModel):
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple | ImageClassifierOutput:
         outputs = self.vision_model(pixel_values, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
+        pooled = outputs.pooler_output.mean(dim=1) if self.config.vision_config.frame_wise else outputs.pooler_output
+        logits = self.classifier(pooled)
         loss = self.loss_function(labels, logits, self.config) if labels is not None else None
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -92,7 +92,8 @@ def svitt(command: str, *words, **options) -> Ended:
     AcceleratorState._reset_state(True)
     place, first = COMMANDS[command]
     module, function = place.split(":")
-    words = ["svitt", *first, *map(str, words), *words_of(options)]
+    kinds = ("checkpoint", "towers")  # of sources, which `svitt convert` finds out by itself
+    words = ["svitt", *first, *(str(word) for word in words if word not in kinds), *words_of(options)]
     return _ended(words, getattr(importlib.import_module(module), function))
 
 

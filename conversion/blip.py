@@ -1,0 +1,102 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""BLIP (Li et al., 2022): a ViT for each frame, and a BERT all of whose layers serve texts alone and pairs."""
+
+import torch
+from transformers import AutoConfig, BlipForImageTextRetrieval, BlipForQuestionAnswering, PreTrainedModel
+
+from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
+from ..errors import InputError
+from ..modeling_svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
+from .loading import (
+    FRAME_WISE,
+    Name,
+    Source,
+    check_weights,
+    image_statistics,
+    listed,
+    loading,
+    logger,
+    merged,
+    shared_fields,
+)
+from .vit import vit_weights
+
+CLASSES = {
+    "BlipForImageTextRetrieval": (BlipForImageTextRetrieval, SViTTForVideoTextRetrieval),
+    "BlipForQuestionAnswering": (BlipForQuestionAnswering, SViTTForVideoQuestionAnswering),
+}
+
+
+def blip_classes(name: Name) -> tuple[type[PreTrainedModel], type[PreTrainedModel]]:
+    """Return the class of a BLIP, and what it becomes; raise an `InputError` that says what a folder holds instead."""
+    with loading(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    [architecture, *_] = config.architectures or [config.model_type]
+    if architecture not in CLASSES:
+        ways = {
+            "svitt": "svitt convert expand makes one for longer clips",
+            "beit": "name a BERT behind it",
+            "blip": f"of BLIP, {' and '.join(CLASSES)} can be converted",
+        }
+        sources = "a BLIP, a .pth of SViTT, Singularity or ALBEF, or a BEiT and a BERT can be converted"
+        raise InputError(f"{name}: is a {architecture}; {ways.get(config.model_type, sources)}.")
+    return CLASSES[architecture]
+
+
+def read_blip(
+    name: Name, token_ids: dict, vision_config: dict | None = None, text_config: dict | None = None
+) -> Source:
+    """Read a BLIP of Transformers, for retrieval or question answering; one frame of a clip is one of its images.
+
+    Args:
+        name: Folder or Hub name.
+        token_ids: Fields of [`SViTTTextConfig`] that follow from the tokenizer.
+        vision_config, text_config: Fields that are to be others. With `fusion_token_id=None`, pairs of texts and videos
+            begin with `[CLS]`, as Transformers' class leaves it, not with the `[ENC]` of BLIP's own code.
+
+    Raises:
+        InputError: if the model is not found, incomplete, or a BLIP of another kind.
+    """
+    with loading(name):
+        blip_class, model_class = blip_classes(name)
+        blip, report = blip_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        check_weights(name, report["missing_keys"], report["mismatched_keys"])
+        if report["unexpected_keys"]:
+            logger.info("Not converted: %s.", listed(report["unexpected_keys"]))
+        vision, text = blip.config.vision_config, blip.config.text_config
+        start_token = text.bos_token_id  # [DEC], which answers begin with; behind it comes [ENC]
+        fields = {
+            "vision_config": shared_fields(SViTTVisionConfig, vision) | FRAME_WISE | {
+                "attention_probs_dropout_prob": vision.attention_dropout,
+                "use_absolute_position_embeddings": True,
+                "use_relative_position_bias": False,
+                "use_mean_pooling": False,
+                "layer_scale_init_value": 1.0,
+            },
+            "text_config": shared_fields(SViTTTextConfig, text) | token_ids | {
+                "is_decoder": False,
+                "type_vocab_size": 1,
+                "encoder_width": vision.hidden_size,
+                "fusion_layer": 0,
+                "text_layers": text.num_hidden_layers,
+                "fusion_token_id": start_token + 1 if start_token + 1 < text.vocab_size else None,
+                "token_keep_rate": 1.0,
+            },
+            "decoder_config": {"bos_token_id": start_token, "eos_token_id": text.sep_token_id},
+            "embed_dim": blip.config.image_text_hidden_size,
+            "vision_layernorm": False,
+        }  # fmt: skip
+        config = SViTTConfig(**merged(fields, {"vision_config": vision_config, "text_config": text_config}))
+    return Source(model_class, config, blip_weights(blip, config), {"antialias": True} | image_statistics(name))
+
+
+def blip_weights(blip, config: SViTTConfig) -> dict[str, torch.Tensor]:
+    weights = {name.replace("text_encoder.", "text_model.", 1): tensor for name, tensor in blip.state_dict().items()}
+    weights = vit_weights(weights)
+    types = torch.zeros(1, config.text_config.hidden_size)  # BLIP's BERT adds no embeddings of types
+    for bert in ("text_model", "text_decoder.bert"):
+        if f"{bert}.embeddings.word_embeddings.weight" in weights:
+            weights[f"{bert}.embeddings.token_type_embeddings.weight"] = types.clone()
+    if "itm_head.weight" in weights:
+        weights["temp"] = torch.tensor(config.temp)  # which Transformers' class has not
+    return weights

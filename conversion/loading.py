@@ -1,0 +1,274 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Models and what goes with them, loaded, put together and saved: complete, or refused in a sentence."""
+
+import copy
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import BertTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging as transformers_logging
+
+from .. import modeling_svitt
+from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
+from ..distributed import write_whole
+from ..errors import InputError, check_number
+from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor
+
+logger = logging.getLogger("svitt.conversion")
+
+Name = str | Path  # of a file, a folder, or on the Hub
+Weights = dict[str, torch.Tensor]
+# A video encoder that is one of images: frames one by one, 8 unless asked otherwise, as BLIP was tried on videos.
+FRAME_WISE = {"frame_wise": True, "num_frames": 8, "sparse_random_attn": None, "token_keep_rate": 1.0}
+PARTS = {
+    "vision_config": SViTTVisionConfig,
+    "text_config": SViTTTextConfig,
+    "decoder_config": SViTTTextDecoderConfig,
+}
+
+
+class Source(NamedTuple):
+    """A model from elsewhere: what it becomes, and how its images were prepared."""
+
+    model_class: type[PreTrainedModel]
+    config: SViTTConfig
+    weights: Weights
+    pixels: dict  # arguments of its `SViTTVideoProcessor`
+
+
+# ---- Saved models
+
+
+def load_model_and_processor(
+    path: Name,
+    model_class: type[PreTrainedModel] | None = None,
+    *,
+    num_frames: int | None = None,
+    max_text_length: int | None = None,
+    token_keep_rate: float | None = None,
+    fusion_token_keep_rate: float | None = None,
+    architectures: Iterable[str] | None = None,
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """Load a saved SViTT in float32, and its processor. No code of the folder runs, no weight is random.
+
+    Args:
+        path: Folder or Hub name.
+        model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
+        num_frames: Frames of the processor's clips; for another number than its own, the model interpolates its biases.
+        max_text_length: Tokens of the processor's texts.
+        token_keep_rate, fusion_token_keep_rate: Instead of the model's own, of the video and of the text encoder.
+        architectures: Names of the classes of which the model must be one.
+
+    Raises:
+        InputError: if there is no such model, or it is damaged, incomplete or of another kind.
+    """
+    with loading(path):
+        rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
+        fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
+        config = with_fields(SViTTConfig.from_pretrained(path), fields)
+        check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
+        [architecture, *_] = config.architectures or ["SViTTModel"]
+        if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
+            raise InputError(f"{path}: holds a {printable(architecture)}, which is no SViTT.")
+        if architectures is not None and architecture not in architectures:
+            raise InputError(f"{path}: is a {architecture}, but one of {', '.join(architectures)} is needed.")
+        source_class = getattr(modeling_svitt, architecture)
+        with torch.device("meta"):
+            needed = source_class(copy.deepcopy(config)).state_dict().keys()
+        model, report = (model_class or source_class).from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            use_safetensors=True,
+        )
+        check_weights(path, needed & report["missing_keys"], report["mismatched_keys"])
+        lengths = {"num_frames": num_frames, "max_length": max_text_length}
+        lengths = {name: length for name, length in lengths.items() if length is not None}
+        return model, SViTTProcessor.from_pretrained(path, trust_remote_code=False, **lengths)
+
+
+@contextmanager
+def loading(name: Name) -> Iterator[None]:
+    """Raise an `InputError` for all that a folder which is missing, damaged or hostile makes libraries raise."""
+    folder = Path(name)
+    if not folder.is_dir() and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
+        raise InputError(f"{name}: there is no such folder.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{name}: is no folder of a model, it has no config.json.")
+    with in_one_sentence(f"{name}: cannot be loaded"):
+        yield
+
+
+@contextmanager
+def in_one_sentence(what: str) -> Iterator[None]:
+    """Raise an `InputError` for whatever libraries raise, to which strangers' files and fields may do anything."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing or does not fit is an error here, or meant
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} ({reason_of(error)}).") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def check_weights(source: Name, missing: Iterable[str], mismatched: Iterable[tuple], unexpected: Iterable[str] = ()):
+    """Raise an `InputError` that names the weights that a source lacks, has in other shapes, or has besides.
+
+    `mismatched` has names, shapes in the source and shapes in the model.
+    """
+    for name, shape, expected in sorted(mismatched):
+        raise InputError(f"{source}: {name} has the shape {tuple(shape)}, its configuration needs {tuple(expected)}.")
+    if missing:
+        raise InputError(f"{source}: lacks weights that the model needs: {listed(missing)}.")
+    if unexpected:
+        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
+
+
+def load_tokenizer(name: Name) -> BertTokenizer:
+    """Load the BERT tokenizer in a folder or of a Hub name."""
+    tokenizer = None
+    with suppress(Exception):  # tokenizers raises nothing more special
+        tokenizer = BertTokenizer.from_pretrained(name)
+    # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
+    return tokenizer
+
+
+def special_token_ids(tokenizer: BertTokenizer) -> dict:
+    """Return the fields of [`SViTTTextConfig`] that follow from a BERT tokenizer."""
+    names = {"pad": "pad", "bos": "cls", "eos": "sep", "mask": "mask"}
+    return {f"{ours}_token_id": getattr(tokenizer, f"{bert}_token_id") for ours, bert in names.items()}
+
+
+def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> SViTTProcessor:
+    """Make the processor that feeds a model of this configuration; `kwargs` are further ones of its video processor."""
+    vocab_size = config.text_config.vocab_size
+    if len(tokenizer) > vocab_size:
+        raise InputError(f"The tokenizer has {len(tokenizer)} words, the model only {vocab_size}; they do not match.")
+    vision = config.vision_config
+    size = {"height": vision.image_size, "width": vision.image_size}
+    return SViTTProcessor(SViTTVideoProcessor(size=size, num_frames=vision.num_frames, **kwargs), tokenizer)
+
+
+def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: Name):
+    """Write model and processor to a new folder, which is complete or not there."""
+    write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
+    logger.info("%s written to %s.", type(model).__name__, output_dir)
+
+
+def check_unused(output_dir: Name):
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise InputError(f"{output_dir}: is in use; name a folder that does not exist yet, or an empty one.")
+
+
+def shared_fields(config_class: type, config: PreTrainedConfig) -> dict:
+    """Return the fields of a configuration that one of ours has, too."""
+    return {field: getattr(config, field) for field in config_class.__annotations__ if hasattr(config, field)}
+
+
+def with_fields(config: SViTTConfig, changes: Mapping) -> SViTTConfig:
+    """Return a configuration with some fields changed; see [`merged`]."""
+    return SViTTConfig.from_dict(merged(config.to_dict(), changes))
+
+
+def merged(fields: Mapping, changes: Mapping) -> dict:
+    """Return fields of a [`SViTTConfig`], some of them changed, of its parts (dicts) one by one.
+
+    Raises:
+        InputError: for a field that there is not, which Transformers would take for one of a later version.
+    """
+    result = dict(fields)
+    for name, value in changes.items():
+        part = PARTS.get(name)
+        names = {name} if part is None else set(value or ())
+        config_class: Any = part or SViTTConfig
+        if unknown := names - {field.name for field in dataclasses.fields(config_class)}:
+            raise InputError(f"{config_class.__name__} has no field {', '.join(sorted(unknown))}.")
+        result[name] = value if part is None else {**result.get(name, {}), **(value or {})}
+    return result
+
+
+def parse_fields(texts: Iterable[str]) -> dict:
+    """Parse FIELD=VALUE, values in JSON or texts."""
+    fields = {}
+    for text in texts:
+        field, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(f"{text!r} must look like FIELD=VALUE.")
+        fields[field] = value
+        with suppress(json.JSONDecodeError):
+            fields[field] = json.loads(value)
+    return fields
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, as a part of a sentence."""
+    error = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    message = str(error).rpartition("WeightsUnpickler error: ")[2].strip()  # torch then advises to load all the same
+    text = printable(message.partition("\n")[0]).rstrip(" .")
+    return text if text and not isinstance(error, (LookupError, TypeError)) else f"{type(error).__name__}: {text}"
+
+
+def printable(text: str) -> str:
+    """Return what a file says of itself, fit for a terminal: no escape sequences, not endless."""
+    text = str(text) if len(str(text)) <= 500 else f"{str(text)[:500]} …"
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names in a sentence, those that differ in the number of the layer as one, of many the first."""
+    names = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})
+    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
+    return printable(", ".join(names[:20] + more))
+
+
+def assembled(
+    source: Name, model_class: type[PreTrainedModel], config: SViTTConfig, weights: Weights, may_lack: str = "$^"
+) -> PreTrainedModel:
+    """Return a model with weights under our names; those whose names are like `may_lack` may keep their initial values.
+
+    Raises:
+        InputError: where a weight is missing, of another shape, or has no place.
+    """
+    with in_one_sentence(f"{source}: makes no model"):
+        model, report = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+        )
+    new = report["missing_keys"]
+    missing = [name for name in new if not re.match(may_lack, name)]
+    check_weights(source, missing, report["mismatched_keys"], report["unexpected_keys"])
+    if new:
+        modules = {name.removesuffix(".weight").removesuffix(".bias") for name in new}
+        logger.info("New, with their initial values: %s.", listed(modules))
+    return model
+
+
+def image_statistics(name: Name) -> dict:
+    """Return `image_mean` and `image_std` that a vision model was trained with, where its folder says so."""
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except OSError:
+        logger.info("%s has no preprocessor_config.json: images get BEiT's mean and deviation, 0.5.", name)
+        settings = {}
+    return {field: settings[field] for field in ("image_mean", "image_std") if field in settings}
