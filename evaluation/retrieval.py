@@ -86,7 +86,7 @@ def encode_videos(
         of_batch = features.last_hidden_state.to(dtype).unflatten(0, (num_videos, -1))
         memory_left -= of_batch.nbytes
         tokens += of_batch if memory_left >= 0 else of_batch.cpu()
-        embeds += F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, (num_videos, -1))
+        embeds += model.video_embeds(features.pooler_output.float()).unflatten(0, (num_videos, -1))
         is_missing += batch["is_missing"]
     return tokens, embeds, is_missing
 
