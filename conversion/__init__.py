@@ -7,10 +7,8 @@ lacks is an error, and new modules are named. Whatever is wrong with a source is
 
 from pathlib import Path
 
-from transformers import AutoConfig
-
-from ..errors import InputError, check_number
-from .blip import read_blip
+from ..errors import check_number
+from .blip import blip_classes, read_blip
 from .loading import (  # noqa: F401 (for others)
     Name,
     Source,
@@ -74,7 +72,7 @@ def convert(
     is_file = Path(source).is_file() or str(source).endswith((".pth", ".pt", ".bin"))
     own_tokenizer = text or ("bert-base-uncased" if is_file else source)
     if text is None and not is_file:
-        check_is_blip(source)
+        blip_classes(source)
     tokenizer = load_tokenizer(tokenizer or own_tokenizer)
     token_ids = special_token_ids(tokenizer)
     if text is not None:
@@ -89,12 +87,3 @@ def convert(
         weights, config = fitted(found.weights, found.config, **asked)
     model = assembled(source, found.model_class, config, weights)
     save_folder(model, make_processor(config, tokenizer, **found.pixels), output_dir)
-
-
-def check_is_blip(source: Name):
-    with loading(source):
-        model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
-    if model_type != "blip":
-        ways = {"svitt": "`svitt convert expand` makes one for longer clips", "beit": "name a BERT behind it"}
-        sources = "a BLIP, a .pth of SViTT, Singularity or ALBEF, or a BEiT and a BERT can be converted"
-        raise InputError(f"{source}: is a {model_type}; {ways.get(model_type, sources)}.")

@@ -2,13 +2,13 @@
 """BLIP (Li et al., 2022): a ViT for each frame, and a BERT all of whose layers serve texts alone and pairs."""
 
 import torch
-from transformers import AutoConfig, BlipForImageTextRetrieval, BlipForQuestionAnswering
+from transformers import AutoConfig, BlipForImageTextRetrieval, BlipForQuestionAnswering, PreTrainedModel
 
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from ..errors import InputError
 from ..modeling_svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
 from .loading import (
-    NUM_FRAMES,
+    FRAME_WISE,
     Name,
     Source,
     check_weights,
@@ -27,6 +27,22 @@ CLASSES = {
 }
 
 
+def blip_classes(name: Name) -> tuple[type[PreTrainedModel], type[PreTrainedModel]]:
+    """Return the class of a BLIP, and what it becomes; raise an `InputError` that says what a folder holds instead."""
+    with loading(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    [architecture, *_] = config.architectures or [config.model_type]
+    if architecture not in CLASSES:
+        ways = {
+            "svitt": "svitt convert expand makes one for longer clips",
+            "beit": "name a BERT behind it",
+            "blip": f"of BLIP, {' and '.join(CLASSES)} can be converted",
+        }
+        sources = "a BLIP, a .pth of SViTT, Singularity or ALBEF, or a BEiT and a BERT can be converted"
+        raise InputError(f"{name}: is a {architecture}; {ways.get(config.model_type, sources)}.")
+    return CLASSES[architecture]
+
+
 def read_blip(
     name: Name, token_ids: dict, vision_config: dict | None = None, text_config: dict | None = None
 ) -> Source:
@@ -42,11 +58,7 @@ def read_blip(
         InputError: if the model is not found, incomplete, or a BLIP of another kind.
     """
     with loading(name):
-        blip_config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        [architecture, *_] = blip_config.architectures or ["BLIP of no kind"]
-        if architecture not in CLASSES:
-            raise InputError(f"{name}: is a {architecture}; {' and '.join(CLASSES)} can be converted.")
-        blip_class, model_class = CLASSES[architecture]
+        blip_class, model_class = blip_classes(name)
         blip, report = blip_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         check_weights(name, report["missing_keys"], report["mismatched_keys"])
         if report["unexpected_keys"]:
@@ -54,15 +66,11 @@ def read_blip(
         vision, text = blip.config.vision_config, blip.config.text_config
         start_token = text.bos_token_id  # [DEC], which answers begin with; behind it comes [ENC]
         fields = {
-            "vision_config": shared_fields(SViTTVisionConfig, vision) | {
+            "vision_config": shared_fields(SViTTVisionConfig, vision) | FRAME_WISE | {
                 "attention_probs_dropout_prob": vision.attention_dropout,
-                "frame_wise": True,
-                "num_frames": NUM_FRAMES,
                 "use_absolute_position_embeddings": True,
                 "use_relative_position_bias": False,
                 "use_mean_pooling": False,
-                "sparse_random_attn": None,
-                "token_keep_rate": 1.0,
                 "layer_scale_init_value": 1.0,
             },
             "text_config": shared_fields(SViTTTextConfig, text) | token_ids | {

@@ -27,8 +27,8 @@ logger = logging.getLogger("svitt.conversion")
 
 Name = str | Path  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
-# Frames of a clip for models that encode them one by one, where nobody says how many; BLIP was tried on videos with 8.
-NUM_FRAMES = 8
+# A video encoder that is one of images: frames one by one, 8 unless asked otherwise, as BLIP was tried on videos.
+FRAME_WISE = {"frame_wise": True, "num_frames": 8, "sparse_random_attn": None, "token_keep_rate": 1.0}
 PARTS = {
     "vision_config": SViTTVisionConfig,
     "text_config": SViTTTextConfig,
@@ -106,24 +106,23 @@ def loading(name: Name) -> Iterator[None]:
         raise InputError(f"{name}: there is no such folder.")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{name}: is no folder of a model, it has no config.json.")
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what is missing or does not fit is an error here, or meant
-    try:
-        with in_one_sentence(f"{name}: cannot be loaded"):
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+    with in_one_sentence(f"{name}: cannot be loaded"):
+        yield
 
 
 @contextmanager
 def in_one_sentence(what: str) -> Iterator[None]:
     """Raise an `InputError` for whatever libraries raise, to which strangers' files and fields may do anything."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing or does not fit is an error here, or meant
     try:
         yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{what} ({reason_of(error)}).") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def check_weights(source: Name, missing: Iterable[str], mismatched: Iterable[tuple], unexpected: Iterable[str] = ()):

@@ -13,7 +13,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from ..errors import InputError
-from .loading import NUM_FRAMES, Name, Source, Weights, in_one_sentence, listed, logger, merged
+from .loading import FRAME_WISE, Name, Source, Weights, in_one_sentence, listed, logger, merged
 from .pickles import plain, read_checkpoint, weights_of
 from .positions import bias_table_name
 from .vit import is_vit, vit_weights
@@ -59,7 +59,8 @@ def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
             "frame fit, which have no weights `temporal_vision_encoder`."
         )
     if unused := [name for name in original if UNUSED.fullmatch(name)]:
-        logger.info("Not converted, as no result depends on them: %s.", listed(unused))
+        modules = {name.partition(".")[0] for name in unused}
+        logger.info("Not converted, as no result depends on them: %s.", listed(modules))
     original = {name: tensor for name, tensor in original.items() if not UNUSED.fullmatch(name)}
     is_tower = bool(original) and all(name.startswith(TOWER_PREFIXES) for name in original)
     renamed = {name: name if is_tower else _rename(name) for name in original if not name.endswith(INDEX_BUFFERS)}
@@ -148,12 +149,12 @@ def read_original(
     if model_class is None:
         raise InputError(f"{path}: is of no pre-training, retrieval or question answering model, it has no head.")
     vision, pixels = {}, {}
-    if is_albef := any(name.startswith("visual_encoder.") for name in original):
-        vision, pixels = {"layer_norm_eps": 1e-6}, {"antialias": True}
+    is_albef = any(name.startswith("visual_encoder.") for name in original)
     if is_albef or "temporal_embeddings" in original:
-        vision |= {"frame_wise": True, "num_frames": NUM_FRAMES}
+        vision |= FRAME_WISE
     if is_vit(original):
-        pixels |= {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
+        vision |= {"layer_norm_eps": 1e-6}
+        pixels |= {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "antialias": is_albef}
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
         config = infer_config(weights, trained, vision | (vision_config or {}), token_ids | (text_config or {}))
     return Source(model_class, config, weights, pixels)
