@@ -10,9 +10,11 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
+from ..configuration_svitt import SViTTVisionConfig
 from ..conversion import load_model_and_processor
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips, token_order
@@ -85,8 +87,12 @@ def token_maps(
         tokens = model.vision_layernorm(seen.last_hidden_state)
         fusion = text_model(**words, encoder_hidden_states=tokens, mode="multimodal")
         # Fusion counts in the tokens that it is given, in their order.
-        positions = kept[-1] if kept else token_order(vision_model.config.token_3d_order, grid, model.device)
+        positions = kept[-1] if kept else tokens_in_order(vision_model.config, num_frames, model.device)
         positions = positions.expand(num_clips, -1)
+        if (
+            vision_model.config.frame_wise
+        ):  # each frame has a CLS token, here behind all patches; fusion does not count the first
+            positions = F.pad(positions.unflatten(1, (num_frames, -1)), (1, 0), value=math.prod(grid)).flatten(1)[:, 1:]
         for index in fusion.token_idx or ():
             positions = positions.gather(1, index)
             fused.append(positions)
@@ -102,6 +108,14 @@ def token_maps(
     )
 
 
+def tokens_in_order(config: SViTTVisionConfig, num_frames: int, device: torch.device) -> torch.Tensor:
+    """Return the row-major positions (T * h * w,) of the patches of a clip in the order of its tokens."""
+    together, grid = 1 if config.frame_wise else num_frames, config.grid_size
+    order = token_order(config.token_3d_order, (together, grid, grid), device)
+    first = torch.arange(0, num_frames, together, device=device) * grid**2
+    return (first[:, None] + order).flatten()
+
+
 def drop_layers(model: PreTrainedModel) -> list[int]:
     return [i for i, layer in enumerate(model.encoder.layer) if layer.drops_tokens]
 
@@ -110,8 +124,8 @@ def masks_of(positions: list[torch.Tensor], grid: tuple[int, int, int], frame_nu
     """Return masks (drops, T, h, w) from row-major positions (clips, kept) per drop; `frame_numbers` (T,) by clip."""
     masks = np.zeros((len(positions), len(frame_numbers), *grid[1:]), dtype=bool)
     for mask, kept in zip(masks, positions, strict=True):
-        of_clips = torch.zeros(len(kept), math.prod(grid), dtype=torch.bool)
-        mask[frame_numbers] = of_clips.scatter(1, kept.cpu(), True).view(mask.shape).numpy()
+        of_clips = torch.zeros(len(kept), math.prod(grid) + 1, dtype=torch.bool)  # the last of CLS tokens
+        mask[frame_numbers] = of_clips.scatter(1, kept.cpu(), True)[:, :-1].reshape(mask.shape).numpy()
     return masks
 
 

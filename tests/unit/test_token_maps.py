@@ -198,3 +198,19 @@ def test_wrong_options_are_one_sentence(demo, tmp_path, monkeypatch, options, wo
     with pytest.raises(InputError, match=words):
         explain(**settings)
     assert {path.name for path in tmp_path.iterdir()} == {"folder.png"}
+
+
+@pytest.mark.parametrize("order", ["none", "hilbert"])
+@pytest.mark.parametrize("keep_rate", [1.0, 0.7])
+def test_frames_that_are_encoded_alone(processor, order, keep_rate):
+    alone = {"frame_wise": True, "token_3d_order": order, "token_keep_rate": keep_rate}
+    model = task_model(SViTTModel, vision=alone)
+    maps = token_maps(model, processor, video(), TEXT)
+    for frame, kept in zip(maps.frames, maps.vision.swapaxes(0, 1), strict=True):
+        one = token_maps(model, processor, [frame], num_frames=1)
+        np.testing.assert_array_equal(kept, one.vision[:, 0])
+    # Of all tokens but the first, fusion keeps half: patches, and CLS tokens of frames, which no map shows.
+    left = maps.stages()[-2][1]
+    num_kept = math.ceil(0.5 * (left.sum() + 2))
+    assert num_kept - 2 <= maps.fusion[-1].sum() <= num_kept
+    assert not (maps.fusion[-1] & ~left).any()
