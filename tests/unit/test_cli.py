@@ -98,7 +98,7 @@ def run(capsys, *words) -> tuple[int, str]:
 def test_towers_become_a_model_and_the_model_one_for_longer_clips(folders, tmp_path, capsys):
     fresh, longer = tmp_path / "fresh", tmp_path / "longer"
     options = ["--num_frames", 2, "--text_config", "token_keep_rate=0.8"]
-    assert run(capsys, "convert", "towers", folders / "beit", folders / "bert", fresh, *options)[0] == 0
+    assert run(capsys, "convert", folders / "beit", folders / "bert", fresh, *options)[0] == 0
     model = SViTTForPreTraining.from_pretrained(fresh)
     assert (model.config.text_config.mask_token_id, model.config.text_config.token_keep_rate) == (4, 0.8)
     SViTTProcessor.from_pretrained(fresh, max_answer_length=7).save_pretrained(fresh)
@@ -112,11 +112,11 @@ def test_towers_become_a_model_and_the_model_one_for_longer_clips(folders, tmp_p
 
 # Of commands: the words, in which names of files are of the folder of the test, and what must occur in the sentence.
 FAULTS = {
-    "no checkpoint": ("convert checkpoint none.pth out", "none.pth: there is no such file"),
-    "not a checkpoint": ("convert checkpoint text.pth out", "text.pth: is refused, it is no readable checkpoint"),
-    "no weights": ("convert checkpoint empty.pth out", "not names of weights of an original"),
-    "output in use": ("convert checkpoint empty.pth full", "full: is in use"),
-    "no tokenizer": ("convert towers beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
+    "no checkpoint": ("convert none.pth out --tokenizer bert", "none.pth: there is no such file"),
+    "not a checkpoint": ("convert text.pth out --tokenizer bert", "text.pth: is refused, it is no readable checkpoint"),
+    "no weights": ("convert empty.pth out --tokenizer bert", "not names of weights of an original"),
+    "output in use": ("convert empty.pth full --tokenizer bert", "full: is in use"),
+    "no tokenizer": ("convert beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
     "no frames": ("convert expand svitt out --num_frames 0", "--num_frames must be at least 1, got 0"),
     "another option": ("convert expand svitt out --frames 4", "--num_frames"),
     "nothing to pack": ("pack --video_dir full", "--annotation_file is missing"),
