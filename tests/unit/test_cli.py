@@ -96,7 +96,7 @@ def run(capsys, *words) -> tuple[int, str]:
 
 def test_a_converted_processor_keeps_the_statistics_of_the_tower_and_its_settings(folders, tmp_path, capsys):
     fresh, longer = tmp_path / "fresh", tmp_path / "longer"
-    assert run(capsys, "convert", "towers", folders / "beit", folders / "bert", fresh)[0] == 0
+    assert run(capsys, "convert", folders / "beit", folders / "bert", fresh)[0] == 0
     SViTTProcessor.from_pretrained(fresh, max_answer_length=7).save_pretrained(fresh)
     assert run(capsys, "convert", "expand", fresh, longer, "--num_frames", 4)[0] == 0
     processor = SViTTProcessor.from_pretrained(longer)
@@ -106,11 +106,11 @@ def test_a_converted_processor_keeps_the_statistics_of_the_tower_and_its_setting
 
 # Of commands: the words, in which names of files are of the folder of the test, and what must occur in the sentence.
 FAULTS = {
-    "no checkpoint": ("convert checkpoint none.pth out", "none.pth: there is no such file"),
-    "not a checkpoint": ("convert checkpoint text.pth out", "text.pth: is refused, it is no readable checkpoint"),
-    "no weights": ("convert checkpoint empty.pth out", "not names of weights of an original"),
-    "output in use": ("convert checkpoint empty.pth full", "full: is in use"),
-    "no tokenizer": ("convert towers beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
+    "no checkpoint": ("convert none.pth out --tokenizer bert", "none.pth: there is no such file"),
+    "not a checkpoint": ("convert text.pth out --tokenizer bert", "text.pth: is refused, it is no readable checkpoint"),
+    "no weights": ("convert empty.pth out --tokenizer bert", "not names of weights of an original"),
+    "output in use": ("convert empty.pth full --tokenizer bert", "full: is in use"),
+    "no tokenizer": ("convert beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
     "no frames": ("convert expand svitt out --num_frames 0", "--num_frames must be at least 1, got 0"),
     "another option": ("convert expand svitt out --frames 4", "--num_frames"),
     "nothing to pack": ("pack --video_dir full", "required: --annotation_file, --output_dir"),

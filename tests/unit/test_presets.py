@@ -51,7 +51,7 @@ def test_a_preset_has_the_papers_settings_and_the_originals_files(tmp_path, task
 
 def test_every_preset_is_tested():
     tasks = ("pretraining", "retrieval", "videoqa")
-    assert {(task, name) for task in tasks for name in preset_names(task)} == set(SPLITS)
+    assert {(task, name) for task in tasks for name in preset_names(task)} == set(SPLITS) | set(LAYOUTS)
 
 
 # ---- One's own files
@@ -202,7 +202,7 @@ def test_files_of_the_command_line_beside_those_of_the_dataset(tmp_path):
 
 
 def test_what_is_not_there(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="msrvt: there is no such dataset for retrieval, but: anet, charades, didemo"):
+    with pytest.raises(InputError, match="msrvt: there is no such dataset for retrieval, but: anet, charades"):
         load_preset("retrieval", "msrvt")
     with pytest.raises(InputError, match="none.yaml: cannot be read"):
         load_preset("retrieval", tmp_path / "none.yaml")
@@ -215,3 +215,92 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         empty.load()
     with pytest.raises(InputError, match="Give one of --dataset and --dataset_file"):
         parse("--dataset", "anet", "--dataset_file", "a.yaml", "--output_dir", "o")
+
+
+# ---- Files of others, beside the original's
+
+
+IMAGE = {"image": "val2014/1.jpg", "caption": ["a cat.", "a red cat."]}
+FILM = {"video": "0001_Film/0001_Film_1-2.avi", "caption": "a cat plays."}
+CLIP = {"video": "x_1_9.avi", "caption": ["a cat plays", "it runs"]}
+GIF = {"gif_name": "tumblr_1", "question": "what plays ?", "answer": "cat", "answer_type": "object"}
+OPTIONS = ["run", "play", "sit", "sleep", "eat"]
+DO = {"gif_name": "tumblr_1", "question": "what does it do ?", "options": OPTIONS, "answer": 1}
+WHY = {"video": "1/2.mp4", "question": "why", "options": OPTIONS, "answer": 4}
+WHY |= {"question_id": "2_7", "question_type": "CW"}
+VATEX = {"videoID": "x_000001_000011", "enCap": ["a cat plays.", "it runs."], "chCap": ["\u732b\u3002"]}
+DONE = {"question": "what does it do ?", "options": OPTIONS, "answer": ["play"]}
+# Annotation (of the splits train, val, test), folder of videos, a row as published; its video, and what is read of it.
+LAYOUTS = {
+    ("retrieval", "coco"): ("coco_{}.json", "coco_images", IMAGE, "val2014/1.jpg", {"caption": IMAGE["caption"]}),
+    ("retrieval", "flickr30k"): (
+        "flickr30k_{}.json",
+        "flickr30k_images",
+        {"image": "flickr30k-images/1.jpg", "caption": "a cat.", "image_id": 0},
+        "flickr30k-images/1.jpg",
+        {"caption": ["a cat."]},
+    ),
+    ("retrieval", "msvd"): ("msvd_ret_{}.json", "msvd_videos", CLIP, "x_1_9.avi", {"caption": CLIP["caption"]}),
+    ("retrieval", "lsmdc"): ("lsmdc_ret_{}.json", "lsmdc_videos", FILM, FILM["video"], {"caption": ["a cat plays."]}),
+    ("retrieval", "vatex"): (
+        "vatex_{}.json",
+        "vatex_videos",
+        VATEX,
+        "x_000001_000011.mp4",
+        {"caption": VATEX["enCap"]},
+    ),
+    ("videoqa", "msvd_qa"): (
+        "msvd_qa_{}.json",
+        "msvd_videos",
+        {"video": "x_1_9.avi", "question": "who plays?", "answer": "cat", "question_id": 3},
+        "x_1_9.avi",
+        {"question": "who plays?", "answer": ["cat"], "question_id": 3},
+    ),
+    ("videoqa", "tgif_frameqa"): (
+        "tgif_qa/frameqa_{}.jsonl",
+        "tgif_videos",
+        GIF,
+        "tumblr_1.gif",
+        {"question": "what plays ?", "answer": ["cat"], "question_type": ["object"], "question_id": 0},
+    ),
+    ("videoqa", "tgif_action"): ("tgif_qa/action_{}.jsonl", "tgif_videos", DO, "tumblr_1.gif", DONE),
+    ("videoqa", "tgif_transition"): ("tgif_qa/transition_{}.jsonl", "tgif_videos", DO, "tumblr_1.gif", DONE),
+    ("videoqa", "nextqa"): (
+        "nextqa_{}.json",
+        "nextqa_videos",
+        WHY,
+        "1/2.mp4",
+        {"question": "why", "options": OPTIONS, "answer": ["eat"], "question_id": "2_7", "question_type": ["CW"]},
+    ),
+}
+OTHER_NAMES = {
+    ("lsmdc", "test"): "test_1000",
+    ("vatex", "train"): "training_v1.0",
+    ("vatex", "val"): "validation_v1.0",
+    ("vatex", "test"): "public_test_english_v1.1",
+}
+
+
+@pytest.mark.parametrize(("task", "name"), LAYOUTS)
+def test_a_preset_loads_from_the_layout_of_others(tmp_path, task, name):
+    file, folder, row, video, expected = LAYOUTS[task, name]
+    preset = load_preset(task, name, tmp_path)
+    assert list(preset.splits) == ["train", "val", "test"] and preset.settings["stop_key"] == "val"
+    assert (preset.answer_list is not None) == (name == "msvd_qa")
+    (tmp_path / folder / video).parent.mkdir(parents=True)
+    (tmp_path / folder / video).touch()
+    for split_name, split in preset.splits.items():
+        name_of_split = OTHER_NAMES.get((name, split_name), split_name)
+        assert split.annotation == tmp_path / "anno_downstream" / file.format(name_of_split)
+        split.annotation.parent.mkdir(parents=True, exist_ok=True)
+        split.annotation.write_text(json.dumps(row) if file.endswith("l") else json.dumps([row]))
+        [read] = split.load()
+        assert read["video"]["path"] == str(tmp_path / folder / video)
+        assert {key: read[key] for key in expected} == expected
+
+
+def test_settings_of_others_are_some_of_the_papers():
+    """So that scripts take them; none says how sparse a model is, which may be one of images."""
+    for task, name in LAYOUTS:
+        known = load_preset(task, {"retrieval": "didemo", "videoqa": "msrvtt_qa"}[task]).settings
+        assert load_preset(task, name).settings.keys() <= known.keys() - {"token_keep_rate", "fusion_token_keep_rate"}

@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -172,6 +173,9 @@ def layout(demo, preset):
 
 
 PRESETS = [(task, name) for task in ("pretraining", "retrieval", "videoqa") for name in preset_names(task)]
+PRESETS = [
+    (task, name) for task, name in PRESETS if "token_keep_rate" in load_preset(task, name).settings
+]  # the paper's
 
 
 @pytest.mark.parametrize(("task", "name"), PRESETS)
@@ -196,6 +200,36 @@ def test_presets_run_from_the_command_line_to_results(demo, tmp_path, task, name
         classes = {"videoqa": SViTTForVideoQuestionAnswering, "pretraining": SViTTForPreTraining}
         model = classes.get(task, SViTTForVideoTextRetrieval).from_pretrained(tmp_path / "out")
         assert model.config.vision_config.token_keep_rate == preset.settings["token_keep_rate"]
+
+
+def test_images_are_clips_of_one_frame(folders, tmp_path, assert_close):
+    """In training and evaluation, from JPEGs, which are read as Pillow reads them."""
+    images, data = tmp_path / "coco_images/val2014", tmp_path / "anno_downstream"
+    images.mkdir(parents=True)
+    data.mkdir()
+    ramp, texts = np.linspace(0, 255, 40 * 40).reshape(40, 40), ["a cat plays", "the piano", "the cat", "a piano plays"]
+    for number in range(4):
+        pixels = np.stack([ramp, np.rot90(ramp, number), ramp * number / 3], axis=-1).astype(np.uint8)
+        Image.fromarray(pixels).save(images / f"{number}.jpg", quality=95, subsampling=0)
+    rows = [{"image": f"val2014/{number}.jpg", "caption": text} for number, text in enumerate(texts)]
+    (data / "coco_train.json").write_text(json.dumps(rows + rows))  # as in ALBEF's, where an image has several rows
+    for split in ("val", "test"):
+        (data / f"coco_{split}.json").write_text(json.dumps([row | {"caption": [row["caption"]]} for row in rows]))
+    options = {"model_name_or_path": folders / "svitt", "dataset": "coco", "data_dir": tmp_path, "video_dir": None}
+    options |= {"learning_rate": None, "max_text_length": 6, "per_device_train_batch_size": 4, "save_scores": True}
+    run(folders, tmp_path / "out", **options)
+
+    model = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "out").eval()
+    processor = SViTTProcessor.from_pretrained(tmp_path / "out")
+    files = [images / f"{number}.jpg" for number in range(4)]
+    inputs = processor(videos=[str(file) for file in files], text=texts, return_tensors="pt")
+    pictures = processor(videos=[[Image.open(file)] for file in files], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (4, 1, 3, 32, 32)
+    assert (inputs["pixel_values"] - pictures["pixel_values"]).abs().max() < 6 / 255  # FFmpeg and libjpeg round apart
+    with torch.no_grad():
+        cosines = model(**inputs).logits_per_video * model.temp
+    assert cosines.std(dim=0).min() > 1e-2  # pictures differ
+    assert_close(load_file(tmp_path / "out/scores_test.safetensors")["itc"], cosines)
 
 
 # ---- Faults
