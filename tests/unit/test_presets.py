@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Presets: each loads from files laid out as the original's users have them; faults are sentences."""
 
+import json
 import re
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
+from safetensors.torch import load_file
 
 from svitt import SViTTForPreTraining, SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTProcessor
 from svitt.data.packing import pack
