@@ -55,8 +55,8 @@ def download(name: str) -> str:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
         raise InputError(
-            f"{name}: cannot be downloaded ({reason_of(error)}); try again, or where there is network, call "
-            f"`svitt convert {name} FOLDER`, and name that folder with --model."
+            f"{name}: cannot be downloaded ({reason_of(error).partition('. ')[0]}); try again, or where there is "
+            f"network, call `svitt convert {name} FOLDER`, and name that folder with --model."
         ) from error
     for path in wrong:  # lest anybody use them
         Path(folder, path).resolve().unlink(missing_ok=True)

@@ -159,7 +159,8 @@ def convert_to_longer_clips(
     check_unused(output_dir)
     check_number("num_frames", num_frames, 1)
     model, processor = load_model_and_processor(path, num_frames=num_frames)
-    published, vision = SViTTVisionConfig(), {}
+    published = SViTTVisionConfig()
+    vision: dict = {}
     if model.config.vision_config.frame_wise:
         vision = {"frame_wise": False, "use_relative_position_bias": True}
         vision |= {field: getattr(published, field) for field in PUBLISHED_SPARSITY}

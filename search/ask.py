@@ -84,8 +84,8 @@ class SViTTAnswerer:
             ids = self.model.generate(**inputs, **GENERATION)
             return [Answer(self.processor.batch_decode(ids, skip_special_tokens=True)[0], None)]
         answer_ids = self.processor.encode_answers(choices, WHOLE if options else None)["input_ids"]
-        inputs["answer_ids"] = answer_ids.to(self.model.device)
-        ranked, probabilities = self.model.rank_answers(**inputs, answer_scoring="likelihood")
+        how = {"num_frames": len(frames), "answer_scoring": "likelihood"}
+        ranked, probabilities = self.model.rank_answers(**inputs, answer_ids=answer_ids.to(self.model.device), **how)
         pairs = zip(ranked[0, :top_k].tolist(), probabilities[0, :top_k].tolist(), strict=True)
         return [Answer(choices[index], probability) for index, probability in pairs]
 
