@@ -9,9 +9,10 @@ from huggingface_hub import HfApi, constants
 from ..distributed import whole_files
 from ..errors import InputError, OutputError, writing
 from . import converted
-from .loading import NUM_FRAMES, reason_of
+from .loading import reason_of
 
 DEFAULTS = {"search": "Salesforce/blip-itm-base-coco", "ask": "Salesforce/blip-vqa-base"}
+NUM_FRAMES = 8  # of a clip
 # Part of the folders' names: to be raised when `converted` makes others, lest an old one pass for a new one.
 LAYOUT = 1
 

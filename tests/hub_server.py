@@ -40,9 +40,8 @@ class Handler(BaseHTTPRequestHandler):
         content = file.read_bytes()
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         entry = {"type": "file", "path": file.name, "size": len(content), "oid": blob}
-        if file.suffix == ".safetensors":
-            lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-            entry["lfs"] = lfs
+        if file.suffix in (".safetensors", ".bin"):
+            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
         return entry
 
     def answer(self, content, status: int = 200):

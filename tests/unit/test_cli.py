@@ -13,7 +13,7 @@ import svitt
 from svitt import SViTTForPreTraining, SViTTProcessor
 from svitt.cli import main
 
-COMMANDS = ["convert", "check", "pack", "index", "search", "remove", "explain"]
+COMMANDS = ["convert", "check", "pack", "index", "search", "remove", "ask", "explain"]
 
 
 # ---- The package

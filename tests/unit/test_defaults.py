@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from hub_server import serve
 from huggingface_hub import constants
+from safetensors.torch import load_file
 from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
 from svitt import SViTTAnswerer, SViTTForVideoQuestionAnswering
@@ -77,8 +78,8 @@ def in_a_fresh_process(*words, folder: Path, **environment) -> str:
 
 
 def weights_in(folder: Path) -> list[str]:
-    """Folders below which there are weights, or parts of some, that a second call could take for whole."""
-    return sorted({path.parent.name for path in folder.rglob("*.safetensors")})
+    """Files that a second call could take for whole."""
+    return sorted(str(path) for path in folder.rglob("*.safetensors"))
 
 
 # ---- In one command
@@ -110,6 +111,18 @@ def test_a_model_is_converted_once_and_needs_no_network_then(home, hub, blips):
     assert default_model("ask") == folder and Path(folder, "model.safetensors").stat() == before
     assert SViTTForVideoQuestionAnswering.from_pretrained(folder).config.vision_config.num_frames == 8
     assert sorted(path.name for path in (home / "svitt/blip-vqa-base").iterdir()) == [Path(folder).name, "lock"]
+
+
+def test_weights_may_be_an_older_file(home, blips, tmp_path, monkeypatch):
+    name = DEFAULTS["search"]
+    shutil.copytree(blips[name], tmp_path / "older")
+    torch.save(load_file(tmp_path / "older/model.safetensors"), tmp_path / "older/pytorch_model.bin")
+    (tmp_path / "older/model.safetensors").unlink()
+    expected = load_file(Path(default_model("search"), "model.safetensors"))
+    monkeypatch.setitem(blips, name, tmp_path / "older")
+    shutil.rmtree(home)
+    found = load_file(Path(default_model("search"), "model.safetensors"))
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
 def test_answers(home, demo, tmp_path):
@@ -168,7 +181,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_of_a_model(home, hub, blip
         with pytest.raises(OutputError, match="HF_HOME can name a folder on another disk") as error:
             default_model("search")
         assert "\n" not in str(error.value)
-        assert not [path for path in (disk / "svitt").rglob("*") if path.suffix == ".safetensors"]
+        assert weights_in(disk / "svitt") == []
     small_disk(needed * 5)
     assert Path(default_model("search"), "config.json").is_file()
 
