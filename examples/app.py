@@ -32,7 +32,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     env = os.environ.get
-    parser.add_argument("--model", default=env("SVITT_MODEL"), help="folder or Hub name of a SViTT to search with")
+    parser.add_argument(
+        "--model",
+        default=env("SVITT_MODEL"),
+        help="folder or Hub name of a SViTT to search with (default: a public one)",
+    )
     parser.add_argument("--qa_model", default=env("SVITT_QA_MODEL"), help="the same, to answer questions with")
     parser.add_argument(
         "--videos", nargs="+", default=env("SVITT_VIDEOS", "").split(), help="videos and folders to index on start-up"

@@ -120,7 +120,7 @@ def test_weights_may_be_an_older_file(home, blips, tmp_path, monkeypatch):
     (tmp_path / "older/model.safetensors").unlink()
     expected = load_file(Path(default_model("search"), "model.safetensors"))
     monkeypatch.setitem(blips, name, tmp_path / "older")
-    shutil.rmtree(home)
+    use_home(tmp_path / "other", monkeypatch)
     found = load_file(Path(default_model("search"), "model.safetensors"))
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
