@@ -14,6 +14,7 @@ from filelock import FileLock
 from hub_server import serve
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from torch.nn.functional import normalize
 from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
 from svitt import SViTTAnswerer, SViTTForVideoQuestionAnswering
@@ -123,6 +124,30 @@ def test_weights_may_be_an_older_file(home, blips, tmp_path, monkeypatch):
     use_home(tmp_path / "other", monkeypatch)
     found = load_file(Path(default_model("search"), "model.safetensors"))
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+
+
+@torch.no_grad()
+def test_hits_are_ranked_as_by_the_classes_of_transformers(home, blips, demo, tmp_path):
+    """Frames encoded one by one, their embeddings averaged, all of their tokens joined for the score."""
+    videos = [str(path) for path in sorted((demo / "data/videos").glob("val_*"))]
+    index = SViTTIndex.create(tmp_path / "index")
+    index.add(videos)
+    hits = {hit.video: hit for hit in index.search("a red circle hops", top_k=8)}
+    blip = BlipForImageTextRetrieval.from_pretrained(blips[DEFAULTS["search"]]).eval()
+    words = index.processor(text=["a red circle hops"], return_tensors="pt")
+    pixels = index.processor(videos=videos, return_tensors="pt")["pixel_values"]
+    frames = blip.vision_model(pixels.flatten(0, 1)).last_hidden_state
+    video_embeds = normalize(blip.vision_proj(frames[:, 0]), dim=-1).unflatten(0, (len(videos), 8)).mean(dim=1)
+    text_embeds = normalize(blip.text_proj(blip.text_encoder(**words).last_hidden_state[:, 0]), dim=-1)
+    ids = words["input_ids"].repeat(len(videos), 1)
+    ids[:, 0] = TEXT["bos_token_id"] + 1  # [ENC]
+    tokens = frames.unflatten(0, (len(videos), 8)).flatten(1, 2)
+    scores = blip.itm_head(blip.text_encoder(ids, encoder_hidden_states=tokens).last_hidden_state[:, 0])[:, 1]
+    similarities = (video_embeds @ text_embeds.T)[:, 0]
+    assert [hits[video].similarity for video in videos] == pytest.approx(similarities.tolist(), abs=1e-5)
+    assert [hits[video].score for video in videos] == pytest.approx(scores.tolist(), abs=1e-5)
+    assert list(hits) == [videos[i] for i in scores.argsort(descending=True)]
+    assert scores.max() - scores.min() > 0.01  # else order would mean nothing
 
 
 def test_answers(home, demo, tmp_path):
