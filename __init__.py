@@ -18,7 +18,7 @@ NAMES = {
     "processing_svitt": """
         SViTTProcessor SViTTVideoProcessor VideoDecodeError clean_text read_video sample_frame_indices""",
     "errors": "InputError",
-    "search": "SViTTIndex",
+    "search": "SViTTAnswerer SViTTIndex",
     "training.trainer": "SViTTTrainer SViTTTrainingArguments",
 }
 MODULE_OF = {name: module for module, names in NAMES.items() for name in names.split()}

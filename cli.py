@@ -1,11 +1,12 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Convert models, check and pack videos, and search one's own.
+"""Convert models, check and pack videos, search one's own, and ask about them.
 
     svitt convert Salesforce/blip-itm-base-coco blip-search
     svitt convert microsoft/beit-base-patch16-224 bert-base-uncased svitt-base
     svitt check --video_dir videos --annotation_file train.json
-    svitt index videos --model svitt-base --index my_index
-    svitt search my_index "a dog catches a frisbee"
+    svitt index videos
+    svitt search "a dog catches a frisbee"
+    svitt ask video.mp4 "what does the dog catch?"
     svitt explain video.mp4 --model svitt-base --text "a dog catches a frisbee" --output maps.png
 
 `svitt COMMAND --help` explains its options. On several devices: accelerate launch -m svitt.cli index videos ...
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None):
         prog="svitt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add_command in (add_convert, add_expand, add_check, add_pack, add_index, add_search, add_remove, add_explain):
+    for add_command in (
+        add_convert, add_expand, add_check, add_pack, add_index, add_search, add_remove, add_ask, add_explain
+    ):  # fmt: skip
         add_command(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:2] == ["convert", "expand"]:
@@ -141,12 +144,16 @@ def pack(**args):
 
 # ---- Search
 
+DEFAULT_INDEX = "svitt_index"
+DEFAULT_MODEL = "a public one, downloaded and converted the first time"
+
 
 def add_index(commands):
     add = add_command(commands, "index", index, "encode videos, or bring an index up to date")
     add("videos", nargs="+", help="videos, folders of videos and tar shards, tar shards")
-    add("--index", dest="folder", required=True, help="folder of the index; one that exists keeps its settings")
-    add("--model", dest="model_name_or_path", help="folder or Hub name of a SViTT")
+    help = "folder of the index; one that exists keeps its settings (default: %(default)s)"
+    add("--index", dest="folder", default=DEFAULT_INDEX, help=help)
+    add("--model", dest="model_name_or_path", help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})")
     add("--clip_seconds", type=float, help="longer videos are cut into spans of this length (default: 10)")
     add("--stride_seconds", type=float, help="from the start of one span to the next (default: 5)")
     add("--num_frames", type=int, help="frames of a span (default: the model's own)")
@@ -173,7 +180,7 @@ def index(videos: list[str], batch_size: int, num_workers: int, **settings):
 def add_search(commands):
     help = "find what a sentence describes, or what a video looks like"
     add = add_command(commands, "search", search, help)
-    add("folder", metavar="index", help="folder of the index")
+    add("folder", metavar="index", nargs="?", help=f"folder of the index; may be left out if it is {DEFAULT_INDEX}")
     add("text", nargs="?", help="what the video shows")
     add("--video", help="find spans like this video, instead")
     add("--model", dest="model_name_or_path", help="the model of the index, if it has moved")
@@ -183,13 +190,16 @@ def add_search(commands):
     add("--json", dest="as_json", action="store_true", help="print a JSON list")
 
 
-def search(folder: str, model_name_or_path: str | None, as_json: bool, **query):
+def search(folder: str | None, text: str | None, video: str | None, model_name_or_path, as_json: bool, **query):
     import json
     from dataclasses import asdict
 
     from .search.index import SViTTIndex, hits_table
 
-    hits = SViTTIndex.open(folder, model_name_or_path).search(**query)
+    if text is None and video is None:  # a single word is the text
+        folder, text = None, folder
+    folder = folder or DEFAULT_INDEX
+    hits = SViTTIndex.open(folder, model_name_or_path).search(text, video, **query)
     if not hits:
         raise InputError(f"{folder}: holds no spans yet; svitt index adds some.")
     print(json.dumps([asdict(hit) for hit in hits], indent=2, ensure_ascii=False) if as_json else hits_table(hits))
@@ -205,6 +215,32 @@ def remove(folder: str, videos: list[str]):
     from .search.index import remove_videos
 
     print(f"{len(remove_videos(folder, videos))} videos removed")
+
+
+def add_ask(commands):
+    add = add_command(commands, "ask", ask, "answer a question about a video")
+    add("video", help="video or image")
+    add("question", help="what to answer, in the model's own words, or from a list")
+    add("--model", dest="model_name_or_path", help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})")
+    add("--options", nargs="+", default=[], metavar="ANSWER", help="answers to choose from")
+    add("--answer_list", help="JSON list of answers to choose from (default: the model's own, if it has one)")
+    add("--top_k", type=int, default=3, help="answers that are printed (default: %(default)s)")
+    add("--start", type=float, default=0.0, help="second that the part to look at begins with (default: %(default)s)")
+    add("--end", type=float, help="second that it ends with (default: the end of the video)")
+    add("--num_frames", type=int, help="frames that the model sees (default: the model's own)")
+    add("--json", dest="as_json", action="store_true", help="print a JSON list")
+
+
+def ask(model_name_or_path: str | None, num_frames: int | None, answer_list: str | None, as_json: bool, **query):
+    import json
+
+    from .data.annotations import load_answer_list
+    from .search.ask import SViTTAnswerer, answers_table
+
+    if answer_list is not None:
+        query["options"] = [*query["options"], *load_answer_list(answer_list)]
+    answers = SViTTAnswerer(model_name_or_path, num_frames).answer(**query)
+    print(json.dumps([one._asdict() for one in answers], ensure_ascii=False) if as_json else answers_table(answers))
 
 
 def add_explain(commands):

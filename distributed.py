@@ -53,7 +53,7 @@ def progress_bar(iterable: Iterable, description: str) -> tqdm:
 
 @contextmanager
 def whole_files(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder, whose files are moved into `folder` when all are written: a kill leaves no half file.
+    """Give a temporary folder, whose files and folders are moved into `folder` when all are written, each as a whole.
 
     Raises:
         OutputError: where the disk is full or cannot be written; no file is left then.
@@ -66,7 +66,8 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
             incomplete.mkdir(parents=True)
             yield incomplete
             for path in sorted(incomplete.iterdir()):
-                flush(path)
+                for file in (*path.rglob("*"), path):
+                    flush(file)
                 os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)

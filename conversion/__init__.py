@@ -7,7 +7,10 @@ lacks is an error, and new modules are named. Whatever is wrong with a source is
 
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from ..errors import check_number
+from ..processing_svitt import SViTTProcessor
 from .blip import blip_classes, read_blip
 from .loading import (  # noqa: F401 (for others)
     Name,
@@ -39,9 +42,18 @@ from .positions import (  # noqa: F401
 from .towers import init_from_towers
 
 
-def convert(
+def convert(source: Name, output_dir: Name, **options):
+    """Write what [`converted`] returns, with these options, as a folder for `from_pretrained`.
+
+    Raises:
+        InputError: as it does, or if the folder exists and is not empty.
+    """
+    check_unused(output_dir)
+    save_folder(*converted(source, **options), output_dir)
+
+
+def converted(
     source: Name,
-    output_dir: Name,
     text: Name | None = None,
     tokenizer: Name | None = None,
     num_frames: int | None = None,
@@ -49,12 +61,11 @@ def convert(
     fusion_layer: int | None = None,
     vision_config: dict | None = None,
     text_config: dict | None = None,
-):
-    """Write a folder for `from_pretrained`, made from weights from elsewhere, whatever they are.
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """Return a model made from weights from elsewhere, whatever they are, and its processor.
 
     Args:
         source: A `.pth` of SViTT, Singularity or ALBEF; folder or Hub name of a BLIP; or, with `text`, of a BEiT.
-        output_dir: Folder to write, which must not exist or be empty.
         text: Folder or Hub name of a BERT.
         tokenizer: Folder or Hub name of the BERT tokenizer, by default that of `text` or of the BLIP, or
             bert-base-uncased.
@@ -64,9 +75,8 @@ def convert(
         vision_config, text_config: Fields that the source does not tell, or tells wrongly.
 
     Raises:
-        InputError: if something is not found, damaged, hostile or of another model, or the output folder is in use.
+        InputError: if something is not found, damaged, hostile or of another model.
     """
-    check_unused(output_dir)
     check_number("num_frames", num_frames, 1)
     check_number("image_size", image_size, 1)
     is_file = Path(source).is_file() or str(source).endswith((".pth", ".pt", ".bin"))
@@ -78,7 +88,7 @@ def convert(
     if text is not None:
         fields = {"vision_config": vision_config, "text_config": token_ids | (text_config or {})}
         model = init_from_towers(source, text, num_frames or 4, image_size, fusion_layer, **fields)
-        return save_folder(model, make_processor(model.config, tokenizer, **image_statistics(source)), output_dir)
+        return model, make_processor(model.config, tokenizer, **image_statistics(source))
     read = read_original if is_file else read_blip
     found = read(source, token_ids, vision_config, text_config)
     with in_one_sentence(f"{source}: does not fit"):
@@ -86,4 +96,4 @@ def convert(
         asked = {field: value for field, value in asked.items() if value is not None}
         weights, config = fitted(found.weights, found.config, **asked)
     model = assembled(source, found.model_class, config, weights)
-    save_folder(model, make_processor(config, tokenizer, **found.pixels), output_dir)
+    return model, make_processor(config, tokenizer, **found.pixels)

@@ -3,7 +3,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +160,7 @@ def convert_to_longer_clips(
     check_number("num_frames", num_frames, 1)
     model, processor = load_model_and_processor(path, num_frames=num_frames)
     published = SViTTVisionConfig()
-    vision: dict[str, Any] = {}
+    vision: dict = {}
     if model.config.vision_config.frame_wise:
         vision = {"frame_wise": False, "use_relative_position_bias": True}
         vision |= {field: getattr(published, field) for field in PUBLISHED_SPARSITY}

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..conversion import load_model_and_processor
+from ..conversion.defaults import default_model
 from ..data.loaders import BadVideoReport
 from ..distributed import fail_together, progress_bar, share_of, whole_files
 from ..errors import InputError, check_number, writing
@@ -41,6 +42,8 @@ from .table import SpanTable
 
 # What embeddings depend on, of the files of a model.
 MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
+# Classes of models that compare videos with texts.
+COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
 SETTINGS = ("model", "fingerprint", "files", "num_frames", "clip_seconds", "stride_seconds")
 
 logger = logging.getLogger(__name__)
@@ -51,7 +54,8 @@ class Hit:
     """A span that was found: `video` is a path, or `<shard>::<member>`; `start` and `end` are seconds.
 
     Hits are ranked by `score`, the logit of matching, or where they were not re-ranked, by `similarity`, the cosine of
-    embeddings. `note` says that the video has gone or changed since it was indexed, or why it cannot be read.
+    embeddings, or of a model that encodes frames one by one, the mean of its frames'. `note` says that the video has
+    gone or changed since it was indexed, or why it cannot be read.
     """
 
     video: str
@@ -100,7 +104,8 @@ class SViTTIndex:
 
         Args:
             folder: to be made.
-            model_name_or_path: folder or Hub name of a SViTT; an index that is there knows its own.
+            model_name_or_path: folder or Hub name of a SViTT, by default that of [`default_model`]; an index that is
+                there knows its own.
             clip_seconds: longer videos are cut into spans of this length, 10 by default,
             stride_seconds: one of them so long after another, 5 by default.
             num_frames: of the clip that a span becomes, by default the model's own.
@@ -119,11 +124,11 @@ class SViTTIndex:
                     raise InputError(f"{folder}: is an index with {name} {before[name]}; give that, or another folder.")
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
-            raise InputError(f"{folder}: is no index yet; to make one, name a model.")
+            model_name_or_path = default_model("search")
         settings: dict = {"clip_seconds": 10.0, "stride_seconds": 5.0} | given
         check_number("clip_seconds", settings["clip_seconds"], ROUNDING)
         check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
-        model, processor = load(model_name_or_path, num_frames)
+        model, processor = load(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
         settings |= fingerprint_of(model_name_or_path)
@@ -146,7 +151,7 @@ class SViTTIndex:
         folder = Path(folder)
         settings = read_settings(folder)
         name = model_name_or_path or settings["model"]
-        model, processor = load(name, settings["num_frames"])
+        model, processor = load(name, settings["num_frames"], COMPARING)
         found = fingerprint_of(name, settings)
         if found["fingerprint"] != settings["fingerprint"]:
             raise InputError(
@@ -295,11 +300,11 @@ class SViTTIndex:
             num_neighbors *= 4
 
     def embed_clips(self, clips: torch.Tensor) -> np.ndarray:
-        """Return embeddings (B, D) of length 1 of clips (B, T, 3, H, W) uint8."""
-        return F.normalize(self._look_at(clips).pooler_output.float(), dim=-1).cpu().numpy()
+        """Return embeddings (B, D) of clips (B, T, 3, H, W) uint8, to be multiplied with those of texts."""
+        return self.model.video_embeds(self._look_at(clips).pooler_output.float()).cpu().numpy()
 
     def embed_video(self, video: str | Path) -> np.ndarray:
-        """Return the embedding (D,) of length 1 of a video as one clip."""
+        """Return the embedding (D,) of a video as one clip."""
         return self.embed_clips(self.processor.video_processor.read_clip(video)[None])[0]
 
     @torch.no_grad()
@@ -407,12 +412,10 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
     return sorted(names)
 
 
-def load(name: str, num_frames: int | None) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """Return a model that compares videos with texts, ready for use, and its processor."""
+def load(name: str, num_frames: int | None, architectures: list[str]) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """Return a model of one of these classes, ready for use, and its processor."""
     check_number("num_frames", num_frames, 1)
-    model, processor = load_model_and_processor(name, num_frames=num_frames)
-    if not hasattr(model, "match"):
-        raise InputError(f"{name}: is a {type(model).__name__}, which does not compare videos with texts.")
+    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
     device = PartialState(cpu=not torch.accelerator.is_available()).device  # else processes on CPUs would work alone
     return model.eval().to(device), processor
 

@@ -38,7 +38,7 @@ class SpanTable:
 
     @classmethod
     def create(cls, folder: str | Path, embed_dim: int) -> "SpanTable":
-        """Make an empty table for embeddings of length 1, in place of one that may be there."""
+        """Make an empty table for embeddings, in place of one that may be there."""
         database = lancedb.connect(folder)
         database.drop_table("spans", ignore_missing=True)  # mode="overwrite" would warn where there is none
         database.create_table("spans", schema=cls.schema(embed_dim))
@@ -71,7 +71,7 @@ class SpanTable:
         return {tuple(group[name] for name in columns[:3]): set(group["number_list"]) for group in groups}
 
     def nearest(self, query: np.ndarray, k: int) -> list[dict]:
-        """Return rows of the k spans with the largest cosine, `similarity`, to a query (D,) of length 1, in order."""
+        """Return rows of the k spans with the largest product, `similarity`, with a query (D,), in order."""
         self.table.checkout_latest()
         search = self.table.search(query, vector_column_name="embedding").distance_type("dot")
         rows = search.nprobes(NUM_PROBES).limit(k).to_list()

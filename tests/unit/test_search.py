@@ -343,9 +343,8 @@ FAULTS = [
     ({"clip_seconds": 0}, "`clip_seconds`"),
     ({"stride_seconds": 11}, "`stride_seconds`"),
     ({"num_frames": 0}, "`num_frames`"),
-    ({"model_name_or_path": None}, "no index yet"),
     ({"model_name_or_path": "./nowhere"}, "nowhere: there is no such folder"),
-    ({"model_name_or_path": "qa"}, "SViTTForVideoQuestionAnswering, which does not compare"),
+    ({"model_name_or_path": "qa"}, "SViTTForVideoQuestionAnswering, but one of"),
     ({"folder": "file"}, "file: cannot be written"),
 ]
 

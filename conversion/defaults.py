@@ -1,0 +1,67 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""The models that `svitt index` and `svitt ask` use where none is named: public BLIPs, brought and converted once."""
+
+from pathlib import Path
+
+from filelock import FileLock
+from huggingface_hub import HfApi, constants
+
+from ..distributed import whole_files
+from ..errors import InputError, OutputError, writing
+from . import converted
+from .loading import reason_of
+
+DEFAULTS = {"search": "Salesforce/blip-itm-base-coco", "ask": "Salesforce/blip-vqa-base"}
+NUM_FRAMES = 8  # of a clip
+# Part of the folders' names: to be raised when `converted` makes others, lest an old one pass for a new one.
+LAYOUT = 1
+
+
+def default_model(task: str) -> str:
+    """Return the folder of the converted model for a task, `"search"` or `"ask"`; the first call makes it.
+
+    It is in the cache, below HF_HOME. Of several processes, one makes it, and the others wait.
+
+    Raises:
+        InputError: if the weights cannot be downloaded, or are not those that the Hub states.
+        OutputError: if the disk is full or cannot be written.
+    """
+    name = DEFAULTS[task]
+    place = Path(constants.HF_HOME, "svitt", name.rpartition("/")[2])
+    folder = place / f"{NUM_FRAMES}_frames_layout_{LAYOUT}"
+    try:
+        with writing(constants.HF_HOME):
+            place.mkdir(parents=True, exist_ok=True)
+            with FileLock(place / "lock"):
+                if not folder.is_dir():
+                    model, processor = converted(download(name), num_frames=NUM_FRAMES)
+                    with whole_files(place) as new:  # moves the folder as one
+                        model.save_pretrained(new / folder.name)
+                        processor.save_pretrained(new / folder.name)
+    except OutputError as error:
+        raise OutputError(f"{str(error).rstrip('.')}; HF_HOME can name a folder on another disk.") from error
+    return str(folder)
+
+
+def download(name: str) -> str:
+    """Return the folder, in the cache of the Hub, of a model whose files are those that the Hub states."""
+    api = HfApi()
+    try:
+        commit = api.model_info(name).sha
+        files = api.list_repo_files(name, revision=commit)
+        weights = "model.safetensors" if "model.safetensors" in files else "pytorch_model.bin"
+        folder = api.snapshot_download(name, revision=commit, allow_patterns=["*.json", "*.txt", weights])
+        wrong = [one["path"] for one in api.verify_repo_checksums(name, revision=commit).mismatches]
+    except Exception as error:  # of the network, its libraries have many
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        raise InputError(
+            f"{name}: cannot be downloaded ({reason_of(error).partition('. ')[0]}); try again, or where there is "
+            f"network, call `svitt convert {name} FOLDER`, and name that folder with --model."
+        ) from error
+    for path in wrong:  # lest anybody use them
+        Path(folder, path).resolve().unlink(missing_ok=True)
+        Path(folder, path).unlink(missing_ok=True)
+    if wrong:
+        raise InputError(f"{name}: {', '.join(wrong)} came damaged, with another hash than the Hub states; try again.")
+    return folder

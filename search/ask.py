@@ -1,0 +1,110 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""Questions about one's own videos: an answer in the model's own words, or the best of some."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers.utils import cached_file
+
+from ..conversion.defaults import default_model
+from ..data.annotations import load_answer_list
+from ..errors import InputError, check_number
+from ..processing_svitt import read_video, sample_frame_indices
+from .index import load
+from .spans import ROUNDING
+
+# As BLIP's authors have answers written.
+GENERATION = {"num_beams": 3, "max_new_tokens": 10}
+WHOLE = 32  # tokens of an answer to choose from, which would else be cut as in training
+
+
+class Answer(NamedTuple):
+    """An answer, and its probability among those to choose from; `None` if it is in the model's own words."""
+
+    answer: str
+    probability: float | None
+
+
+class SViTTAnswerer:
+    """A model that answers questions about videos.
+
+    answerer = SViTTAnswerer()
+    [answer, *others] = answerer.answer("video.mp4", "what is the dog doing?", ["running", "sleeping"])
+
+    Args:
+        model_name_or_path: folder or Hub name of a `SViTTForVideoQuestionAnswering`, by default that of
+            [`default_model`].
+        num_frames: that it sees of a video, by default the model's own.
+
+    Raises:
+        InputError: if there is no such model, or it is of another kind.
+    """
+
+    def __init__(self, model_name_or_path: str | None = None, num_frames: int | None = None):
+        name = default_model("ask") if model_name_or_path is None else model_name_or_path
+        self.model, self.processor = load(name, num_frames, ["SViTTForVideoQuestionAnswering"])
+        self.answers: list[str] = []  # those that it was trained to choose from
+        with suppress(OSError):  # it has none
+            self.answers = load_answer_list(cached_file(name, "answer_list.json"))
+
+    @torch.no_grad()
+    def answer(
+        self,
+        video: str | Path,
+        question: str,
+        options: Sequence[str] = (),
+        top_k: int = 3,
+        start: float = 0.0,
+        end: float | None = None,
+    ) -> list[Answer]:
+        """Return the best answers, best first, or one in the model's own words where there are none to choose from.
+
+        Args:
+            options: answers to choose from, by default those that the model was trained to choose from, if any.
+            top_k: answers to return.
+            start, end: the part of the video that the question is about, in seconds.
+
+        Raises:
+            InputError: if there is no question, or a number is out of bounds.
+            VideoDecodeError: if the video cannot be read.
+        """
+        if not question.strip():
+            raise InputError("There is no question.")
+        check_number("top_k", top_k, 1)
+        check_number("start", start, 0)
+        check_number("end", end, start)
+        frames = frames_between(video, start, end, self.processor.video_processor.num_frames)
+        inputs = self.processor(videos=[frames], text=[question], return_tensors="pt").to(self.model.device)
+        choices = list(dict.fromkeys(options)) or self.answers
+        if not choices:
+            ids = self.model.generate(**inputs, **GENERATION)
+            return [Answer(self.processor.batch_decode(ids, skip_special_tokens=True)[0], None)]
+        answer_ids = self.processor.encode_answers(choices, WHOLE if options else None)["input_ids"]
+        how = {"num_frames": len(frames), "answer_scoring": "likelihood"}
+        ranked, probabilities = self.model.rank_answers(**inputs, answer_ids=answer_ids.to(self.model.device), **how)
+        pairs = zip(ranked[0, :top_k].tolist(), probabilities[0, :top_k].tolist(), strict=True)
+        return [Answer(choices[index], probability) for index, probability in pairs]
+
+
+def frames_between(video: str | Path, start: float, end: float | None, num_frames: int) -> np.ndarray:
+    """Return frames (T, H, W, 3) uint8 sampled from `start` to `end`, in seconds, or to the end of the video."""
+
+    def pick(metadata) -> list[int]:
+        total, times = metadata.total_num_frames, metadata.frame_times
+        if times is None:
+            times = np.arange(total) / (metadata.fps or total)
+        first = int(np.clip(np.searchsorted(times, start + ROUNDING, side="right") - 1, 0, total - 1))
+        last = total if end is None else int(np.searchsorted(times, end - ROUNDING))
+        return [first + i for i in sample_frame_indices(num_frames, max(last - first, 1))]
+
+    return read_video(str(video), pick)[0]
+
+
+def answers_table(answers: list[Answer]) -> str:
+    """Return answers as lines of text, with their probabilities in front."""
+    numbers = ["" if one.probability is None else f"{one.probability:.3f}  " for one in answers]
+    return "\n".join(number + one.answer for number, one in zip(numbers, answers, strict=True))
