@@ -15,7 +15,8 @@ ROOT = Path(svitt.__file__).parent
 # Named one by one, because the package is the root of the repository, which holds tests and tools besides modules.
 FILES = [*ROOT.glob("[!_]*.py"), *ROOT.glob("evaluation/metrics/*/*.py")]
 NAMES = [".".join(("svitt", *file.relative_to(ROOT).with_suffix("").parts)) for file in sorted(FILES)]
-ROOMS = [f"svitt.{room}" for room in ("data", "evaluation", "search", "training")]  # with all modules in them
+# With all modules in them.
+ROOMS = [f"svitt.{room}" for room in ("conversion", "data", "evaluation", "search", "training")]
 
 
 def build(folder: Path):
