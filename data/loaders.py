@@ -152,7 +152,6 @@ class ShuffledBatches:
     num_processes: int | None = None
     shards: np.ndarray | None = None  # (num_rows,) the number of each row's shard: a few are shuffled at a time
     epoch: int = 0  # which the order depends on, beside the seed
-    start: int = 0  # the number of the batch to begin with
 
     def __post_init__(self):
         if self.num_processes is None:
@@ -176,7 +175,7 @@ class ShuffledBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, size = self.epoch, self.batch_size
         order = np.resize(self.order(), max(self.num_rows, size * self.num_processes))  # repeats from the beginning
-        for batch in range(self.start, len(self)):
+        for batch in range(len(self)):
             first = (batch * self.num_processes + self.process_index) * size
             yield [(row, epoch) for row in order[first : first + size].tolist()]
 
@@ -192,7 +191,6 @@ class MixedBatches:
     parts: dict[str, ShuffledBatches]
     seed: int = 0
     epoch: int = 0
-    start: int = 0  # the number of the batch to begin with
 
     @property
     def batch_size(self) -> int:
@@ -210,10 +208,8 @@ class MixedBatches:
         media = [medium for medium, part in self.parts.items() for _ in range(len(part))]
         batches = {medium: iter(part) for medium, part in self.parts.items()}
         order = np.random.default_rng((self.seed, self.epoch)).permutation(media).tolist()
-        for number, medium in enumerate(order):
-            batch = next(batches[medium])
-            if number >= self.start:
-                yield [(medium, row, epoch) for row, epoch in batch]
+        for medium in order:
+            yield [(medium, row, epoch) for row, epoch in next(batches[medium])]
 
 
 # ---- Loaders
@@ -228,7 +224,7 @@ def training_loader(
     seed: int = 0,
     num_workers: int = 0,
 ) -> DataLoader:
-    """Return batches of random frames, whose `batch_sampler` has `epoch` and `start`, see [`MixedBatches`].
+    """Return batches of random frames, whose `batch_sampler` has `set_epoch`, see [`MixedBatches`].
 
     Accelerate must not prepare this loader: the batches are those of this process already.
 
