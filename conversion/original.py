@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from ..errors import InputError
-from .loading import FRAME_WISE, Name, Source, Weights, in_one_sentence, listed, logger, merged
+from .loading import CLIP_STATISTICS, FRAME_WISE, Name, Source, Weights, in_one_sentence, listed, logger, merged
 from .pickles import plain, read_checkpoint, weights_of
 from .positions import bias_table_name
 from .vit import is_vit, vit_weights
@@ -154,7 +153,7 @@ def read_original(
         vision |= FRAME_WISE
     if is_vit(original):
         vision |= {"layer_norm_eps": 1e-6}
-        pixels |= {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "antialias": is_albef}
+        pixels |= CLIP_STATISTICS | {"antialias": is_albef}
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
         config = infer_config(weights, trained, vision | (vision_config or {}), token_ids | (text_config or {}))
     return Source(model_class, config, weights, pixels)
