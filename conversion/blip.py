@@ -71,9 +71,7 @@ def read_blip(
         start_token = text.bos_token_id  # [DEC], which answers begin with; behind it comes [ENC]
         fusion_token = start_token + 1 if 0 <= start_token < text.vocab_size - 1 else None
         if start_token >= text.vocab_size and model_class is SViTTForVideoQuestionAnswering:
-            raise InputError(
-                f"{name}: `bos_token_id`, which its answers begin with, is no word; its config.json is wrong."
-            )
+            raise InputError(f"{name}: `bos_token_id`, which its answers begin with, is no word of it.")
         if fusion_token is None:
             logger.warning("%s: its `bos_token_id` leaves no place for [ENC]; pairs begin with [CLS].", name)
         fields = {

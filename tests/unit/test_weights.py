@@ -303,6 +303,21 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, change, words):
     assert not (tmp_path / "svitt").exists()
 
 
+def test_a_download_that_broke_off(tmp_path):
+    stored = (VECTORS / "singularity_retrieval.pth").read_bytes()
+    (tmp_path / "x.pth").write_bytes(stored[: len(stored) // 2])
+    with pytest.raises(InputError, match="its end is missing"):
+        convert(tmp_path / "x.pth", tmp_path / "svitt", tokenizer=TOKENIZER)
+
+
+def test_weights_without_a_checkpoint_around_them(tmp_path, caplog):
+    torch.save(read_checkpoint(VECTORS / "singularity_retrieval.pth")["model"], tmp_path / "x.pth")
+    sizes = {"text_config": NUM_HEADS, "vision_config": {"image_size": 32}}
+    with caplog.at_level("INFO", "svitt.conversion"):
+        convert(tmp_path / "x.pth", tmp_path / "svitt", tokenizer=TOKENIZER, **sizes)
+    assert "itm_head" not in caplog.text  # which is converted
+
+
 def test_a_folder_that_does_not_fit_is_refused(tmp_path, folders):
     torch.manual_seed(0)
     BlipForConditionalGeneration(BlipConfig(**TINY_BLIP)).save_pretrained(tmp_path / "captions")
