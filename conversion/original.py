@@ -140,9 +140,9 @@ def read_original(
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
         trained = plain(checkpoint.get("config"))
         trained = trained if isinstance(trained, Mapping) else {}
+    weights = convert_state_dict(original)
     if trained.get("add_temporal_embed"):
         raise InputError(f"{path}: adds temporal embeddings (`add_temporal_embed`), which SViTT has not.")
-    weights = convert_state_dict(original)
     if original is not checkpoint:
         logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
     model_class = next((task for name, task in TASK_OF_HEAD.items() if name in weights), None)

@@ -303,6 +303,13 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, change, words):
     assert not (tmp_path / "svitt").exists()
 
 
+def test_the_temporal_variant_is_refused_by_name(tmp_path):
+    write = {"temporal_vision_encoder.layer.0.weight": torch.ones(1)}
+    torch.save({"model": write, "config": {"add_temporal_embed": True}}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="temporal variant.*one frame fit"):
+        convert(tmp_path / "x.pth", tmp_path / "svitt", tokenizer=TOKENIZER)
+
+
 def test_a_download_that_broke_off(tmp_path):
     stored = (VECTORS / "singularity_retrieval.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(stored[: len(stored) // 2])
