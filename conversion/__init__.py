@@ -90,7 +90,7 @@ def converted(
     if text is not None:
         fields = {"vision_config": vision_config, "text_config": token_ids | (text_config or {})}
         model = init_from_towers(source, text, num_frames or 4, image_size, fusion_layer, **fields)
-        return model, make_processor(model.config, tokenizer, **image_statistics(source))
+        return model, make_processor(model.config, tokenizer, image_statistics(source))
     read = read_original if is_file else read_blip
     found = read(source, token_ids, vision_config, text_config)
     with in_one_sentence(f"{source}: does not fit"):
@@ -98,4 +98,4 @@ def converted(
         asked = {field: value for field, value in asked.items() if value is not None}
         weights, config = fitted(found.weights, found.config, **asked)
     model = assembled(source, found.model_class, config, weights)
-    return model, make_processor(config, tokenizer, **found.pixels)
+    return model, make_processor(config, tokenizer, found.pixels, found.texts)

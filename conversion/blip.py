@@ -8,7 +8,9 @@ from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfi
 from ..errors import InputError
 from ..modeling_svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
 from .loading import (
+    CLIP_STATISTICS,
     FRAME_WISE,
+    REPORTED,
     Name,
     Source,
     check_weights,
@@ -25,6 +27,8 @@ CLASSES = {
     "BlipForImageTextRetrieval": (BlipForImageTextRetrieval, SViTTForVideoTextRetrieval),
     "BlipForQuestionAnswering": (BlipForQuestionAnswering, SViTTForVideoQuestionAnswering),
 }
+# Texts have punctuation and a [SEP], those of ALBEF, Singularity and SViTT neither; answers are not cut.
+TEXTS = {"clean_text": False, "add_sep": True, "max_answer_length": 32}
 
 
 def blip_classes(name: Name) -> tuple[type[PreTrainedModel], type[PreTrainedModel]]:
@@ -59,12 +63,17 @@ def read_blip(
     """
     with loading(name):
         blip_class, model_class = blip_classes(name)
-        blip, report = blip_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        blip, report = blip_class.from_pretrained(name, dtype=torch.float32, **REPORTED)
         check_weights(name, report["missing_keys"], report["mismatched_keys"])
         if report["unexpected_keys"]:
             logger.info("Not converted: %s.", listed(report["unexpected_keys"]))
         vision, text = blip.config.vision_config, blip.config.text_config
         start_token = text.bos_token_id  # [DEC], which answers begin with; behind it comes [ENC]
+        fusion_token = start_token + 1 if 0 <= start_token < text.vocab_size - 1 else None
+        if start_token >= text.vocab_size and model_class is SViTTForVideoQuestionAnswering:
+            raise InputError(f"{name}: `bos_token_id`, which its answers begin with, is no word of it.")
+        if fusion_token is None:
+            logger.warning("%s: its `bos_token_id` leaves no place for [ENC]; pairs begin with [CLS].", name)
         fields = {
             "vision_config": shared_fields(SViTTVisionConfig, vision) | FRAME_WISE | {
                 "attention_probs_dropout_prob": vision.attention_dropout,
@@ -79,7 +88,7 @@ def read_blip(
                 "encoder_width": vision.hidden_size,
                 "fusion_layer": 0,
                 "text_layers": text.num_hidden_layers,
-                "fusion_token_id": start_token + 1 if start_token + 1 < text.vocab_size else None,
+                "fusion_token_id": fusion_token,
                 "token_keep_rate": 1.0,
             },
             "decoder_config": {"bos_token_id": start_token, "eos_token_id": text.sep_token_id},
@@ -87,7 +96,8 @@ def read_blip(
             "vision_layernorm": False,
         }  # fmt: skip
         config = SViTTConfig(**merged(fields, {"vision_config": vision_config, "text_config": text_config}))
-    return Source(model_class, config, blip_weights(blip, config), {"antialias": True} | image_statistics(name))
+    pixels = {"antialias": True} | image_statistics(name, CLIP_STATISTICS)
+    return Source(model_class, config, blip_weights(blip, config), pixels, TEXTS)
 
 
 def blip_weights(blip, config: SViTTConfig) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BertTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_utils import (
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 from transformers.utils import logging as transformers_logging
 
 from .. import modeling_svitt
@@ -29,6 +35,12 @@ Name = str | Path  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
 # A video encoder that is one of images: frames one by one, 8 unless asked otherwise, as BLIP was tried on videos.
 FRAME_WISE = {"frame_wise": True, "num_frames": 8, "sparse_random_attn": None, "token_keep_rate": 1.0}
+# Weights that are missing, or of other shapes, are for `check_weights` to name.
+REPORTED: dict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+Statistics = dict[str, Sequence[float]]
+BEIT_STATISTICS: Statistics = {"image_mean": IMAGENET_STANDARD_MEAN, "image_std": IMAGENET_STANDARD_STD}
+# Of ALBEF and BLIP.
+CLIP_STATISTICS: Statistics = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
 PARTS = {
     "vision_config": SViTTVisionConfig,
     "text_config": SViTTTextConfig,
@@ -37,12 +49,13 @@ PARTS = {
 
 
 class Source(NamedTuple):
-    """A model from elsewhere: what it becomes, and how its images were prepared."""
+    """A model from elsewhere: what it becomes, and how its images and texts were prepared."""
 
     model_class: type[PreTrainedModel]
     config: SViTTConfig
     weights: Weights
     pixels: dict  # arguments of its `SViTTVideoProcessor`
+    texts: dict = {}  # and of its `SViTTProcessor`
 
 
 # ---- Saved models
@@ -88,8 +101,7 @@ def load_model_and_processor(
             path,
             config=config,
             dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report
+            **REPORTED,
             use_safetensors=True,
         )
         check_weights(path, needed & report["missing_keys"], report["mismatched_keys"])
@@ -155,14 +167,17 @@ def special_token_ids(tokenizer: BertTokenizer) -> dict:
     return {f"{ours}_token_id": getattr(tokenizer, f"{bert}_token_id") for ours, bert in names.items()}
 
 
-def make_processor(config: SViTTConfig, tokenizer: BertTokenizer, **kwargs) -> SViTTProcessor:
-    """Make the processor that feeds a model of this configuration; `kwargs` are further ones of its video processor."""
+def make_processor(
+    config: SViTTConfig, tokenizer: BertTokenizer, pixels: Mapping | None = None, texts: Mapping | None = None
+) -> SViTTProcessor:
+    """Make the processor that feeds a model of this configuration; for `pixels` and `texts` see [`Source`]."""
     vocab_size = config.text_config.vocab_size
     if len(tokenizer) > vocab_size:
         raise InputError(f"The tokenizer has {len(tokenizer)} words, the model only {vocab_size}; they do not match.")
     vision = config.vision_config
     size = {"height": vision.image_size, "width": vision.image_size}
-    return SViTTProcessor(SViTTVideoProcessor(size=size, num_frames=vision.num_frames, **kwargs), tokenizer)
+    video_processor = SViTTVideoProcessor(size=size, num_frames=vision.num_frames, **(pixels or {}))
+    return SViTTProcessor(video_processor, tokenizer, **(texts or {}))
 
 
 def save_folder(model: PreTrainedModel, processor: SViTTProcessor, output_dir: Name):
@@ -252,8 +267,7 @@ def assembled(
             config=config,
             state_dict=weights,
             dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report
+            **REPORTED,
         )
     new = report["missing_keys"]
     missing = [name for name in new if not re.match(may_lack, name)]
@@ -264,11 +278,12 @@ def assembled(
     return model
 
 
-def image_statistics(name: Name) -> dict:
-    """Return `image_mean` and `image_std` that a vision model was trained with, where its folder says so."""
+def image_statistics(name: Name, otherwise: Statistics = BEIT_STATISTICS) -> Statistics:
+    """Return the mean and deviation that a vision model was trained with, as its folder says, or else `otherwise`."""
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
-        logger.info("%s has no preprocessor_config.json: images get BEiT's mean and deviation, 0.5.", name)
+        values = " and ".join(str(list(values)) for values in otherwise.values())
+        logger.info("%s has no preprocessor_config.json: images get the mean and deviation %s.", name, values)
         settings = {}
-    return {field: settings[field] for field in ("image_mean", "image_std") if field in settings}
+    return {field: settings.get(field, values) for field, values in otherwise.items()}

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
 from ..errors import InputError
-from .loading import FRAME_WISE, Name, Source, Weights, in_one_sentence, listed, logger, merged
+from .loading import CLIP_STATISTICS, FRAME_WISE, Name, Source, Weights, in_one_sentence, listed, logger, merged
 from .pickles import plain, read_checkpoint, weights_of
 from .positions import bias_table_name
 from .vit import is_vit, vit_weights
@@ -141,10 +140,11 @@ def read_original(
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
         trained = plain(checkpoint.get("config"))
         trained = trained if isinstance(trained, Mapping) else {}
+    weights = convert_state_dict(original)
     if trained.get("add_temporal_embed"):
         raise InputError(f"{path}: adds temporal embeddings (`add_temporal_embed`), which SViTT has not.")
-    weights = convert_state_dict(original)
-    logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
+    if original is not checkpoint:
+        logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
     model_class = next((task for name, task in TASK_OF_HEAD.items() if name in weights), None)
     if model_class is None:
         raise InputError(f"{path}: is of no pre-training, retrieval or question answering model, it has no head.")
@@ -154,7 +154,7 @@ def read_original(
         vision |= FRAME_WISE
     if is_vit(original):
         vision |= {"layer_norm_eps": 1e-6}
-        pixels |= {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "antialias": is_albef}
+        pixels |= CLIP_STATISTICS | {"antialias": is_albef}
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
         config = infer_config(weights, trained, vision | (vision_config or {}), token_ids | (text_config or {}))
     return Source(model_class, config, weights, pixels)

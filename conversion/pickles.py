@@ -72,6 +72,9 @@ def names_in_pickles(path: Name) -> set[str]:
                 raise ValueError("it is a zip file, but not one of `torch.save`")
         else:
             file.seek(0)
+            if file.read(4) == b"PK\3\4":  # how a zip file begins; its list of contents stands at the end
+                raise ValueError("its end is missing, as after a download that broke off")
+            file.seek(0)
         opcodes = itertools.chain.from_iterable(map(pickletools.genops, pickles))
         for number, (opcode, value, _) in enumerate(opcodes):
             num_tuples += opcode.name.startswith("TUPLE")
@@ -111,7 +114,9 @@ def weights_of(path: Name, checkpoint: dict) -> Weights:
     """Return the tensors under 'model', or of a checkpoint that is a state dict itself."""
     weights = checkpoint.get("model", checkpoint)
     if not isinstance(weights, dict) or not all(isinstance(name, str) and is_dense(weights[name]) for name in weights):
-        raise InputError(f"{path}: has no dict of weights under 'model'; its entries are {listed(checkpoint)}.")
+        raise InputError(
+            f"{path}: has no dict of weights under 'model', nor is it one; its entries are {listed(checkpoint)}."
+        )
     if sum(value.nbytes for value in weights.values()) > TIMES_SHARED * os.path.getsize(path):
         raise InputError(f"{path}: is refused, its weights are larger than what it stores.")
     return weights

@@ -13,6 +13,7 @@ from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfi
 from ..errors import InputError
 from ..modeling_svitt import SViTTForPreTraining
 from .loading import (
+    REPORTED,
     Name,
     Weights,
     assembled,
@@ -113,7 +114,7 @@ def _pretrained(
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
         raise InputError(f"{name}: is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
-    model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **kwargs)
+    model, report = model_class.from_pretrained(name, dtype=torch.float32, **REPORTED, **kwargs)
     missing = [key for key in report["missing_keys"] if not re.match(may_lack, key)]
     check_weights(name, missing, report["mismatched_keys"])
     if report["unexpected_keys"]:

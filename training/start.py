@@ -131,7 +131,7 @@ def start_training(
             model = as_class(model_class, model)
             return conversion.expanded(model, num_frames or model.config.vision_config.num_frames, fields), processor
 
-    statistics = {}
+    statistics = None
     with conversion.loading(start.config_name or start.text_name_or_path):
         tokenizer = conversion.load_tokenizer(start.config_name or start.text_name_or_path)
         fields["text_config"] = conversion.special_token_ids(tokenizer) | text
@@ -148,7 +148,7 @@ def start_training(
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)
     if max_text_length is not None:  # where `from_pretrained(..., max_length=...)` puts it too
         tokenizer.init_kwargs["max_length"] = max_text_length
-    return model, conversion.make_processor(model.config, tokenizer, **statistics)
+    return model, conversion.make_processor(model.config, tokenizer, statistics)
 
 
 def as_class(model_class: type[PreTrainedModel], source: PreTrainedModel) -> PreTrainedModel:

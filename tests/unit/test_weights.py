@@ -14,8 +14,9 @@ from transformers import (
     BlipForImageTextRetrieval,
     BlipForQuestionAnswering,
 )
+from transformers.image_utils import OPENAI_CLIP_MEAN
 
-from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
+from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTProcessor
 from svitt.conversion import convert, read_checkpoint
 from svitt.errors import InputError
 from svitt.modeling_svitt import pool_clips
@@ -155,6 +156,38 @@ def test_blip_at_another_size(tmp_path, texts):
         assert_close(model.get_video_features(image).last_hidden_state, expected)
 
 
+@pytest.mark.parametrize("blip_class", [BlipForImageTextRetrieval, BlipForQuestionAnswering])
+def test_blip_reads_texts_as_transformers_does(tmp_path, blip_class):
+    tiny_blip(blip_class, tmp_path / "blip")
+    convert(tmp_path / "blip", tmp_path / "svitt")
+    processor = SViTTProcessor.from_pretrained(tmp_path / "svitt")
+    texts = ["A man's dog. Is it red?", "a dog-like thing"]
+    expected = BertTokenizer.from_pretrained(tmp_path / "blip")(texts, padding=True)["input_ids"]
+    assert processor(text=texts)["input_ids"] == expected
+    assert processor.encode_answers("a dog in the red car")["input_ids"][0, -1] == processor.tokenizer.sep_token_id
+    # Its folder has no preprocessor_config.json: BLIP's own mean, not BEiT's.
+    assert processor.video_processor.image_mean == pytest.approx(OPENAI_CLIP_MEAN)
+
+
+def test_a_blip_that_lies_about_itself(tmp_path, caplog):
+    def changed(blip_class, **fields):
+        tiny_blip(blip_class, tmp_path / "blip")
+        config = BlipConfig.from_pretrained(tmp_path / "blip")
+        for field, value in fields.items():
+            setattr(config.text_config, field, value)
+        config.save_pretrained(tmp_path / "blip")
+        return tmp_path / "blip"
+
+    source = changed(BlipForImageTextRetrieval, intermediate_size=65)
+    with pytest.raises(InputError, match=r"dense.bias has the shape \(64,\), its configuration needs \(65,\)"):
+        convert(source, tmp_path / "svitt")
+    source = changed(BlipForQuestionAnswering, bos_token_id=30522)
+    with pytest.raises(InputError, match="`bos_token_id`.*is no word"):
+        convert(source, tmp_path / "svitt")
+    convert(changed(BlipForImageTextRetrieval, bos_token_id=30522), tmp_path / "svitt")
+    assert "no place for [ENC]" in caplog.text
+
+
 # ---- Singularity
 
 
@@ -268,6 +301,28 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         convert(tmp_path / "x.pth", tmp_path / "svitt", tokenizer=TOKENIZER, text_config=NUM_HEADS)
     assert not (tmp_path / "svitt").exists()
+
+
+def test_the_temporal_variant_is_refused_by_name(tmp_path):
+    write = {"temporal_vision_encoder.layer.0.weight": torch.ones(1)}
+    torch.save({"model": write, "config": {"add_temporal_embed": True}}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="temporal variant.*one frame fit"):
+        convert(tmp_path / "x.pth", tmp_path / "svitt", tokenizer=TOKENIZER)
+
+
+def test_a_download_that_broke_off(tmp_path):
+    stored = (VECTORS / "singularity_retrieval.pth").read_bytes()
+    (tmp_path / "x.pth").write_bytes(stored[: len(stored) // 2])
+    with pytest.raises(InputError, match="its end is missing"):
+        convert(tmp_path / "x.pth", tmp_path / "svitt", tokenizer=TOKENIZER)
+
+
+def test_weights_without_a_checkpoint_around_them(tmp_path, caplog):
+    torch.save(read_checkpoint(VECTORS / "singularity_retrieval.pth")["model"], tmp_path / "x.pth")
+    sizes = {"text_config": NUM_HEADS, "vision_config": {"image_size": 32}}
+    with caplog.at_level("INFO", "svitt.conversion"):
+        convert(tmp_path / "x.pth", tmp_path / "svitt", tokenizer=TOKENIZER, **sizes)
+    assert "itm_head" not in caplog.text  # which is converted
 
 
 def test_a_folder_that_does_not_fit_is_refused(tmp_path, folders):
