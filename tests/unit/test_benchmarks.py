@@ -18,11 +18,27 @@ RUNS = {
 }
 
 
+def run(script, *options) -> str:
+    command = [sys.executable, ROOT / f"benchmarks/{script}.py", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_script(name, tmp_path):
     script, *options = name.split()
-    command = [sys.executable, ROOT / f"benchmarks/{script}.py", *options, *RUNS[name], "--output", tmp_path / "x.json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert ended.returncode == 0 and (tmp_path / "x.json").is_file(), ended.stderr
+    run(script, *options, *RUNS[name], "--output", tmp_path / "x.json")
+    assert (tmp_path / "x.json").is_file()
+
+
+@pytest.mark.slow
+def test_what_drops_nothing_agrees_with_itself(folders, videos):
+    towers = ["--vision", folders / "beit", "--text", folders / "bert", "--frames", "2", "--rounds", "1"]
+    table = run(
+        "frame_wise", "--videos", next(iter(videos.values())).parent, *towers, "--fusion_keep_rates", "1", "0.5"
+    )
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| 1.00")]
+    assert len(rows) == 2 and rows[0][-2:] == [" 100% / 100% "] * 2 and rows[1][-2] == " 100% / 100% "
