@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from hub_server import serve
 from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
@@ -21,6 +20,8 @@ from svitt import SViTTAnswerer, SViTTForVideoQuestionAnswering
 from svitt.conversion.defaults import DEFAULTS, default_model
 from svitt.errors import InputError, OutputError
 from svitt.search import SViTTIndex
+
+from ..hub_server import serve
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue green circle square hops moves what color is it ?".split()
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
