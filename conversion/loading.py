@@ -85,6 +85,9 @@ def load_model_and_processor(
         InputError: if there is no such model, or it is damaged, incomplete or of another kind.
     """
     with loading(path):
+        model_type = SViTTConfig.get_config_dict(path)[0].get("model_type")
+        if model_type not in (SViTTConfig.model_type, None):
+            raise InputError(f"{path}: is a {printable(model_type)}, no SViTT; svitt convert makes one of a BLIP.")
         rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
         fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
         config = with_fields(SViTTConfig.from_pretrained(path), fields)

@@ -143,8 +143,8 @@ def read_original(
     weights = convert_state_dict(original)
     if trained.get("add_temporal_embed"):
         raise InputError(f"{path}: adds temporal embeddings (`add_temporal_embed`), which SViTT has not.")
-    if original is not checkpoint:
-        logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "config"}) or "nothing")
+    if {"model", "state_dict"} & checkpoint.keys():
+        logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "state_dict", "config"}) or "nothing")
     model_class = next((task for name, task in TASK_OF_HEAD.items() if name in weights), None)
     if model_class is None:
         raise InputError(f"{path}: is of no pre-training, retrieval or question answering model, it has no head.")

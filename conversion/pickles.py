@@ -111,15 +111,20 @@ def read_checkpoint(path: Name) -> dict:
 
 
 def weights_of(path: Name, checkpoint: dict) -> Weights:
-    """Return the tensors under 'model', or of a checkpoint that is a state dict itself."""
-    weights = checkpoint.get("model", checkpoint)
+    """Return the tensors under 'model' or 'state_dict', or of a checkpoint that is a state dict itself.
+
+    Names lose the `module.` that DistributedDataParallel puts before all of them.
+    """
+    weights = checkpoint.get("model", checkpoint.get("state_dict", checkpoint))
     if not isinstance(weights, dict) or not all(isinstance(name, str) and is_dense(weights[name]) for name in weights):
         raise InputError(
-            f"{path}: has no dict of weights under 'model', nor is it one; its entries are {listed(checkpoint)}."
+            f"{path}: has no weights under 'model' or 'state_dict', nor is it a dict of some; its entries are "
+            f"{listed(checkpoint)}."
         )
     if sum(value.nbytes for value in weights.values()) > TIMES_SHARED * os.path.getsize(path):
         raise InputError(f"{path}: is refused, its weights are larger than what it stores.")
-    return weights
+    is_parallel = all(name.startswith("module.") for name in weights)
+    return {name.removeprefix("module."): value for name, value in weights.items()} if is_parallel else weights
 
 
 def is_dense(value) -> bool:

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTProcessor
-from svitt.conversion import convert, read_checkpoint
+from svitt.conversion import convert, load_model_and_processor, read_checkpoint
 from svitt.errors import InputError
 from svitt.modeling_svitt import pool_clips
 
@@ -333,3 +333,22 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path, folders):
             convert(source, tmp_path / "new")
     with pytest.raises(InputError, match="name a BERT behind it"):
         convert(folders / "beit", tmp_path / "new")
+
+
+def test_a_blip_is_no_svitt_yet(tmp_path):
+    tiny_blip(BlipForImageTextRetrieval, tmp_path / "blip")
+    with pytest.raises(InputError, match="is a blip, no SViTT; svitt convert makes one"):
+        load_model_and_processor(tmp_path / "blip")
+
+
+def test_names_of_a_model_that_was_trained_in_parallel(tmp_path):
+    weights = read_checkpoint(VECTORS / "singularity_retrieval.pth")["model"]
+    parallel = {f"module.{name}": tensor for name, tensor in weights.items()}
+    for number, checkpoint in enumerate(({"model": weights}, {"state_dict": parallel, "epoch": 3}, parallel)):
+        torch.save(checkpoint, tmp_path / "x.pth")
+        settings = {"vision_config": {"image_size": 32}, "text_config": NUM_HEADS}
+        convert(tmp_path / "x.pth", tmp_path / str(number), tokenizer=TOKENIZER, **settings)
+    expected, *others = (load_file(file) for file in sorted(tmp_path.glob("*/model.safetensors")))
+    for other in others:
+        assert other.keys() == expected.keys()
+        assert all(torch.equal(other[name], expected[name]) for name in expected)
