@@ -1046,7 +1046,11 @@ class SViTTTextModel(SViTTPreTrainedModel):
             fusion_hidden_state = self.embed(input_ids, token_type_ids, for_fusion=True)
         hidden_states, token_idx = self.encoder(hidden_states, [i for i in layers if i >= split], *seen, **kwargs)
         return SViTTTextModelOutput(
-            hidden_states, hidden_states[:, 0], None, None, fusion_hidden_state, cache, token_idx=token_idx or None
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, 0],
+            fusion_hidden_state=fusion_hidden_state,
+            cache=cache,
+            token_idx=token_idx or None,
         )
 
     def embed(self, input_ids, token_type_ids=None, num_cached: int = 0, for_fusion: bool = False) -> torch.Tensor:
