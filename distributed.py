@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, tqdm
+from accelerate.utils import gather_object, reduce, tqdm
 
 from .errors import InputError, sentence_of, writing
 from .processing_svitt import VideoDecodeError
@@ -28,8 +29,9 @@ def fail_together(function: Callable, *args, **kwargs) -> Any:
         result = function(*args, **kwargs)
     except BAD_INPUT as error:
         sentences = [sentence_of(error)]
-    for sentence in gather_object(sentences):
-        raise InputError(sentence)
+    has_failed = torch.tensor(float(bool(sentences)), device=PartialState().device)
+    if reduce(has_failed, "sum"):  # a number is cheaper than objects, and this is asked at each update
+        raise InputError(gather_object(sentences)[0])
     return result
 
 
