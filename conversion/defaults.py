@@ -9,10 +9,9 @@ from huggingface_hub import HfApi, constants
 from ..distributed import whole_files
 from ..errors import InputError, OutputError, writing
 from . import converted
-from .loading import reason_of
+from .loading import FRAME_WISE, reason_of
 
 DEFAULTS = {"search": "Salesforce/blip-itm-base-coco", "ask": "Salesforce/blip-vqa-base"}
-NUM_FRAMES = 8  # of a clip
 # Part of the folders' names: to be raised when `converted` makes others, lest an old one pass for a new one.
 LAYOUT = 1
 
@@ -28,13 +27,13 @@ def default_model(task: str) -> str:
     """
     name = DEFAULTS[task]
     place = Path(constants.HF_HOME, "svitt", name.rpartition("/")[2])
-    folder = place / f"{NUM_FRAMES}_frames_layout_{LAYOUT}"
+    folder = place / f"{FRAME_WISE['num_frames']}_frames_layout_{LAYOUT}"
     try:
         with writing(constants.HF_HOME):
             place.mkdir(parents=True, exist_ok=True)
             with FileLock(place / "lock"):
                 if not folder.is_dir():
-                    model, processor = converted(download(name), num_frames=NUM_FRAMES)
+                    model, processor = converted(download(name))
                     with whole_files(place) as new:  # moves the folder as one
                         model.save_pretrained(new / folder.name)
                         processor.save_pretrained(new / folder.name)

@@ -85,12 +85,12 @@ def load_model_and_processor(
         InputError: if there is no such model, or it is damaged, incomplete or of another kind.
     """
     with loading(path):
-        model_type = SViTTConfig.get_config_dict(path)[0].get("model_type")
-        if model_type not in (SViTTConfig.model_type, None):
+        saved, _ = SViTTConfig.get_config_dict(path)
+        if (model_type := saved.get("model_type")) not in (SViTTConfig.model_type, None):
             raise InputError(f"{path}: is a {printable(model_type)}, no SViTT; svitt convert makes one of a BLIP.")
         rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
         fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
-        config = with_fields(SViTTConfig.from_pretrained(path), fields)
+        config = with_fields(SViTTConfig.from_dict(saved), fields)
         check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
         [architecture, *_] = config.architectures or ["SViTTModel"]
         if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
