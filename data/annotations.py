@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Video, concatenate_datasets, load_dataset
+from transformers.utils import cached_file
 
 from ..errors import InputError
 
@@ -27,6 +28,7 @@ VIDEO = Video(decode=False)
 # Names of fields in rows that lack ours, unless `columns` maps them.
 ALIASES = {"video": ("file_name", "image"), "caption": ("text", "txt")}
 WEBVID_FIELDS = {"video": "{page_dir}/{videoid}.mp4", "caption": "name"}
+ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 
 
@@ -451,6 +453,15 @@ def load_answer_list(file: str | Path) -> list[str]:
             raise InputError(f"{file}, answer {number}: must {wanted}, got {answer!r:.200}.")
         answers[answer] = number
     return list(answers)
+
+
+def saved_answer_list(model_name_or_path: str) -> list[str]:
+    """Return the answers that a model was trained to choose from, which lie beside it; none where there is no list."""
+    try:
+        file = cached_file(model_name_or_path, ANSWER_LIST)
+    except OSError:
+        return []
+    return load_answer_list(file)
 
 
 def open_hub(name: str, split: str, columns: dict[str, str] | None = None) -> Dataset:

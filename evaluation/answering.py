@@ -9,7 +9,6 @@ import json
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -22,10 +21,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.hf_argparser import HfArg
-from transformers.utils import cached_file
 
 from ..configuration_svitt import SViTTConfig
-from ..data.annotations import Member, load_answer_list
+from ..data.annotations import ANSWER_LIST, Member, load_answer_list, saved_answer_list
 from ..data.loaders import to_model_inputs
 from ..distributed import fail_together, share_of
 from ..errors import InputError, check_number
@@ -33,7 +31,6 @@ from ..processing_svitt import SViTTProcessor
 from .clips import ClipArguments, VideoReader, metrics_table, video_field
 from .metrics.qa_accuracy.qa_accuracy import accuracies, by_type, percent
 
-ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
 NUM_PREDICTED = 10  # answers of a question that are written down
 
 
@@ -98,10 +95,9 @@ def find_answer_list(
     file = args.answer_list or of_dataset
     if file is None and training is not None:
         return most_frequent_answers(training, args.num_answers)
-    if file is None and model_name_or_path:
-        with suppress(OSError):  # the model has none
-            file = cached_file(model_name_or_path, ANSWER_LIST)
-    return [] if file is None else load_answer_list(file)
+    if file is not None:
+        return load_answer_list(file)
+    return saved_answer_list(model_name_or_path) if model_name_or_path else []
 
 
 def most_frequent_answers(questions: Dataset, num_answers: int) -> list[str]:

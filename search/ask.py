@@ -2,20 +2,18 @@
 """Questions about one's own videos: an answer in the model's own words, or the best of some."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers.utils import cached_file
 
 from ..conversion.defaults import default_model
-from ..data.annotations import load_answer_list
+from ..data.annotations import saved_answer_list
 from ..errors import InputError, check_number
 from ..processing_svitt import read_video, sample_frame_indices
 from .index import load
-from .spans import ROUNDING
+from .spans import frames_during, times_of
 
 # As BLIP's authors have answers written.
 GENERATION = {"num_beams": 3, "max_new_tokens": 10}
@@ -47,9 +45,7 @@ class SViTTAnswerer:
     def __init__(self, model_name_or_path: str | None = None, num_frames: int | None = None):
         name = default_model("ask") if model_name_or_path is None else model_name_or_path
         self.model, self.processor = load(name, num_frames, ["SViTTForVideoQuestionAnswering"])
-        self.answers: list[str] = []  # those that it was trained to choose from
-        with suppress(OSError):  # it has none
-            self.answers = load_answer_list(cached_file(name, "answer_list.json"))
+        self.answers = saved_answer_list(name)
 
     @torch.no_grad()
     def answer(
@@ -94,12 +90,10 @@ def frames_between(video: str | Path, start: float, end: float | None, num_frame
     """Return frames (T, H, W, 3) uint8 sampled from `start` to `end`, in seconds, or to the end of the video."""
 
     def pick(metadata) -> list[int]:
-        total, times = metadata.total_num_frames, metadata.frame_times
-        if times is None:
-            times = np.arange(total) / (metadata.fps or total)
-        first = int(np.clip(np.searchsorted(times, start + ROUNDING, side="right") - 1, 0, total - 1))
-        last = total if end is None else int(np.searchsorted(times, end - ROUNDING))
-        return [first + i for i in sample_frame_indices(num_frames, max(last - first, 1))]
+        total, times = metadata.total_num_frames, times_of(metadata)
+        first, last = frames_during(times, start, np.inf if end is None else end)
+        first = int(np.clip(first, 0, total - 1))
+        return [first + i for i in sample_frame_indices(num_frames, max(int(last) - first, 1))]
 
     return read_video(str(video), pick)[0]
 

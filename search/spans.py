@@ -106,6 +106,17 @@ class Span(NamedTuple):
     last: int
 
 
+def times_of(metadata) -> np.ndarray:
+    """Return when each frame is shown, in seconds; without a frame rate, all of them within one."""
+    num_frames, times = metadata.total_num_frames, metadata.frame_times
+    return np.arange(num_frames) / (metadata.fps or num_frames) if times is None else times
+
+
+def frames_during(times: np.ndarray, starts, ends) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frames that are shown during stretches of time, from -1, and those behind their last ones."""
+    return np.searchsorted(times, starts + ROUNDING, side="right") - 1, np.searchsorted(times, ends - ROUNDING)
+
+
 def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
     """Return the spans of a video: every `stride_seconds` one of `clip_seconds`, the last one up to the end.
 
@@ -115,10 +126,10 @@ def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
     Args:
         metadata: `total_num_frames`, `fps` and `frame_times` of [`read_video`].
     """
-    num_frames, fps, times = metadata.total_num_frames, metadata.fps, metadata.frame_times
+    num_frames, fps = metadata.total_num_frames, metadata.fps
     if not fps:
         return [Span(0, 1, 0.0, 0.0, 0, num_frames)]
-    times = np.arange(num_frames) / fps if times is None else times
+    times = times_of(metadata)
     duration = float(times[-1]) + 1 / fps
     if duration <= clip_seconds + ROUNDING:
         return [Span(0, 1, 0.0, duration, 0, num_frames)]
@@ -126,8 +137,7 @@ def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
     starts = np.unique(np.floor(times / stride_seconds + ROUNDING)) * stride_seconds
     starts = np.unique(np.where(starts < last_start - ROUNDING, starts, last_start))
     ends = np.minimum(starts + clip_seconds, duration)
-    firsts = np.searchsorted(times, starts + ROUNDING, side="right") - 1
-    lasts = np.searchsorted(times, ends - ROUNDING)
+    firsts, lasts = frames_during(times, starts, ends)
     rows = zip(starts.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
     return [Span(number, len(starts), *row) for number, row in enumerate(rows)]
 
