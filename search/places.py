@@ -11,7 +11,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ..distributed import whole_files
-from ..errors import InputError
+from ..errors import InputError, reason_of
 
 # By which stores tell a file from the one that it replaces, in the order that we trust them.
 MARKS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
@@ -30,18 +30,18 @@ def place_of(name: str | Path) -> Path | str:
 def asking(place: str | Path, kind: type[Exception] = InputError) -> Iterator[None]:
     """Raise the errors of a store, of which each has its own kinds, as one that names the place.
 
-    A `FileNotFoundError` remains one, as do all errors of a place that is no URL.
+    A `FileNotFoundError` remains one, and the errors of a place that is no URL remain as they are.
     """
     try:
         yield
-    except (FileNotFoundError, InputError):
-        raise
-    except ImportError as error:
-        raise InputError(f"{place}: such a store needs one more package; {error}.") from error
     except Exception as error:
-        if not is_url(place):
+        if isinstance(error, InputError) or not is_url(place):
             raise
-        raise kind(f"{place}: the store cannot be reached or refuses ({error}).") from error
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"{place}: is not there, or not as it was.") from error
+        if isinstance(error, ImportError):
+            raise InputError(f"{place}: needs one more package ({error}); for s3:// it is in svitt[s3].") from error
+        raise kind(f"{place}: the store cannot be reached, or refuses ({reason_of(error)}).") from error
 
 
 def open_store(place: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -82,8 +82,8 @@ def read_bytes(place: str, version: str, start: int | None = None, end: int | No
     files, path = open_store(place)
     with asking(place, OSError):
         if is_url(place) and version_of(files.info(path)) != version:
-            raise FileNotFoundError(f"{place}: has changed since it was indexed.")
-        return files.cat_file(path, start, end)
+            raise FileNotFoundError
+        return files.cat_file(path, start=start, end=end)
 
 
 # ---- Small files of a folder
@@ -91,8 +91,9 @@ def read_bytes(place: str, version: str, start: int | None = None, end: int | No
 
 def has_file(folder: str | Path, name: str) -> bool:
     files, path = open_store(folder)
-    with asking(folder):
+    with asking(folder), suppress(FileNotFoundError):  # of a bucket
         return files.exists(f"{path}/{name}")
+    return False
 
 
 def read_file(folder: str | Path, name: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfFlat
 
-from ..errors import InputError
-from .places import is_url
+from ..errors import InputError, reason_of
+from .places import asking, is_url
 from .spans import Source, Span
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
@@ -32,17 +32,16 @@ class SpanTable:
             self.table = connect(folder).open_table("spans")
             self.table.search().limit(1).to_list()  # data are read no sooner
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).partition(", /")[0]  # without lines of LanceDB's source
-            raise InputError(
-                f"{folder}: its table spans.lance is damaged ({reason}); index the videos anew in another folder."
-            ) from error
+            damage = f"its table spans.lance is damaged ({reason_of(error)})"
+            raise InputError(f"{folder}: {damage}; index the videos anew in another folder.") from error
 
     @classmethod
     def create(cls, folder: str | Path, embed_dim: int) -> "SpanTable":
         """Make an empty table for embeddings, in place of one that may be there."""
-        database = connect(folder)
-        database.drop_table("spans", ignore_missing=True)  # mode="overwrite" would warn where there is none
-        database.create_table("spans", schema=cls.schema(embed_dim))
+        with asking(folder):
+            database = connect(folder)
+            database.drop_table("spans", ignore_missing=True)  # mode="overwrite" would warn where there is none
+            database.create_table("spans", schema=cls.schema(embed_dim))
         return cls(folder)
 
     @staticmethod
