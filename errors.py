@@ -3,6 +3,7 @@
 
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -61,9 +62,17 @@ def writing(place: str | os.PathLike) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{place}: cannot be written ({getattr(error, 'strerror', None) or error}).") from error
     except RuntimeError as error:
-        if not any(words in str(error) for words in WRITER_ERRORS):
+        if any(words in str(error) for words in WRITER_ERRORS):
+            raise OutputError(f"{place}: cannot be written to its end; is the disk full?") from error
+        if "LanceError(IO)" not in str(error):
             raise
-        raise OutputError(f"{place}: cannot be written to its end; is the disk full?") from error
+        raise OutputError(f"{place}: cannot be written ({reason_of(error)}).") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a store says, without the request, or what LanceDB says, without lines of its source."""
+    told = re.search(r'<Message>(.+?)</Message>|message: "(.+?)"', str(error), re.DOTALL)
+    return (told[1] or told[2]) if told else str(error).partition(", /")[0][:300]
 
 
 def sentence_of(error: Exception) -> str:

@@ -91,9 +91,13 @@ class SViTTVisionModelOutput(BaseModelOutputWithPooling):
     token_idx (`tuple(torch.LongTensor)`, *optional*):
         One tensor of shape `(batch_size, kept_tokens)` per drop: original positions, `(t * H + y) * W + x`, of the
         patch tokens that survived it.
+    cls_attention (`torch.FloatTensor` of shape `(batch_size, remaining_tokens)`, *optional*):
+        With `output_cls_attention`, how much the CLS token looks at each patch token that is left, in the last layer
+        and the mean of heads. With `frame_wise`, of one frame behind another: `(batch_size, num_frames, tokens)`.
     """
 
     token_idx: tuple[torch.LongTensor, ...] | None = None
+    cls_attention: torch.FloatTensor | None = None
 
 
 @auto_docstring(custom_intro="Output of the text and fusion encoder, and of `get_text_features`.")
@@ -605,30 +609,33 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
         self.lambda_2 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
 
     def forward(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here."""
-        normed = self.layernorm_before(hidden_states)
-        context, _, cls_probs = self.attention.attention(normed, needs_cls_probs=self.drops_tokens, **kwargs)
-        kept = None
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, needs_cls_attention: bool, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """(B, 1 + n, D) -> (B, 1 + kept, D), and the indices (B, kept) of the tokens kept if some are dropped here.
+
+        And how much the CLS token looks at each of these patch tokens (B, kept), if that is known.
+        """
+        normed, needs_cls_probs = self.layernorm_before(hidden_states), self.drops_tokens or needs_cls_attention
+        context, _, cls_probs = self.attention.attention(normed, needs_cls_probs=needs_cls_probs, **kwargs)
+        kept, cls_attention = None, cls_probs[:, :, 0, 1:].mean(dim=1) if cls_probs is not None else None
         if self.drops_tokens:  # here, since the rest of the layer works token by token
-            kept = select_tokens(self.token_scores(cls_probs, positions), self.config.token_keep_rate)
+            kept = select_tokens(self.token_scores(cls_attention, positions), self.config.token_keep_rate)
             hidden_states, context = keep_tokens(hidden_states, kept), keep_tokens(context, kept)
+            cls_attention = cls_attention.gather(1, kept)
         attended = self.attention.output(context)
         hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
         transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
-        return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept
+        return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept, cls_attention
 
-    def token_scores(self, cls_probs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def token_scores(self, cls_attention: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return how much each patch token deserves to stay: (B, n)."""
-        attention_from_cls = cls_probs[:, :, 0, 1:].mean(dim=1)
         if self.config.token_keep_strategy == "cls_attn":
-            return attention_from_cls
+            return cls_attention
         if self.training:
-            return torch.rand_like(attention_from_cls)
+            return torch.rand_like(cls_attention)
         # In evaluation a token's fate depends on its position alone, never on the batch it is in.
         scores = fixed_scores(self.config.random_attn_seed, self.layer_idx, positions, device=positions.device)
-        return scores.expand(len(cls_probs), -1)
+        return scores.expand(len(cls_attention), -1)
 
 
 class SViTTVisionEncoder(nn.Module):
@@ -638,9 +645,12 @@ class SViTTVisionEncoder(nn.Module):
         self.layer = nn.ModuleList([SViTTVisionLayer(config, i) for i in range(config.num_hidden_layers)])
 
     def forward(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor, num_frames: int, **kwargs
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop."""
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, num_frames: int, output_cls_attention: bool, **kwargs
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor | None]:
+        """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop.
+
+        And on request, how much the CLS token looks at the remaining ones in the last layer (B, remaining).
+        """
         config, batch_size = self.config, len(hidden_states)
         relative_positions = RelativePositions(num_frames, config.grid_size, config.grid_size)
         table_rows = relative_positions.rows_of_table_for(config.frames_at_once, hidden_states.device)
@@ -652,12 +662,13 @@ class SViTTVisionEncoder(nn.Module):
                 dense_rows = relative_positions.dense_rows(coordinates)
             cls_rows = relative_positions.cls_rows(coordinates)
             rows = {"dense_rows": dense_rows, "cls_rows": cls_rows, "table_rows": table_rows}
-            hidden_states, kept = layer(hidden_states, positions, blocks=blocks, **rows, **kwargs)
+            is_asked = output_cls_attention and i == config.num_hidden_layers - 1
+            hidden_states, kept, cls_attention = layer(hidden_states, positions, is_asked, blocks=blocks, **rows, **kwargs)
             if kept is not None:
                 positions = positions.expand(batch_size, -1).gather(1, kept)
                 coordinates, dense_rows = relative_positions.coordinates(positions), None
                 token_idx += (positions,)
-        return hidden_states, token_idx
+        return hidden_states, token_idx, cls_attention if output_cls_attention else None
 
     def draw_blocks(
         self, layer: int, coordinates: torch.Tensor, relative_positions: RelativePositions
@@ -695,10 +706,14 @@ class SViTTSelfAttention(SViTTAttention):
         self.layer_idx = layer_idx
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask, cache: EncoderDecoderCache | None, **kwargs
+        self, hidden_states: torch.Tensor, attention_mask, cache: EncoderDecoderCache | None, cls_only=False, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, L, D) -> the context (B, L, D), and the probabilities (B, h, L, words seen) if there are any."""
-        query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
+        """(B, L, D) -> the context (B, L, D), or of [CLS] alone, and the probabilities (B, h, L, words seen) if any."""
+        looking = hidden_states[:, :1] if cls_only else hidden_states
+        if cls_only and attention_mask is not None and attention_mask.dim() == 4:
+            attention_mask = attention_mask[:, :, :1]
+        query, key, value = self.query(looking), self.key(hidden_states), self.value(hidden_states)
+        query, key, value = map(self.heads, (query, key, value))
         if cache is not None:
             key, value = cache.self_attention_cache.update(key, value, self.layer_idx)
         context, probs = self.attend(query, key, value, attention_mask, **kwargs)
@@ -723,15 +738,38 @@ class SViTTCrossAttention(SViTTAttention):
         """
         num_texts, text_length = hidden_states.shape[:2]
         query = self.heads(self.query(hidden_states))
-        key, value = self.project(video, cache)
+        is_projected = cache is not None or self.pays_to_project(video, num_texts * text_length)
+        seen = self.project(video, cache) if is_projected else (video[:, None],)
         if token_index is not None:
-            key, value = (self.tokens_of_each_text(tokens, token_index) for tokens in (key, value))
+            seen = tuple(self.tokens_of_each_text(tokens, token_index) for tokens in seen)
         # The texts of a video are laid end to end along the query axis.
-        query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)
-        context, probs = self.attend(query, key, value, video_mask, self.needs_probs, **kwargs)
+        query = query.unflatten(0, (len(seen[0]), -1)).transpose(1, 2).flatten(2, 3)
+        if is_projected:
+            context, probs = self.attend(query, *seen, video_mask, self.needs_probs, **kwargs)
+        else:
+            context, probs = self.attend_unprojected(query, *seen, video_mask)
         if probs is not None:
             probs = probs.unflatten(2, (-1, text_length)).transpose(1, 2).flatten(0, 1)
         return context.reshape(num_texts, text_length, -1), probs
+
+    def pays_to_project(self, video: torch.Tensor, num_words: int) -> bool:
+        """Return whether keys and values of a video cost less than longer queries, as where many texts share it."""
+        num_tokens, width = video.shape[0] * video.shape[1], video.shape[2]
+        num_scores = num_words * self.config.num_attention_heads * video.shape[1]
+        return torch.is_grad_enabled() or num_words * width + num_scores >= num_tokens * width
+
+    def attend_unprojected(self, query, video, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `attend` does, of queries (B, h, Q, d) and tokens (B, 1, n, W) that are not projected.
+
+        q (W x + b) is (q W) x + q b, and softmax does not see its last term (DeepSeek-V2, 2024).
+        """
+        key, value = (linear.weight.unflatten(0, (-1, self.head_dim)) for linear in (self.key, self.value))
+        # The heads share the tokens, and are laid end to end along the query axis.
+        long_query = torch.einsum("bhqd,hdw->bhqw", query, key).flatten(1, 2)[:, None]
+        context, probs = eager_attention_forward(self, long_query, video, video, mask, self.scaling)
+        context, probs = (states.unflatten(1, query.shape[1:3]) for states in (context[:, :, 0], probs[:, 0]))
+        bias = self.value.bias.unflatten(0, (-1, self.head_dim))
+        return torch.einsum("bhqw,hdw->bqhd", context, value) + bias, probs
 
     def project(self, video: torch.Tensor, cache: EncoderDecoderCache | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values (B, h, n, d), from the cache where it has them."""
@@ -763,7 +801,7 @@ class SViTTTextAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         context, probs = self.self(hidden_states, *args, **kwargs)
-        return self.output(context, hidden_states), probs
+        return self.output(context, hidden_states[:, : context.shape[1]]), probs
 
 
 class SViTTTextLayer(GradientCheckpointingLayer):
@@ -787,9 +825,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
 
         With `cls_only`, return the states of [CLS] alone, and drop nothing.
         """
-        hidden_states, _ = self.attention(hidden_states, attention_mask, cache, **kwargs)
-        if cls_only:
-            hidden_states = hidden_states[:, :1]
+        hidden_states, _ = self.attention(hidden_states, attention_mask, cache, cls_only, **kwargs)
         kept = None
         if self.crossattention is not None and video is not None:
             hidden_states, cross_probs = self.crossattention(
@@ -930,7 +966,13 @@ class SViTTVisionModel(SViTTPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     @auto_docstring(custom_args=CLIPS_DOC)
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> SViTTVisionModelOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, output_cls_attention: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> SViTTVisionModelOutput:
+        r"""
+        output_cls_attention (`bool`, *optional*, defaults to `False`):
+            Whether to return `cls_attention`.
+        """
         pixel_values = self.check_clips(pixel_values)
         clips = pixel_values.shape[:2]
         if self.config.frame_wise:  # each frame is a clip of its own
@@ -941,7 +983,9 @@ class SViTTVisionModel(SViTTPreTrainedModel):
         if self.config.token_3d_order != "none":
             hidden_states = keep_tokens(hidden_states, order.expand(len(hidden_states), -1))
 
-        hidden_states, token_idx = self.encoder(hidden_states, order[None], num_frames, **kwargs)
+        hidden_states, token_idx, cls_attention = self.encoder(
+            hidden_states, order[None], num_frames, output_cls_attention, **kwargs
+        )
 
         if self.layernorm is not None:
             hidden_states = self.layernorm(hidden_states)
@@ -951,7 +995,8 @@ class SViTTVisionModel(SViTTPreTrainedModel):
             pooled = pooled.unflatten(0, clips) if pooled is not None else None
             first = grid**2 * torch.arange(clips[1], device=order.device)[:, None]
             token_idx = tuple((first + kept.unflatten(0, clips)).flatten(1) for kept in token_idx)
-        return SViTTVisionModelOutput(hidden_states, pooled, token_idx=token_idx or None)
+            cls_attention = cls_attention.unflatten(0, clips) if cls_attention is not None else None
+        return SViTTVisionModelOutput(hidden_states, pooled, token_idx=token_idx or None, cls_attention=cls_attention)
 
     def check_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return clips (B, T, C, height, width), also of images, or raise `ValueError` if the shape does not fit."""

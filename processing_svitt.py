@@ -53,7 +53,11 @@ class VideoDecodeError(ValueError):
 
 
 def read_video(
-    source, pick: Callable[[VideoMetadata], list[int]] | None = None, *, short_side: int | None = None
+    source,
+    pick: Callable[[VideoMetadata], list[int]] | None = None,
+    *,
+    short_side: int | None = None,
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video that `pick` asks for: exactly those that decoding everything would give.
@@ -68,6 +72,7 @@ def read_video(
         pick: gets the `VideoMetadata` (`total_num_frames`, `fps`, `duration` in seconds) and returns the indices of
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
+        shrink: returns what to keep of a frame (H, W, 3) uint8, so that many frames of a long video fit into memory.
 
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
@@ -83,15 +88,16 @@ def read_video(
     name, data = _name_and_data(source)
     with _errors_about(name), _open_stream(data) as (container, stream):
         index = _PacketIndex(container, stream)
-        to_rgb = partial(_to_rgb, VideoReformatter(), short_side)
-        metadata = _describe(index, index.num_frames, pick, short_side)
+        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
+        metadata = _describe(index, index.num_frames, pick, short_side, shrink)
         frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
         while frames is None:
             frames, num_frames = _decode_everything(data, set(metadata.frames_indices), to_rgb)
             if num_frames != metadata.total_num_frames:  # where a packet is half a frame, or a joint costs frames
-                metadata, frames = _describe(index, num_frames, pick, short_side), None
+                metadata, frames = _describe(index, num_frames, pick, short_side, shrink), None
         frames = _stack_frames([frames[number] for number in metadata.frames_indices])
-    metadata.height, metadata.width = frames.shape[1:3]
+    if shrink is None:
+        metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
 
 
@@ -288,7 +294,7 @@ class _PacketIndex:
         return islice(dropwhile(lambda packet: packet.pts != self.times[first], packets), last - first + 1)
 
 
-def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None) -> VideoMetadata:
+def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None, shrink) -> VideoMetadata:
     """The metadata of a video of `num_frames`, with the frames that `pick` asks for."""
     if num_frames == 0:
         raise VideoDecodeError(NO_FRAME)
@@ -310,7 +316,7 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
     width, height = stream.codec_context.width, stream.codec_context.height
     scale = min(1, (short_side or math.inf) / max(1, min(width, height)))
     num_bytes = 3 * len(indices) * width * height * scale**2
-    if num_bytes > MAX_CLIP_BYTES:
+    if shrink is None and num_bytes > MAX_CLIP_BYTES:
         found = f"{len(indices)} frames of {width}x{height} take {num_bytes / 1e9:.1f} GB"
         advice = "take fewer, or scale them down with `short_side`"
         raise VideoDecodeError(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
@@ -362,14 +368,15 @@ def _decode_everything(data, wanted: set[int], to_rgb: Callable) -> tuple[dict[i
     return frames, num_frames
 
 
-def _to_rgb(reformatter: VideoReformatter, short_side: int | None, frame) -> np.ndarray:
-    """A frame as (H, W, 3) uint8, scaled down and upright."""
+def _to_rgb(reformatter: VideoReformatter, short_side: int | None, shrink: Callable | None, frame) -> np.ndarray:
+    """A frame as (H, W, 3) uint8, scaled down and upright, or what `shrink` keeps of it."""
     scale, settings = (short_side or math.inf) / min(frame.width, frame.height), {}
     if scale < 1:  # of swscale's filters, "area" averages all pixels that become one: no aliasing
         settings = {"width": round(frame.width * scale), "height": round(frame.height * scale), "interpolation": "AREA"}
     # One reformatter and one thread: setting up either for every frame costs more than small frames themselves.
     pixels = reformatter.reformat(frame, format="rgb24", threads=1, **settings).to_ndarray()
-    return np.rot90(pixels, k=round(frame.rotation / 90) % 4)  # quarter turns against the clock
+    upright = np.rot90(pixels, k=round(frame.rotation / 90) % 4)  # quarter turns against the clock
+    return upright if shrink is None else shrink(upright)
 
 
 def _stack_frames(frames: list[np.ndarray]) -> np.ndarray:

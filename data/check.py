@@ -18,7 +18,11 @@ from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of
 
-VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".gif")
+# FFmpeg itself names few of its formats' extensions, and a .txt as a film of letters.
+VIDEO_EXTENSIONS = tuple(
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg "
+    ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+)
 AT_ONCE = 1000  # items that wait for workers, or for their turn
 
 
@@ -91,8 +95,8 @@ def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) 
         yield from (os.path.join(parent, name) for name in names)
 
 
-def is_video(path: str) -> bool:
-    return path.lower().endswith(VIDEO_EXTENSIONS) and not os.path.basename(path).startswith(".")
+def is_video(path: str, extensions: tuple[str, ...] = VIDEO_EXTENSIONS) -> bool:
+    return path.lower().endswith(extensions) and not os.path.basename(path).startswith(".")
 
 
 def check_video(video: str, num_frames: int, full: bool) -> str | None:

@@ -105,6 +105,6 @@ def read_member(shard: str, offset: int, size: int) -> bytes:
     """Return the bytes of a video in a shard; raise an `InputError` if they are there no more."""
     try:
         files, path = fsspec.url_to_fs(shard)
-        return files.cat_file(path, offset, offset + size)
+        return files.cat_file(path, start=offset, end=offset + size)  # s3fs has them in another order
     except OSError as error:
         raise InputError(f"{shard}: cannot be read any more ({error}).") from error

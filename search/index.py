@@ -1,7 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The index: spans of videos and their embeddings in a LanceDB table, searched in two stages as in retrieval.
 
-A folder holds
+A folder, or one in an object store (`s3://bucket/index`), holds
 
     index.json          the model, by name and by a hash of its files, and how videos are cut
     spans.lance         a row for each span, the stretch of a video that becomes a clip: see table.py
@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -33,11 +33,23 @@ from transformers import PreTrainedModel
 
 from ..conversion import load_model_and_processor
 from ..conversion.defaults import default_model
-from ..data.loaders import BadVideoReport
-from ..distributed import fail_together, progress_bar, share_of, whole_files
+from ..data.check import write_bad_videos
+from ..distributed import fail_together, progress_bar, share_of
 from ..errors import InputError, check_number, writing
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .spans import ROUNDING, Source, Span, SpanReader, absolute, collate_spans, find_sources, is_below, read_spans
+from .places import has_file, is_url, new_files, place_of, read_file, remove_file
+from .spans import (
+    ROUNDING,
+    Source,
+    Span,
+    SpanReader,
+    absolute,
+    collate_spans,
+    find_sources,
+    is_below,
+    passed_over,
+    read_spans,
+)
 from .table import SpanTable
 
 # What embeddings depend on, of the files of a model.
@@ -51,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Hit:
-    """A span that was found: `video` is a path, or `<shard>::<member>`; `start` and `end` are seconds.
+    """A span that was found: `video` is a path or URL, or `<shard>::<member>`; `start` and `end` are seconds.
 
     Hits are ranked by `score`, the logit of matching, or where they were not re-ranked, by `similarity`, the cosine of
     embeddings, or of a model that encodes frames one by one, the mean of its frames'. `note` says that the video has
@@ -68,13 +80,14 @@ class Hit:
 
 @dataclass
 class IndexReport:
-    """What [`SViTTIndex.add`] did: names of videos, and the number of spans that it encoded."""
+    """What [`SViTTIndex.add`] did: names of videos, what it passed over, and the number of spans that it encoded."""
 
     added: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)  # all that cannot be read, and why
+    skipped: dict[str, int] = field(default_factory=dict)  # files that are no videos, by extension
     num_spans: int = 0
 
 
@@ -87,7 +100,7 @@ class SViTTIndex:
         print(hit.video, hit.start, hit.end, hit.score)
     """
 
-    def __init__(self, folder: Path, settings: dict, model: PreTrainedModel, processor: SViTTProcessor):
+    def __init__(self, folder: Path | str, settings: dict, model: PreTrainedModel, processor: SViTTProcessor):
         self.folder, self.settings, self.model, self.processor = folder, settings, model, processor
         self.table = SpanTable(folder)
 
@@ -103,7 +116,7 @@ class SViTTIndex:
         """Make an empty index, or open the one that is there already with the same settings.
 
         Args:
-            folder: to be made.
+            folder: to be made, or the URL of one in an object store.
             model_name_or_path: folder or Hub name of a SViTT, by default that of [`default_model`]; an index that is
                 there knows its own.
             clip_seconds: longer videos are cut into spans of this length, 10 by default,
@@ -114,10 +127,12 @@ class SViTTIndex:
             InputError: if there is no such model, it does not compare videos with texts, a number is out of bounds, or
                 the folder holds an index of another model or with other settings.
         """
-        folder = Path(folder)
+        folder = place_of(folder)
         given = {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds, "num_frames": num_frames}
         given = {name: value for name, value in given.items() if value is not None}
-        if (folder / "index.json").exists():
+        state = this_process()
+        [is_there] = broadcast_object_list([fail_together(has_file, folder, "index.json")])
+        if is_there:
             before = read_settings(folder)
             for name, value in given.items():
                 if value != before[name]:
@@ -133,12 +148,14 @@ class SViTTIndex:
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
         settings |= fingerprint_of(model_name_or_path)
         settings["num_frames"] = processor.video_processor.num_frames
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / "create.lock"):
-                if not (folder / "index.json").exists():  # as another process of the same launch was faster
+
+        def make():
+            with writing(folder), created(folder):
+                if not has_file(folder, "index.json"):  # as another command was faster
                     SpanTable.create(folder, model.config.embed_dim)
                     write_settings(folder, settings)
+
+        fail_together(make if state.is_main_process else lambda: None)
         return cls(folder, settings, model, processor)
 
     @classmethod
@@ -148,7 +165,7 @@ class SViTTIndex:
         Raises:
             InputError: if there is no index, or the model is another one than that which made it.
         """
-        folder = Path(folder)
+        folder = place_of(folder)
         settings = read_settings(folder)
         name = model_name_or_path or settings["model"]
         model, processor = load(name, settings["num_frames"], COMPARING)
@@ -158,8 +175,8 @@ class SViTTIndex:
                 f"{folder}: was made by another model than {name}, namely {settings['model']} as it was; their "
                 "embeddings cannot be compared; index the videos anew in another folder."
             )
-        if found["files"] != settings["files"]:
-            with suppress(InputError, OSError), FileLock(folder / "create.lock"):  # of a folder that may only be read
+        if found["files"] != settings["files"] and not is_url(folder):  # which machines share, each with its own files
+            with suppress(InputError, OSError), created(folder):  # of a folder that may only be read
                 write_settings(folder, settings | found)
         return cls(folder, settings, model, processor)
 
@@ -180,7 +197,8 @@ class SViTTIndex:
         by `accelerate launch` share the work.
 
         Args:
-            paths: videos, folders of videos and tar shards, and tar shards.
+            paths: videos, folders of videos and tar shards, and tar shards, or their URLs. Photos are videos of one
+                frame. In folders and shards, files with other extensions are passed over.
             batch_size: spans that a process encodes, and commits, at once.
             num_workers: processes that decode videos, beside each main process.
 
@@ -203,10 +221,8 @@ class SViTTIndex:
                 report.num_spans += num_spans
             for names in (report.added, report.updated):
                 names[:] = [name for name in names if name not in report.bad]
-            bad_videos = BadVideoReport(self.folder / "bad_videos.jsonl")
-            bad_videos.found |= report.bad
-            bad_videos.write("index")
             if is_main:
+                write_bad_report(self.folder, report.bad)
                 self.table.remove([source.video for source, _ in todo if source.video in report.bad])
                 self.table.finish()
             PartialState().wait_for_everyone()
@@ -214,8 +230,8 @@ class SViTTIndex:
 
     def _plan(self, paths: list[str]) -> tuple[IndexReport, list[tuple[Source, set[int]]]]:
         """Remove what has vanished or changed; return the videos to encode, with the spans that are there."""
-        sources, unread = find_sources(paths)
-        report, done = IndexReport(bad=unread), {}
+        sources, unread, skipped = find_sources(paths, absolute(self.folder))
+        report, done = IndexReport(bad=unread, skipped=skipped), {}
         for (name, version, num_spans), numbers in self.table.spans().items():
             if name not in sources:
                 if any(is_below(name, path) for path in paths) and not any(is_below(name, path) for path in unread):
@@ -365,9 +381,11 @@ def without_overlaps(rows: list[dict]) -> list[dict]:
 # ---- The folder and the model
 
 
-def read_settings(folder: Path) -> dict:
+def read_settings(folder: Path | str) -> dict:
     try:
-        settings = json.loads((folder / "index.json").read_text())
+        settings = json.loads(read_file(folder, "index.json"))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: is no index, it has no index.json that can be read.") from error
     if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):
@@ -376,8 +394,25 @@ def read_settings(folder: Path) -> dict:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process index at a time; the lock of one that was killed is open."""
+def created(folder: Path | str) -> Iterator[None]:
+    """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
+    if not is_url(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if is_url(folder) else FileLock(folder / "create.lock"):
+        yield
+
+
+@contextmanager
+def locked(folder: Path | str) -> Iterator[None]:
+    """Let one process index at a time; the lock of one that was killed is open.
+
+    In a store there are no locks: LanceDB's transactions keep the table whole, but two that index the same videos at
+    once encode them twice.
+    """
+    if is_url(folder):
+        with writing(folder):
+            yield
+        return
     lock = FileLock(folder / "index.lock")
     with writing(folder):
         try:
@@ -399,7 +434,7 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
     Raises:
         InputError: if the index has none of a path, or cannot be written.
     """
-    folder, names = Path(folder), set()
+    folder, names = place_of(folder), set()
     read_settings(folder)
     with locked(folder):
         table = SpanTable(folder)
@@ -416,13 +451,25 @@ def load(name: str, num_frames: int | None, architectures: list[str]) -> tuple[P
     """Return a model of one of these classes, ready for use, and its processor."""
     check_number("num_frames", num_frames, 1)
     model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
-    device = PartialState(cpu=not torch.accelerator.is_available()).device  # else processes on CPUs would work alone
-    return model.eval().to(device), processor
+    return model.eval().to(this_process().device), processor
 
 
-def write_settings(folder: Path, settings: dict):
-    with whole_files(folder) as new:
+def this_process() -> PartialState:
+    return PartialState(cpu=not torch.accelerator.is_available())  # else processes on CPUs would work alone
+
+
+def write_settings(folder: Path | str, settings: dict):
+    with new_files(folder) as new:
         (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def write_bad_report(folder: Path | str, bad: dict[str, str]):
+    """Write `bad_videos.jsonl`, or remove that of the last time where all could be read."""
+    remove_file(folder, "bad_videos.jsonl")
+    if bad:
+        with new_files(folder) as new:
+            lines = [{"video": video, "error": error, "where": "index"} for video, error in sorted(bad.items())]
+            write_bad_videos(new / "bad_videos.jsonl", lines)
 
 
 def fingerprint_of(name: str, known: dict | None = None) -> dict:
@@ -447,7 +494,8 @@ def fingerprint_of(name: str, known: dict | None = None) -> dict:
 
 def summary(report: IndexReport, num_spans: int) -> str:
     parts = [f"{len(getattr(report, name))} {name}" for name in ("added", "updated", "removed", "unchanged", "bad")]
-    return f"videos: {', '.join(parts)}; {report.num_spans} spans encoded, {num_spans} in the index"
+    spans = f"{report.num_spans} spans encoded, {num_spans} in the index"
+    return f"videos: {', '.join(parts)}; {spans}{passed_over(report.skipped)}"
 
 
 def hits_table(hits: list[Hit]) -> str:

@@ -1,20 +1,25 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""What is indexed: videos, also those in tar shards, the spans that they are cut into, and reading these."""
+"""What is indexed: videos and photos, also those in tar shards, the spans that they are cut into, and reading these."""
 
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..data.check import files_below, is_video
+from ..data.check import VIDEO_EXTENSIONS, files_below, is_video
 from ..errors import InputError
 from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+from .places import asking, canonical, is_url, open_store, read_bytes, versions_below
 
+# Those that FFmpeg reads as one picture; of HEIC, it would read a corner.
+PHOTO_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SPANS_AT_ONCE = 4  # of one video that are read at once
 ROUNDING = 1e-6  # in times, of seconds or of strides
 
@@ -23,18 +28,35 @@ ROUNDING = 1e-6  # in times, of seconds or of strides
 
 
 class Source(NamedTuple):
-    """A video file, or one within a tar shard."""
+    """A file of a video or photo, or one within a tar shard."""
 
-    video: str  # absolute path; `<shard>::<member>` in a shard
+    video: str  # absolute path, or URL; `<shard>::<member>` in a shard
     version: str  # differs when the file has been replaced
     shard: str = ""
     offset: int = 0
     size: int = 0
 
     def is_unchanged(self) -> bool:
+        """Return whether the file is as it was; in a store, [`read`] finds out: a search would ask for each hit."""
+        place = self.shard or self.video
         with suppress(OSError):
-            return self.version == version_of(self.shard or self.video)
+            return is_url(place) or self.version == version_of(place)
         return False
+
+    def read(self) -> str | dict:
+        """Return what [`read_video`] takes: a path, or where this is not a file on its own, its name and bytes.
+
+        Raises:
+            OSError: if it cannot be read, or has changed in its store.
+        """
+        is_file = not self.shard and not is_url(self.video)
+        return self.video if is_file else {"path": self.video, "bytes": content_of(self)}
+
+
+@lru_cache(maxsize=1)  # a long video is read in several goes
+def content_of(source: Source) -> bytes:
+    part = (source.offset, source.offset + source.size) if source.shard else ()
+    return read_bytes(source.shard or source.video, source.version, *part)
 
 
 def version_of(path: str) -> str:
@@ -45,51 +67,87 @@ def version_of(path: str) -> str:
 def absolute(path: str | os.PathLike) -> str:
     if not str(path):
         raise InputError("A path is empty; name a video, a folder or a tar shard.")
-    return os.path.abspath(path)
+    return canonical(path) if is_url(path) else os.path.abspath(path)
 
 
 def is_below(name: str, path: str) -> bool:
     """Return whether the video of this name is, or lies in, this file, folder or shard."""
-    return name == path or name.startswith((path.rstrip(os.sep) + os.sep, f"{path}::"))
+    folder = path.rstrip("/" + os.sep)
+    return name == path or name.startswith((f"{folder}{os.sep}", f"{folder}/", f"{path}::"))
 
 
-def find_sources(paths: list[str]) -> tuple[dict[str, Source], dict[str, str]]:
-    """Return the videos among files, below folders, and in tar shards, by name; and what cannot be read, and why.
+def find_sources(paths: list[str], own: str = "") -> tuple[dict[str, Source], dict[str, str], dict[str, int]]:
+    """Return the videos and photos among files, below folders, and in tar shards.
+
+    A file that a path names is one whatever its extension.
+
+    Args:
+        paths: as [`absolute`] returns them.
+        own: folder whose files are not worth mentioning when they are passed over.
+
+    Returns:
+        sources by name; what cannot be read, and why; how many files were passed over, by extension.
 
     Raises:
         InputError: for a path that does not exist, or a folder or shard without videos.
     """
-    sources, bad = {}, {}
+    sources, bad, skipped = {}, {}, Counter()
 
     def refuse(path: str, error: Exception):
         bad[path] = f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})."
 
+    def is_wanted(file: str) -> bool:
+        name = os.path.basename(file).rpartition("::")[2]
+        wanted = is_video(name, VIDEO_EXTENSIONS + PHOTO_EXTENSIONS)
+        if not wanted and not (own and is_below(file, own)):
+            skipped["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"] += 1
+        return wanted
+
     for path in paths:
-        files, num_before = [path], len(sources) + len(bad)
-        if os.path.isdir(path):
-            below = files_below(path, lambda error: refuse(error.filename, error))
-            files = sorted(file for file in below if is_video(file) or file.endswith(".tar"))
-        elif not os.path.exists(path):
-            raise InputError(f"{path}: there is no such file or folder.")
-        for file in files:
+        num_before = len(sources) + len(bad)
+        for file, version in files_of(path, lambda error: refuse(error.filename, error)).items():
             try:
                 file.encode()  # no other name can be written into the table
-                members = members_of(file) if file.endswith(".tar") else [Source(file, version_of(file))]
-                sources |= {source.video: source for source in members}
+                if file.endswith(".tar"):
+                    sources |= {member.video: member for member in members_of(file, version) if is_wanted(member.video)}
+                elif file == path or is_wanted(file):
+                    sources[file] = Source(file, version or version_of(file))
             except (OSError, UnicodeError, tarfile.TarError) as error:
                 refuse(file, error)
         if len(sources) + len(bad) == num_before and path not in sources:
-            raise InputError(f"{path}: holds no video.")
-    return sources, bad
+            raise InputError(f"{path}: holds no video{passed_over(skipped)}.")
+    return sources, bad, skipped
 
 
-def members_of(shard: str) -> list[Source]:
-    with tarfile.open(shard, "r:") as tar:  # not compressed, else members have no place in the file
-        return [
-            Source(f"{shard}::{member.name}", version_of(shard), shard, member.offset_data, member.size)
-            for member in tar
-            if member.isfile() and is_video(member.name)
-        ]
+def files_of(path: str, on_error: Callable[[OSError], None]) -> dict[str, str | None]:
+    """Return the file, or all files below a folder, in order; in a store, with their versions."""
+    if is_url(path):
+        files = versions_below(path)
+    elif os.path.isdir(path):
+        return dict.fromkeys(sorted(files_below(path, on_error)))
+    else:
+        files = {path: None} if os.path.exists(path) else {}
+    if not files:
+        raise InputError(f"{path}: there is no such file or folder.")
+    return files
+
+
+def passed_over(skipped: dict[str, int]) -> str:
+    """Return how many files were passed over, the most frequent extensions first, to be put behind a sentence."""
+    parts = [f"{count} {extension}" for extension, count in Counter(skipped).most_common(10)]
+    others = sum(skipped.values()) - sum(count for _, count in Counter(skipped).most_common(10))
+    parts += [f"{others} others"] if others else []
+    return f"; passed over: {', '.join(parts)}" if parts else ""
+
+
+def members_of(shard: str, version: str | None) -> list[Source]:
+    """Return all files in a shard, which is read but for their contents."""
+    files, path = open_store(shard)
+    version = version or version_of(shard)
+    with asking(shard, OSError), files.open(path, block_size=2**16) as file:
+        with tarfile.open(fileobj=file, mode="r:") as tar:  # not compressed, else members have no place in the file
+            members = [member for member in tar if member.isfile()]
+    return [Source(f"{shard}::{one.name}", version, shard, one.offset_data, one.size) for one in members]
 
 
 # ---- Spans
@@ -121,13 +179,14 @@ def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
     """Return the spans of a video: every `stride_seconds` one of `clip_seconds`, the last one up to the end.
 
     A span has the frames that are shown during it; one that would show no new frame is left out, so that there are no
-    more spans than frames. A video that is shorter, or whose frame rate is not known, is one span.
+    more spans than frames. A video that is shorter, or whose frame rate is not known, is one span; a photo lasts from
+    0 to 0.
 
     Args:
         metadata: `total_num_frames`, `fps` and `frame_times` of [`read_video`].
     """
     num_frames, fps = metadata.total_num_frames, metadata.fps
-    if not fps:
+    if not fps or num_frames == 1:
         return [Span(0, 1, 0.0, 0.0, 0, num_frames)]
     times = times_of(metadata)
     duration = float(times[-1]) + 1 / fps
@@ -157,12 +216,7 @@ def read_spans(
         frames = [span.first + i for span in spans for i in sample_frame_indices(num_frames, span.last - span.first)]
         return [min(frame, metadata.total_num_frames - 1) for frame in frames]
 
-    video = source.video
-    if source.shard:
-        with open(source.shard, "rb") as file:
-            file.seek(source.offset)
-            video = {"path": video, "bytes": file.read(source.size)}
-    frames, _ = read_video(video, pick)
+    frames, _ = read_video(source.read(), pick)
     parts = [frames[start : start + num_frames] for start in range(0, len(frames), num_frames)]
     return spans, torch.stack([processor.read_clip(part, do_sample_frames=False) for part in parts])
 

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfFlat
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
+from .places import asking, is_url
 from .spans import Source, Span
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
@@ -28,20 +29,19 @@ class SpanTable:
 
     def __init__(self, folder: str | Path):
         try:
-            self.table = lancedb.connect(folder).open_table("spans")
+            self.table = connect(folder).open_table("spans")
             self.table.search().limit(1).to_list()  # data are read no sooner
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).partition(", /")[0]  # without lines of LanceDB's source
-            raise InputError(
-                f"{folder}: its table spans.lance is damaged ({reason}); index the videos anew in another folder."
-            ) from error
+            damage = f"its table spans.lance is damaged ({reason_of(error)})"
+            raise InputError(f"{folder}: {damage}; index the videos anew in another folder.") from error
 
     @classmethod
     def create(cls, folder: str | Path, embed_dim: int) -> "SpanTable":
         """Make an empty table for embeddings, in place of one that may be there."""
-        database = lancedb.connect(folder)
-        database.drop_table("spans", ignore_missing=True)  # mode="overwrite" would warn where there is none
-        database.create_table("spans", schema=cls.schema(embed_dim))
+        with asking(folder):
+            database = connect(folder)
+            database.drop_table("spans", ignore_missing=True)  # mode="overwrite" would warn where there is none
+            database.create_table("spans", schema=cls.schema(embed_dim))
         return cls(folder)
 
     @staticmethod
@@ -88,3 +88,9 @@ class SpanTable:
     def build_ann_index(self):
         """Cluster the embeddings, so that a search looks at some clusters only; embeddings are kept as they are."""
         self.table.create_index("embedding", config=IvfFlat(distance_type="dot"))
+
+
+def connect(folder: str | Path):
+    """Open a folder, or the URL of one; endpoint and keys come from the environment, as for fsspec."""
+    options = {"allow_http": "true"} if is_url(folder) else None  # for a store of one's own, as fsspec allows it
+    return lancedb.connect(folder, storage_options=options)
