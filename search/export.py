@@ -15,8 +15,9 @@ from av.error import FFmpegError
 from ..data.mp4 import SOUND_RATE, TIME_BASE, timed, write_mp4
 from ..distributed import whole_files
 from ..processing_svitt import NO_FRAME, VideoDecodeError, _errors_about, _open_stream
-from .index import Hit
-from .spans import ROUNDING
+from .hits import Hit
+from .places import is_url, versions_below
+from .spans import ROUNDING, Source, members_of, version_of
 
 STEPS_BACK = (0.0, 4.0, 30.0, math.inf)  # seconds before a span from where a keyframe is looked for
 LAG = 1.0  # seconds that sound may lie behind its picture in a file
@@ -61,15 +62,17 @@ def frames_of(hit: Hit, short_side: int | None = None) -> Iterator[av.VideoFrame
 
 
 def content_of(video: str) -> str | bytes:
-    """Return the path of a video, or the content of one in a shard."""
+    """Return the path of a video, or the content of one in a shard or a store."""
     shard, _, member = video.partition(".tar::")
-    if not member or os.path.exists(video):
-        return video
+    place = f"{shard}.tar" if member and not os.path.exists(video) else video
     try:
-        with tarfile.open(f"{shard}.tar", "r:") as tar:
-            return tar.extractfile(member).read()
-    except (OSError, KeyError, tarfile.TarError) as error:
-        raise VideoDecodeError(f"cannot be read from its shard ({error})") from error
+        version = versions_below(place).get(place) if is_url(place) else version_of(place)
+        sources = [Source(video, version)] if place == video else members_of(place, version)
+        content = next(source for source in sources if source.video == video).read()
+    except (OSError, StopIteration, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "its shard has no such member"
+        raise VideoDecodeError(f"cannot be opened ({reason})") from error
+    return content if isinstance(content, str) else content["bytes"]
 
 
 @contextmanager
@@ -115,7 +118,7 @@ def frames_during(
                 if start <= (time := frame.time - origin) < end:
                     kind = frame.format.name, frame.layout.name, frame.sample_rate  # may change
                     resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
-                    yield from (timed(one, time - start, end) for one in resampler.resample(frame))
+                    yield from (timed(one, time - start, time - start) for one in resampler.resample(frame))
             continue
         for frame in stream.decode(packet) if held_time < end - ROUNDING else ():
             time = math.nan if frame.pts is None else float(frame.pts * stream.time_base) - origin
@@ -129,7 +132,9 @@ def frames_during(
         raise VideoDecodeError(NO_FRAME)
     if held_time < end - ROUNDING:  # the last of the video
         last = held_time + (STILL_SECONDS if is_alone else 1 / fps)
-        yield timed(held, max(held_time - start, 0), (last if end == math.inf else end) - start)
+        if end < math.inf:
+            last = max(last, end) if is_alone else end
+        yield timed(held, max(held_time - start, 0), last - start)
 
 
 def sounds_of(packet) -> list[av.AudioFrame]:
