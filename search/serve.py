@@ -36,7 +36,7 @@ def build_app(index: SViTTIndex) -> FastAPI:
         how = {"top_k": top_k, "shortlist": shortlist, "rerank": rerank, "min_similarity": min_similarity}
         hit = None if like is None else Hit(like, start, start, 0.0)
         try:
-            with lock:  # a query uses all cores, and a fast tokenizer may be borrowed by one thread at a time
+            with lock:  # one query uses all cores, and tokenizers set for all threads how they pad
                 hits = index.search(q, like=hit, where=where, locate=locate, **how)
         except (InputError, VideoDecodeError) as error:
             raise HTTPException(400, sentence_of(error)) from error
@@ -64,7 +64,7 @@ def serve(index: SViTTIndex, host: str = "127.0.0.1", port: int = 8000):
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise InputError(f"{host}:{port}: cannot be listened on ({error.strerror}).") from error
+        raise InputError(f"{host}:{port}: cannot be listened on ({error.strerror.partition(' (')[0]}).") from error
     with listener:
         name = f"[{host}]" if ":" in host else host
         print(f"http://{name}:{listener.getsockname()[1]}/search?q=...", flush=True)
