@@ -1219,7 +1219,7 @@ def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: floa
 
 # ---- Clips of a longer video
 
-CLIP_ENSEMBLES = ("mean", "max", "lse", "concat")
+CLIP_ENSEMBLES = ("mean", "max", "lse", "concat", "late_concat")
 
 
 def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = False) -> torch.Tensor:
@@ -1238,10 +1238,15 @@ def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = Fal
     return pixel_values.unflatten(1, (-1, num_frames)).flatten(0, 1)
 
 
+def join_clips(tokens: torch.Tensor, ensemble: str) -> torch.Tensor:
+    """Return the tokens (B, C, n, D) of clips; with `"late_concat"` as those of one clip each, (B, 1, C * n, D)."""
+    return tokens.flatten(1, 2)[:, None] if ensemble == "late_concat" else tokens
+
+
 def pool_clips(scores: torch.Tensor, ensemble: str) -> torch.Tensor:
     """Combine the scores (B, C, ...) of a video's C clips by one of `CLIP_ENSEMBLES`: (B, ...).
 
-    `"lse"` is log-sum-exp; `"concat"` takes the only clip, of all frames.
+    `"lse"` is log-sum-exp; `"concat"` takes the only clip, of all frames, and `"late_concat"` that of [`join_clips`].
     """
     if ensemble not in CLIP_ENSEMBLES:
         raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
@@ -1740,7 +1745,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 by default all of the list.
             k: length of the shortlist; where there are fewer answers, all of them are ranked.
             ensemble: how to combine clips: `"mean"`, `"max"` or `"lse"` of their scores, or
-                `"concat"`: all frames as one clip.
+                `"concat"`: all frames as one clip, or `"late_concat"`: each clip alone, and their tokens joined.
             num_frames: T; defaults to the configuration's.
             strided_clips: whether a clip takes every C-th frame instead of consecutive ones.
             answer_scoring: `"published"`, log p(first word) - nll(answer), which counts the first word twice (and,
@@ -1769,7 +1774,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 num_frames = num_frames or self.config.vision_config.num_frames
                 pixel_values = split_clips(pixel_values, num_frames, strided_clips)
             video_hidden_states = self.encode_video(pixel_values).unflatten(0, (len(input_ids), -1))
-        start = self.start_answering(video_hidden_states, input_ids, attention_mask)
+        start = self.start_answering(join_clips(video_hidden_states, ensemble), input_ids, attention_mask)
         first_scores, shortlist = self.shortlist_by_first_word(start, candidates, answer_ids, ensemble, k)
         nll = self.shortlist_nll(start, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
@@ -1794,7 +1799,8 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         self, start: AnswerStart, candidates, answer_ids, ensemble: str, k: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log p(first word) of the k best of candidates (B, n), and these, -1 for none: both (B, min(k, n))."""
-        scores = start.logits[:, 0] if ensemble == "concat" else pool_clips(start.logits.softmax(dim=-1), ensemble)
+        is_one = "concat" in ensemble
+        scores = start.logits[:, 0] if is_one else pool_clips(start.logits.softmax(dim=-1), ensemble)
         scores = scores.log_softmax(dim=-1).gather(1, answer_ids[:, 1][candidates])
         scores, order = scores.masked_fill(candidates < 0, float("-inf")).sort(dim=1, descending=True, stable=True)
         return scores[:, :k], candidates.gather(1, order[:, :k])
