@@ -157,7 +157,11 @@ def add_index(commands):
     add("--model", dest="model_name_or_path", help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})")
     add("--clip_seconds", type=float, help="longer videos are cut into spans of this length (default: 10)")
     add("--stride_seconds", type=float, help="from the start of one span to the next (default: 5)")
-    add("--num_frames", type=int, help="frames of a span (default: the model's own)")
+    add("--num_frames", type=int, help="frames of a clip (default: the model's own)")
+    add("--frames_per_span", type=int, help="a multiple: a span is so many clips (default: one)")
+    help = "how video tokens are kept for re-ranking: int8, float16, or none, to read videos again (default: int8)"
+    add("--tokens", choices=["int8", "float16", "none"], help=help)
+    add("--tokens_per_span", type=int, help="at most so many, those looked at most (default: 64)")
     add("--batch_size", type=int, default=16, help="spans encoded at once (default: %(default)s)")
     add("--num_workers", type=int, default=0, help="processes that decode videos, beside the main one")
 

@@ -57,6 +57,13 @@ CLIPS_DOC = r"""
         Clips, of any number of frames up to `max_num_frames` of the configuration. 4-dimensional input is a batch of
         images, that is, of clips of one frame.
 """
+ENCODER_DOC = (
+    CLIPS_DOC
+    + r"""
+    output_cls_attention (`bool`, *optional*, defaults to `False`):
+        Whether to return `cls_attention`.
+"""
+)
 RETRIEVAL_DOC = (
     CLIPS_DOC
     + r"""
@@ -645,7 +652,7 @@ class SViTTVisionEncoder(nn.Module):
         self.layer = nn.ModuleList([SViTTVisionLayer(config, i) for i in range(config.num_hidden_layers)])
 
     def forward(
-        self, hidden_states: torch.Tensor, positions: torch.Tensor, num_frames: int, output_cls_attention: bool, **kwargs
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, num_frames: int, needs_cls_attention: bool, **kwargs
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor | None]:
         """(B, 1 + N, D) tokens at positions (1, N) -> (B, 1 + remaining, D), and the positions left after each drop.
 
@@ -662,13 +669,13 @@ class SViTTVisionEncoder(nn.Module):
                 dense_rows = relative_positions.dense_rows(coordinates)
             cls_rows = relative_positions.cls_rows(coordinates)
             rows = {"dense_rows": dense_rows, "cls_rows": cls_rows, "table_rows": table_rows}
-            is_asked = output_cls_attention and i == config.num_hidden_layers - 1
-            hidden_states, kept, cls_attention = layer(hidden_states, positions, is_asked, blocks=blocks, **rows, **kwargs)
+            rows["needs_cls_attention"] = needs_cls_attention and i == config.num_hidden_layers - 1
+            hidden_states, kept, cls_attention = layer(hidden_states, positions, blocks=blocks, **rows, **kwargs)
             if kept is not None:
                 positions = positions.expand(batch_size, -1).gather(1, kept)
                 coordinates, dense_rows = relative_positions.coordinates(positions), None
                 token_idx += (positions,)
-        return hidden_states, token_idx, cls_attention if output_cls_attention else None
+        return hidden_states, token_idx, cls_attention if needs_cls_attention else None
 
     def draw_blocks(
         self, layer: int, coordinates: torch.Tensor, relative_positions: RelativePositions
@@ -965,14 +972,10 @@ class SViTTVisionModel(SViTTPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    @auto_docstring(custom_args=CLIPS_DOC)
+    @auto_docstring(custom_args=ENCODER_DOC)
     def forward(
         self, pixel_values: torch.Tensor, output_cls_attention: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> SViTTVisionModelOutput:
-        r"""
-        output_cls_attention (`bool`, *optional*, defaults to `False`):
-            Whether to return `cls_attention`.
-        """
         pixel_values = self.check_clips(pixel_values)
         clips = pixel_values.shape[:2]
         if self.config.frame_wise:  # each frame is a clip of its own
@@ -1216,7 +1219,7 @@ def mask_tokens(input_ids: torch.Tensor, config: SViTTTextConfig, mlm_prob: floa
 
 # ---- Clips of a longer video
 
-CLIP_ENSEMBLES = ("mean", "max", "lse", "concat")
+CLIP_ENSEMBLES = ("mean", "max", "lse", "concat", "late_concat")
 
 
 def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = False) -> torch.Tensor:
@@ -1235,10 +1238,15 @@ def split_clips(pixel_values: torch.Tensor, num_frames: int, strided: bool = Fal
     return pixel_values.unflatten(1, (-1, num_frames)).flatten(0, 1)
 
 
+def join_clips(tokens: torch.Tensor, ensemble: str) -> torch.Tensor:
+    """Return the tokens (B, C, n, D) of clips; with `"late_concat"` as those of one clip each, (B, 1, C * n, D)."""
+    return tokens.flatten(1, 2)[:, None] if ensemble == "late_concat" else tokens
+
+
 def pool_clips(scores: torch.Tensor, ensemble: str) -> torch.Tensor:
     """Combine the scores (B, C, ...) of a video's C clips by one of `CLIP_ENSEMBLES`: (B, ...).
 
-    `"lse"` is log-sum-exp; `"concat"` takes the only clip, of all frames.
+    `"lse"` is log-sum-exp; `"concat"` takes the only clip, of all frames, and `"late_concat"` that of [`join_clips`].
     """
     if ensemble not in CLIP_ENSEMBLES:
         raise ValueError(f"`ensemble` must be one of {', '.join(CLIP_ENSEMBLES)}, got {ensemble!r}.")
@@ -1314,13 +1322,19 @@ class SViTTModel(SViTTPreTrainedModel):
         return outputs
 
     def fuse(
-        self, video_hidden_states: torch.Tensor, text_hidden_states, attention_mask=None, cls_only: bool = False
+        self,
+        video_hidden_states: torch.Tensor,
+        text_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cls_only: bool = False,
+        video_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return states (B * c, L, D), or of [CLS] alone (B * c, 1, D), of texts that looked at videos (B, n, D)."""
         return self.text_model(
             text_embeds=text_hidden_states,
             attention_mask=attention_mask,
             encoder_hidden_states=video_hidden_states,
+            encoder_attention_mask=video_mask,
             mode="fusion",
             cls_only=cls_only,
         ).last_hidden_state
@@ -1332,6 +1346,7 @@ class SViTTModel(SViTTPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         video_hidden_states: torch.Tensor | None = None,
         text_hidden_states: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return matching scores (B * c,) float32, how well texts describe videos: logits of class 1 of the head.
 
@@ -1341,12 +1356,13 @@ class SViTTModel(SViTTPreTrainedModel):
             input_ids: texts (B * c, text_length), text i of video i // c, which is projected once. Or else
             text_hidden_states: (B * c, text_length, D) `last_hidden_state` of `get_text_features`.
             attention_mask: (B * c, text_length).
+            video_mask: (B, video_length), 1 for tokens to look at, 0 for others.
         """
         if video_hidden_states is None:
             video_hidden_states = self.get_video_features(pixel_values, return_dict=True).last_hidden_state
         if text_hidden_states is None:
             text_hidden_states = self.get_text_features(input_ids, attention_mask, return_dict=True).last_hidden_state
-        fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask, cls_only=True)
+        fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask, cls_only=True, video_mask=video_mask)
         with torch.autocast(fused.device.type, enabled=False):  # half precision would tie scores
             return F.linear(fused[:, 0].float(), self.itm_head.weight.float(), self.itm_head.bias.float())[:, 1]
 
@@ -1729,7 +1745,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 by default all of the list.
             k: length of the shortlist; where there are fewer answers, all of them are ranked.
             ensemble: how to combine clips: `"mean"`, `"max"` or `"lse"` of their scores, or
-                `"concat"`: all frames as one clip.
+                `"concat"`: all frames as one clip, or `"late_concat"`: each clip alone, and their tokens joined.
             num_frames: T; defaults to the configuration's.
             strided_clips: whether a clip takes every C-th frame instead of consecutive ones.
             answer_scoring: `"published"`, log p(first word) - nll(answer), which counts the first word twice (and,
@@ -1758,7 +1774,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
                 num_frames = num_frames or self.config.vision_config.num_frames
                 pixel_values = split_clips(pixel_values, num_frames, strided_clips)
             video_hidden_states = self.encode_video(pixel_values).unflatten(0, (len(input_ids), -1))
-        start = self.start_answering(video_hidden_states, input_ids, attention_mask)
+        start = self.start_answering(join_clips(video_hidden_states, ensemble), input_ids, attention_mask)
         first_scores, shortlist = self.shortlist_by_first_word(start, candidates, answer_ids, ensemble, k)
         nll = self.shortlist_nll(start, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
@@ -1783,7 +1799,8 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
         self, start: AnswerStart, candidates, answer_ids, ensemble: str, k: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log p(first word) of the k best of candidates (B, n), and these, -1 for none: both (B, min(k, n))."""
-        scores = start.logits[:, 0] if ensemble == "concat" else pool_clips(start.logits.softmax(dim=-1), ensemble)
+        is_one = "concat" in ensemble
+        scores = start.logits[:, 0] if is_one else pool_clips(start.logits.softmax(dim=-1), ensemble)
         scores = scores.log_softmax(dim=-1).gather(1, answer_ids[:, 1][candidates])
         scores, order = scores.masked_fill(candidates < 0, float("-inf")).sort(dim=1, descending=True, stable=True)
         return scores[:, :k], candidates.gather(1, order[:, :k])

@@ -28,7 +28,8 @@ class ClipArguments(ArgumentGroup):
     eval_frame_ensemble: str = HfArg(
         default="lse",
         metadata={"choices": list(CLIP_ENSEMBLES)},
-        help="How to combine the clips' scores, or `concat`: all frames as one clip.",
+        help="How to combine the clips' scores; `concat`: all frames as one clip; `late_concat`: each clip is encoded "
+        "alone, and a text sees the tokens of all, as Singularity evaluates.",
     )
     strided_clips: bool = HfArg(default=False, help="A clip of C takes every C-th frame, not consecutive ones.")
 

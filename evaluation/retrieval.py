@@ -24,7 +24,7 @@ from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_se
 from ..data.loaders import ProcessingArguments, text_batches
 from ..data.presets import Split
 from ..distributed import fail_together, gather_shares, progress_bar, share_of
-from ..modeling_svitt import pool_clips
+from ..modeling_svitt import join_clips, pool_clips
 from .clips import ClipArguments, VideoReader, metrics_table, video_field
 from .metrics.retrieval_recall.retrieval_recall import TOP_K, rank_of_best, recalls, with_means
 
@@ -84,6 +84,7 @@ def encode_videos(
         clips = args.split(batch["pixel_values"].to(device), num_frames)
         features, num_videos = model.get_video_features(clips), len(batch["is_missing"])
         of_batch = features.last_hidden_state.to(dtype).unflatten(0, (num_videos, -1))
+        of_batch = join_clips(of_batch, args.eval_frame_ensemble)
         memory_left -= of_batch.nbytes
         tokens += of_batch if memory_left >= 0 else of_batch.cpu()
         embeds += model.video_embeds(features.pooler_output.float()).unflatten(0, (num_videos, -1))
@@ -157,7 +158,7 @@ def itm_scores(
     Args:
         video_tokens: (C, N, D) of each video, on any device.
         text_states, text_mask: (T, L, D) and (T, L).
-        ensemble: of the clips, `"mean"`, `"max"`, `"lse"`; or `"concat"`, where a video is one clip.
+        ensemble: of the clips, `"mean"`, `"max"`, `"lse"`; or `"concat"` or `"late_concat"`, where a video is one.
         words_at_once: of all pairs of a clip and a text that are matched in one call; bounds memory.
     """
     scores = torch.full(pairs.shape, float("-inf"), device=model.device)

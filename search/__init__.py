@@ -5,6 +5,7 @@ And questions about one of them.
 """
 
 from .ask import Answer, SViTTAnswerer
-from .index import Hit, IndexReport, SViTTIndex
+from .hits import Hit
+from .index import IndexReport, SViTTIndex
 
 __all__ = ["Answer", "Hit", "IndexReport", "SViTTAnswerer", "SViTTIndex"]

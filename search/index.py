@@ -14,12 +14,14 @@ nothing else.
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +37,14 @@ from ..conversion import load_model_and_processor
 from ..conversion.defaults import default_model
 from ..data.check import write_bad_videos
 from ..distributed import fail_together, progress_bar, share_of
-from ..errors import InputError, check_number, writing
+from ..errors import ArgumentError, InputError, check_number, writing
+from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
+from .hits import Hit, distinct
 from .places import has_file, is_url, new_files, place_of, read_file, remove_file
 from .spans import (
     ROUNDING,
+    Clip,
     Source,
     Span,
     SpanReader,
@@ -51,31 +56,24 @@ from .spans import (
     read_spans,
 )
 from .table import SpanTable
+from .tokens import DTYPES, SpanTokens, most_attended, packed, unpacked
 
 # What embeddings depend on, of the files of a model.
 MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
 # Classes of models that compare videos with texts.
 COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
-SETTINGS = ("model", "fingerprint", "files", "num_frames", "clip_seconds", "stride_seconds")
+# What an index is made with: what may be chosen, and its defaults.
+CHOICES = {
+    "clip_seconds": 10.0,
+    "stride_seconds": 5.0,
+    "num_frames": None,
+    "frames_per_span": None,
+    "tokens": "int8",
+    "tokens_per_span": 64,
+}
+SETTINGS = ("model", "fingerprint", "files", *CHOICES)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Hit:
-    """A span that was found: `video` is a path or URL, or `<shard>::<member>`; `start` and `end` are seconds.
-
-    Hits are ranked by `score`, the logit of matching, or where they were not re-ranked, by `similarity`, the cosine of
-    embeddings, or of a model that encodes frames one by one, the mean of its frames'. `note` says that the video has
-    gone or changed since it was indexed, or why it cannot be read.
-    """
-
-    video: str
-    start: float
-    end: float
-    similarity: float
-    score: float | None = None
-    note: str | None = None
 
 
 @dataclass
@@ -112,6 +110,9 @@ class SViTTIndex:
         clip_seconds: float | None = None,
         stride_seconds: float | None = None,
         num_frames: int | None = None,
+        frames_per_span: int | None = None,
+        tokens: str | None = None,
+        tokens_per_span: int | None = None,
     ) -> "SViTTIndex":
         """Make an empty index, or open the one that is there already with the same settings.
 
@@ -121,15 +122,20 @@ class SViTTIndex:
                 there knows its own.
             clip_seconds: longer videos are cut into spans of this length, 10 by default,
             stride_seconds: one of them so long after another, 5 by default.
-            num_frames: of the clip that a span becomes, by default the model's own.
+            num_frames: of a clip, by default the model's own.
+            frames_per_span: a multiple of `num_frames`, by default that: a span becomes so many clips, whose embedding
+                is their mean, and whose tokens are joined.
+            tokens: how the video tokens are kept that re-ranking looks at, `"int8"` (the default) or `"float16"`; or
+                `"none"`: then it reads the videos again.
+            tokens_per_span: at most so many, those that CLS looks at most; 64 by default.
 
         Raises:
             InputError: if there is no such model, it does not compare videos with texts, a number is out of bounds, or
                 the folder holds an index of another model or with other settings.
         """
+        values = clip_seconds, stride_seconds, num_frames, frames_per_span, tokens, tokens_per_span
+        given = {name: value for name, value in zip(CHOICES, values, strict=True) if value is not None}
         folder = place_of(folder)
-        given = {"clip_seconds": clip_seconds, "stride_seconds": stride_seconds, "num_frames": num_frames}
-        given = {name: value for name, value in given.items() if value is not None}
         state = this_process()
         [is_there] = broadcast_object_list([fail_together(has_file, folder, "index.json")])
         if is_there:
@@ -140,19 +146,27 @@ class SViTTIndex:
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             model_name_or_path = default_model("search")
-        settings: dict = {"clip_seconds": 10.0, "stride_seconds": 5.0} | given
+        settings: dict = CHOICES | given
         check_number("clip_seconds", settings["clip_seconds"], ROUNDING)
         check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
+        check_number("frames_per_span", settings["frames_per_span"], 1)
+        check_number("tokens_per_span", settings["tokens_per_span"], 2)
+        if settings["tokens"] not in (*DTYPES, "none"):
+            raise ArgumentError("tokens", f"must be one of {', '.join(DTYPES)}, none, got {settings['tokens']!r}")
         model, processor = load(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
         settings |= fingerprint_of(model_name_or_path)
-        settings["num_frames"] = processor.video_processor.num_frames
+        settings["num_frames"] = length = processor.video_processor.num_frames
+        settings["frames_per_span"] = frames_per_span = settings["frames_per_span"] or length
+        if frames_per_span % length:
+            problem = f"must be a multiple of the {length} frames of a clip, see `num_frames`, got {frames_per_span}"
+            raise ArgumentError("frames_per_span", problem)
 
         def make():
             with writing(folder), created(folder):
                 if not has_file(folder, "index.json"):  # as another command was faster
-                    SpanTable.create(folder, model.config.embed_dim)
+                    SpanTable.create(folder, model.config.embed_dim, settings["tokens"] != "none")
                     write_settings(folder, settings)
 
         fail_together(make if state.is_main_process else lambda: None)
@@ -250,20 +264,28 @@ class SViTTIndex:
     ) -> tuple[dict[str, str], int]:
         """Encode and commit spans in batches; return the videos that cannot be read, and how many spans it were."""
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
-        reader = SpanReader(todo, *lengths, self.processor.video_processor)
+        reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
         how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
         bad, num_spans, progress = {}, 0, progress_bar(todo, "videos")
-        for found, clips, errors in DataLoader(reader, batch_size, **how):
+        for found, errors in DataLoader(reader, batch_size, **how):
             if found:
-                rows = [source._asdict() | span._asdict() for source, span in found]
-                embeddings = self.embed_clips(clips)
-                with writing(self.folder):
-                    self.table.add([row | {"embedding": one} for row, one in zip(rows, embeddings, strict=True)])
+                self._commit(*zip(*found, strict=True))
             bad |= errors
             num_spans += len(found)
-            progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span in found))
+            progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
         return bad, num_spans
+
+    def _commit(self, sources: Sequence[Source], spans: Sequence[Span], clips: Sequence[Clip]):
+        rows = [source._asdict() | span._asdict() for source, span in zip(sources, spans, strict=True)]
+        embeddings, tokens = self.encode_clips(torch.stack([clip.frames for clip in clips]))
+        for row, embedding in zip(rows, embeddings, strict=True):
+            row["embedding"] = embedding
+        if self.has_tokens:
+            for row, columns, clip in zip(rows, packed(tokens, self.settings["tokens"]), clips, strict=True):
+                row |= columns | {"times": clip.times}
+        with writing(self.folder):
+            self.table.add(rows)
 
     def remove(self, paths: Iterable[str | Path]) -> list[str]:
         """See [`remove_videos`]."""
@@ -278,50 +300,94 @@ class SViTTIndex:
         top_k: int = 10,
         rerank: bool = True,
         shortlist: int = 50,
+        like: Hit | None = None,
+        min_similarity: float | None = None,
+        where: str | None = None,
+        locate: bool = False,
     ) -> list[Hit]:
-        """Return the spans that a sentence describes, or that look like a video, best first.
+        """Return the spans that a sentence describes, or that look like a video or another hit, best first.
 
-        The `shortlist` spans with the most similar embeddings are read again, fused with the sentence and ranked by how
-        well they match it; they are `top_k` at least. Of spans of one video that overlap, only the most similar takes
-        part. With a video, similarity ranks.
+        The `shortlist` spans with the most similar embeddings are fused with the sentence and ranked by how well they
+        match it; they are `top_k` at least. Of spans of one video that overlap, only the most similar takes part. With
+        a video or a hit, similarity ranks.
+
+        Args:
+            text, video, like: a sentence, a video or photo, or a hit: one of them.
+            min_similarity: leave out what is less similar.
+            where: leave out what does not fulfil this condition in SQL on `video`, `start` and `end`, such as
+                "video LIKE '%holiday%' AND end - start > 5".
+            locate: find the `best_time` of each hit.
 
         Raises:
-            InputError: if there is not one of `text` and `video`, or the model knows no word of the sentence.
+            InputError: if there is not one query, the model knows no word of the sentence, the condition is none, or
+                there is nothing to locate it by.
             VideoDecodeError: if `video` cannot be read.
         """
-        if (text is None) == (video is None):
-            raise InputError("Search for a text or for a video: give one of them.")
+        if [text, video, like].count(None) != 2:
+            raise InputError("Search for a text, for a video or for what is like a hit: give one of them.")
         check_number("top_k", top_k, 1)
         check_number("shortlist", shortlist, 1)
+        check_number("min_similarity", min_similarity, -math.inf)
+        if locate and (text is None or not self.has_tokens):
+            raise InputError("Only a sentence can be located, and only in an index that keeps tokens.")
         is_fused = text is not None and rerank
-        query = self.embed_video(video) if text is None else self.embed_text(text)
+        query = self.embed_text(text) if text is not None else self._embedding_of(video, like)
+        rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k, where)
+        rows = [row for row in rows if min_similarity is None or row["similarity"] >= min_similarity]
         found = []
-        for row in self._shortlist(query, max(shortlist, top_k) if is_fused else top_k):
+        for row in rows:
             source, span = (kind(*(row[name] for name in kind._fields)) for kind in (Source, Span))
             note = None if source.is_unchanged() else "the video has gone or changed since it was indexed"
-            found.append((source, span, Hit(source.video, span.start, span.end, row["similarity"], note=note)))
+            hit = Hit(source.video, span.start, span.end, row["similarity"], copies=row["copies"], note=note)
+            found.append(Found(row, source, span, hit))
         if is_fused:
             self._rerank(found, text)
-            found.sort(key=lambda one: (one[2].score is not None, one[2].score or 0.0), reverse=True)
-        return [hit for _, _, hit in found[:top_k]]
+            found.sort(key=lambda one: (one.hit.score is not None, one.hit.score or 0.0), reverse=True)
+        if locate:
+            self._locate(found[:top_k], text)
+        return [one.hit for one in found[:top_k]]
 
-    def _shortlist(self, query: np.ndarray, size: int) -> list[dict]:
-        """Return rows of the most similar spans that do not overlap, best first: `size`, if there are as many."""
+    def _embedding_of(self, video: str | Path | None, like: Hit | None) -> np.ndarray:
+        """Return the embedding (D,) of a video, or of the span of a hit."""
+        if like is None:
+            return self.embed_video(video)
+        embedding = self.table.embedding(like.video, like.start)
+        if embedding is None:
+            raise InputError(f"{self.folder}: has no span of {like.video} that starts at {like.start:g} s.")
+        return embedding
+
+    def _shortlist(self, query: np.ndarray, size: int, where: str | None) -> list[dict]:
+        """Return rows of the most similar spans, none twice, best first: `size`, if there are as many."""
         num_neighbors = size
         while True:
-            rows = self.table.nearest(query, num_neighbors)
-            kept = without_overlaps(rows)
+            rows = self.table.nearest(query, num_neighbors, where)
+            kept = distinct(rows)
             if len(kept) >= size or len(rows) < num_neighbors:
                 return kept[:size]
             num_neighbors *= 4
 
-    def embed_clips(self, clips: torch.Tensor) -> np.ndarray:
-        """Return embeddings (B, D) of clips (B, T, 3, H, W) uint8, to be multiplied with those of texts."""
-        return self.model.video_embeds(self._look_at(clips).pooler_output.float()).cpu().numpy()
+    @property
+    def has_tokens(self) -> bool:
+        return self.settings["tokens"] != "none"
+
+    @torch.no_grad()
+    def encode_clips(self, clips: torch.Tensor) -> tuple[np.ndarray, SpanTokens]:
+        """Return embeddings (B, D), to be multiplied with those of texts, and tokens of clips (B, T, 3, H, W) uint8.
+
+        T may be a multiple of the frames that the model is given at once.
+        """
+        pixels = self.processor.video_processor.to_pixel_values(clips.to(self.model.device))
+        length, vision = self.settings["num_frames"], self.model.config.vision_config
+        features = self.model.get_video_features(split_clips(pixels, length), output_cls_attention=True)
+        num_clips = clips.shape[1] // length
+        embeds = self.model.video_embeds(features.pooler_output.float()).unflatten(0, (-1, num_clips)).mean(dim=1)
+        limit = self.settings["tokens_per_span"] if self.has_tokens else None
+        return embeds.cpu().numpy(), most_attended(features, vision, length, num_clips, limit)
 
     def embed_video(self, video: str | Path) -> np.ndarray:
-        """Return the embedding (D,) of a video as one clip."""
-        return self.embed_clips(self.processor.video_processor.read_clip(video)[None])[0]
+        """Return the embedding (D,) of a video, or photo, as one span."""
+        clip = self.processor.video_processor.read_clip(video, num_frames=self.settings["frames_per_span"])
+        return self.encode_clips(clip[None])[0][0]
 
     @torch.no_grad()
     def embed_text(self, text: str) -> np.ndarray:
@@ -338,44 +404,71 @@ class SViTTIndex:
             logger.warning("The model does not know all words of the query, it reads: %s", tokenizer.decode(read))
         return words.to(self.model.device)
 
-    @torch.no_grad()
-    def _look_at(self, clips: torch.Tensor):
-        pixels = self.processor.video_processor.to_pixel_values(clips.to(self.model.device))
-        return self.model.get_video_features(pixels)
+    def _rerank(self, found: "list[Found]", text: str, batch_size: int = 16):
+        """Set the score of each hit whose video is as it was, or else can be read, and a note for the others."""
+        unchanged = [one for one in found if one.hit.note is None]
+        if self.has_tokens:
+            parts = [(unchanged, self._stored_tokens(unchanged).values)] if unchanged else []
+        else:
+            parts = self._read_again(unchanged, batch_size)
+        for part, tokens in parts:
+            for one, score in zip(part, self._match(text, tokens).tolist(), strict=True):
+                one.hit.score = score
 
-    @torch.no_grad()
-    def _rerank(self, found: list[tuple[Source, Span, Hit]], text: str, batch_size: int = 16):
-        """Set the score of each hit whose span can still be read, and a note for the others."""
-        words, readable = self._encode_text(text), []
-        states = self.model.get_text_features(**words).last_hidden_state
-        unchanged = sorted(one for one in found if one[2].note is None)
-        for source, of_source in groupby(unchanged, key=lambda one: one[0]):
-            _, spans, hits = zip(*of_source, strict=True)
+    def _stored_tokens(self, found: "list[Found]") -> SpanTokens:
+        rows = self.table.tokens([one.row for one in found])
+        return unpacked(rows, self.model.config.vision_config.hidden_size)
+
+    def _read_again(self, found: "list[Found]", batch_size: int) -> "Iterator[tuple[list[Found], torch.Tensor]]":
+        """Yield hits whose spans can be read and the tokens (B, n, D) of these, in batches."""
+        readable, processor = [], self.processor.video_processor
+        for source, of_source in groupby(sorted(found, key=lambda one: one.source), key=lambda one: one.source):
+            same = list(of_source)
             try:
-                _, clips = read_spans(source, lambda metadata, spans=spans: spans, self.processor.video_processor)
-                readable += zip(hits, clips, strict=True)
+                spans, length = [one.span for one in same], self.settings["frames_per_span"]
+                clips = read_spans(source, lambda metadata, spans=spans: spans, processor, length)
+                readable += [(one, clip.frames) for one, (_, clip) in zip(same, clips, strict=True)]
             except (VideoDecodeError, OSError) as error:
-                for hit in hits:
-                    hit.note = str(error)
+                for one in same:
+                    one.hit.note = str(error)
         for start in range(0, len(readable), batch_size):
-            part = readable[start : start + batch_size]
-            scores = self.model.match(
-                video_hidden_states=self._look_at(torch.stack([clip for _, clip in part])).last_hidden_state,
-                text_hidden_states=states.expand(len(part), -1, -1),
-                attention_mask=words["attention_mask"].expand(len(part), -1),
-            )
-            for (hit, _), score in zip(part, scores.tolist(), strict=True):
-                hit.score = score
+            part, clips = zip(*readable[start : start + batch_size], strict=True)
+            yield part, self.encode_clips(torch.stack(clips))[1].values
+
+    @torch.no_grad()
+    def _match(self, text: str, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return how well a sentence describes videos (B,), of whose tokens (B, n, D) it may see `mask` (B, n)."""
+        words = self._encode_text(text)
+        states = self.model.get_text_features(**words).last_hidden_state
+        return self.model.match(
+            video_hidden_states=tokens.to(self.model.device),
+            text_hidden_states=states.expand(len(tokens), -1, -1),
+            attention_mask=words["attention_mask"].expand(len(tokens), -1),
+            video_mask=mask,
+        )
+
+    def _locate(self, found: "list[Found]", text: str):
+        """Set the `best_time` of hits: when the frame is shown whose tokens alone match the sentence best."""
+        if not found:
+            return
+        rows = self.table.tokens([one.row for one in found])
+        tokens = unpacked(rows, self.model.config.vision_config.hidden_size)
+        scores = []
+        for frame in range(self.settings["frames_per_span"]):
+            mask = tokens.of_frame(frame)
+            of_frame = self._match(text, tokens.values, mask.to(self.model.device)).cpu()
+            scores.append(of_frame.masked_fill(~mask.any(dim=1), -math.inf))
+        for one, row, frame in zip(found, rows, torch.stack(scores).argmax(dim=0).tolist(), strict=True):
+            one.hit.best_time = row["times"][frame]
 
 
-def without_overlaps(rows: list[dict]) -> list[dict]:
-    """Return rows without the spans that overlap a better one of the same video; rows come best first."""
-    kept: list[dict] = []
-    for row in rows:
-        near = (one for one in kept if one["video"] == row["video"])
-        if not any(row["start"] < one["end"] and one["start"] < row["end"] for one in near):
-            kept.append(row)
-    return kept
+class Found(NamedTuple):
+    """A hit, and the row of the table that it is of."""
+
+    row: dict
+    source: Source
+    span: Span
+    hit: Hit
 
 
 # ---- The folder and the model
@@ -496,18 +589,3 @@ def summary(report: IndexReport, num_spans: int) -> str:
     parts = [f"{len(getattr(report, name))} {name}" for name in ("added", "updated", "removed", "unchanged", "bad")]
     spans = f"{report.num_spans} spans encoded, {num_spans} in the index"
     return f"videos: {', '.join(parts)}; {spans}{passed_over(report.skipped)}"
-
-
-def hits_table(hits: list[Hit]) -> str:
-    """Return hits as lines of text."""
-    lines = [f"{'':>3}{'score':>8}{'similarity':>12}{'from':>11}{'to':>11}  video"]
-    for rank, hit in enumerate(hits, start=1):
-        score = "" if hit.score is None else f"{hit.score:.2f}"
-        name = hit.video + (f"  ({hit.note})" if hit.note else "")
-        lines.append(f"{rank:>3}{score:>8}{hit.similarity:>12.3f}{clock(hit.start):>11}{clock(hit.end):>11}  {name}")
-    return "\n".join(lines)
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds, 1), 60)
-    return f"{int(minutes) // 60}:{int(minutes) % 60:02}:{seconds:04.1f}"

@@ -20,7 +20,7 @@ from .places import asking, canonical, is_url, open_store, read_bytes, versions_
 
 # Those that FFmpeg reads as one picture; of HEIC, it would read a corner.
 PHOTO_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-SPANS_AT_ONCE = 4  # of one video that are read at once
+BYTES_AT_ONCE = 2**30  # of frames of one video, as small as the model sees them, that are read at once
 ROUNDING = 1e-6  # in times, of seconds or of strides
 
 
@@ -201,31 +201,48 @@ def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
     return [Span(number, len(starts), *row) for number, row in enumerate(rows)]
 
 
+class Clip(NamedTuple):
+    """What the model sees of a span: frames (T, 3, H, W) uint8, and when they are shown (T,), in seconds."""
+
+    frames: torch.Tensor
+    times: np.ndarray
+
+
 def read_spans(
-    source: Source, choose: Callable[..., list[Span]], processor: SViTTVideoProcessor
-) -> tuple[list[Span], torch.Tensor]:
-    """Return the spans that `choose` picks, given the metadata, and their clips (spans, T, 3, H, W) uint8.
+    source: Source, choose: Callable[..., list[Span]], processor: SViTTVideoProcessor, num_frames: int
+) -> Iterator[tuple[Span, Clip]]:
+    """Yield the spans that `choose` picks, given the metadata, with clips of `num_frames`; the file is read once.
 
     Raises:
         VideoDecodeError, OSError: if the video, or the shard, cannot be read.
     """
-    spans, num_frames = [], processor.num_frames
+    spans: list[Span] = []
+    numbers: list[list[int]] = []  # of the frames of each span
 
     def pick(metadata) -> list[int]:
+        last = metadata.total_num_frames - 1
         spans[:] = choose(metadata)
-        frames = [span.first + i for span in spans for i in sample_frame_indices(num_frames, span.last - span.first)]
-        return [min(frame, metadata.total_num_frames - 1) for frame in frames]
+        numbers[:] = [
+            [min(span.first + i, last) for i in sample_frame_indices(num_frames, span.last - span.first)]
+            for span in spans
+        ]
+        return sorted({number for of_span in numbers for number in of_span})  # spans that overlap share frames
 
-    frames, _ = read_video(source.read(), pick)
-    parts = [frames[start : start + num_frames] for start in range(0, len(frames), num_frames)]
-    return spans, torch.stack([processor.read_clip(part, do_sample_frames=False) for part in parts])
+    def shrink(frame: np.ndarray) -> np.ndarray:
+        return processor.read_clip(np.ascontiguousarray(frame)[None], do_sample_frames=False)[0].numpy()
+
+    frames, metadata = read_video(source.read(), pick, shrink=shrink)
+    row_of, times = {number: row for row, number in enumerate(metadata.frames_indices)}, times_of(metadata)
+    for span, of_span in zip(spans, numbers, strict=True):
+        yield span, Clip(torch.from_numpy(frames[[row_of[number] for number in of_span]]), times[of_span])
 
 
 class SpanReader(IterableDataset):
-    """`(source, span, clip)` with clips (T, 3, H, W) uint8; for a video that cannot be read, `(source, None, error)`.
+    """`(source, span, clip)` for each span; for a video that cannot be read, `(source, None, error)`.
 
     Args:
         todo: videos, and the numbers of their spans that are not wanted.
+        num_frames: of a clip.
     """
 
     def __init__(
@@ -234,31 +251,32 @@ class SpanReader(IterableDataset):
         clip_seconds: float,
         stride_seconds: float,
         processor: SViTTVideoProcessor,
+        num_frames: int,
     ):
-        self.todo, self.lengths, self.processor = todo, (clip_seconds, stride_seconds), processor
+        self.todo, self.lengths = todo, (clip_seconds, stride_seconds)
+        self.processor, self.num_frames = processor, num_frames
+        self.spans_at_once = max(1, BYTES_AT_ONCE // (3 * num_frames * processor.size.height * processor.size.width))
 
-    def __iter__(self) -> Iterator[tuple[Source, Span | None, torch.Tensor | str]]:
+    def __iter__(self) -> Iterator[tuple[Source, Span | None, Clip | str]]:
         worker = get_worker_info()
         for source, done in self.todo if worker is None else self.todo[worker.id :: worker.num_workers]:
             done, num_spans = set(done), None
 
             def choose(metadata, done=done) -> list[Span]:
-                return [span for span in cut(metadata, *self.lengths) if span.number not in done][:SPANS_AT_ONCE]
+                spans = cut(metadata, *self.lengths)
+                return [span for span in spans if span.number not in done][: self.spans_at_once]
 
             try:
                 while len(done) != num_spans:
-                    spans, clips = read_spans(source, choose, self.processor)
-                    for span, clip in zip(spans, clips, strict=True):
+                    for span, clip in read_spans(source, choose, self.processor, self.num_frames):
                         yield source, span, clip
-                    done |= {span.number for span in spans}
-                    num_spans = spans[0].num_spans
+                        num_spans = span.num_spans
+                        done |= {span.number}
             except (VideoDecodeError, OSError) as error:
                 yield source, None, str(error)
 
 
-def collate_spans(items: list[tuple]) -> tuple[list[tuple[Source, Span]], torch.Tensor | None, dict[str, str]]:
-    """Return sources and spans, their clips (B, T, 3, H, W), and the errors by video, of items of a [`SpanReader`]."""
-    found = [(source, span) for source, span, _ in items if span is not None]
-    clips = [clip for _, span, clip in items if span is not None]
+def collate_spans(items: list[tuple]) -> tuple[list[tuple[Source, Span, Clip]], dict[str, str]]:
+    """Return what was read, and the errors by video, of items of a [`SpanReader`]."""
     errors = {source.video: error for source, span, error in items if span is None}
-    return found, torch.stack(clips) if clips else None, errors
+    return [item for item in items if item[1] is not None], errors

@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""The table of spans: a row for each, with its embedding, in LanceDB."""
+"""The table of spans: a row for each, with its embedding and perhaps its video tokens, in LanceDB."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfFlat
 
-from ..errors import InputError, reason_of
+from ..errors import ArgumentError, InputError, reason_of
+from . import tokens
 from .places import asking, is_url
 from .spans import Source, Span
 
@@ -19,6 +20,7 @@ MIN_ROWS_OF_ANN = 50_000
 NUM_PROBES = 50
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 COLUMNS = {name: TYPES[kind] for name, kind in (Source.__annotations__ | Span.__annotations__).items()}
+COLUMNS_OF_TOKENS = {**tokens.COLUMNS, "times": pa.list_(pa.float64())}
 
 
 class SpanTable:
@@ -36,31 +38,31 @@ class SpanTable:
             raise InputError(f"{folder}: {damage}; index the videos anew in another folder.") from error
 
     @classmethod
-    def create(cls, folder: str | Path, embed_dim: int) -> "SpanTable":
-        """Make an empty table for embeddings, in place of one that may be there."""
+    def create(cls, folder: str | Path, embed_dim: int, has_tokens: bool = False) -> "SpanTable":
+        """Make an empty table for embeddings, and for tokens, in place of one that may be there."""
         with asking(folder):
             database = connect(folder)
             database.drop_table("spans", ignore_missing=True)  # mode="overwrite" would warn where there is none
-            database.create_table("spans", schema=cls.schema(embed_dim))
+            database.create_table("spans", schema=cls.schema(embed_dim, has_tokens))
         return cls(folder)
 
     @staticmethod
-    def schema(embed_dim: int) -> pa.Schema:
-        return pa.schema([*COLUMNS.items(), ("embedding", pa.list_(pa.float32(), embed_dim))])
+    def schema(embed_dim: int, has_tokens: bool = False) -> pa.Schema:
+        more = COLUMNS_OF_TOKENS if has_tokens else {}
+        return pa.schema([*COLUMNS.items(), ("embedding", pa.list_(pa.float32(), embed_dim)), *more.items()])
 
     def __len__(self) -> int:
         self.table.checkout_latest()
         return self.table.count_rows()
 
     def add(self, rows: list[dict] | pa.Table):
-        """Commit a batch of rows with all `COLUMNS` and `embedding` (D,) float32."""
+        """Commit a batch of rows with all `COLUMNS`, `embedding` (D,) float32, and perhaps `COLUMNS_OF_TOKENS`."""
         self.table.add(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=self.table.schema))
 
     def remove(self, videos: list[str]):
         """Remove all spans of videos, by name."""
         for start in range(0, len(videos), 500):
-            quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in videos[start : start + 500])
-            self.table.delete(f"video IN ({quoted})")
+            self.table.delete(f"video IN ({', '.join(map(quoted, videos[start : start + 500]))})")
 
     def spans(self) -> dict[tuple[str, str, int], set[int]]:
         """Return the numbers of the spans that are there, by video, its version, and how many spans it has."""
@@ -70,14 +72,45 @@ class SpanTable:
         groups = rows.group_by(columns[:3]).aggregate([("number", "list")]).to_pylist()
         return {tuple(group[name] for name in columns[:3]): set(group["number_list"]) for group in groups}
 
-    def nearest(self, query: np.ndarray, k: int) -> list[dict]:
-        """Return rows of the k spans with the largest product, `similarity`, with a query (D,), in order."""
+    def nearest(self, query: np.ndarray, k: int, where: str | None = None) -> list[dict]:
+        """Return rows of the k spans with the largest product, `similarity`, with a query (D,), in order.
+
+        Args:
+            where: condition in SQL on the `COLUMNS`, such as "start < 60".
+
+        Raises:
+            ArgumentError: if it is none.
+        """
         self.table.checkout_latest()
-        search = self.table.search(query, vector_column_name="embedding").distance_type("dot")
-        rows = search.nprobes(NUM_PROBES).limit(k).to_list()
+        search = self.table.search(query, vector_column_name="embedding").distance_type("dot").with_row_id(True)
+        search = search.select([*COLUMNS, "embedding", "_distance"]).nprobes(NUM_PROBES).limit(k)
+        if where is not None:
+            search = search.where(where)
+        try:
+            rows = search.to_list()
+        except ValueError as error:
+            if where is None:
+                raise
+            columns = ", ".join(("video", "start", "end"))
+            problem = f"must be a condition on {columns}, such as \"video LIKE '%holiday%' AND end - start > 5\""
+            raise ArgumentError("where", f"{problem}, got {where!r} ({reason_of(error)})") from error
         for row in rows:
             row["similarity"] = float(np.dot(query, row["embedding"]))
         return sorted(rows, key=lambda row: -row["similarity"])
+
+    def tokens(self, rows: list[dict]) -> list[dict]:
+        """Return `COLUMNS_OF_TOKENS` of rows that [`nearest`] found."""
+        numbers = [row["_rowid"] for row in rows]
+        found = self.table.take_row_ids(numbers).with_row_id().select(list(COLUMNS_OF_TOKENS)).to_arrow().to_pylist()
+        of_number = {row["_rowid"]: row for row in found}
+        return [of_number[number] for number in numbers]
+
+    def embedding(self, video: str, start: float) -> np.ndarray | None:
+        """Return the embedding (D,) of the span of a video that starts at a time, in seconds, if there is one."""
+        self.table.checkout_latest()
+        condition = f"video = {quoted(video)} AND abs(start - {start}) < 0.05"
+        rows = self.table.search().where(condition).select(["embedding"]).limit(1).to_list()
+        return np.array(rows[0]["embedding"], dtype=np.float32) if rows else None
 
     def finish(self):
         """After changes, merge the files of many small commits; with an ANN index once there are many rows."""
@@ -94,3 +127,8 @@ def connect(folder: str | Path):
     """Open a folder, or the URL of one; endpoint and keys come from the environment, as for fsspec."""
     options = {"allow_http": "true"} if is_url(folder) else None  # for a store of one's own, as fsspec allows it
     return lancedb.connect(folder, storage_options=options)
+
+
+def quoted(text: str) -> str:
+    """Return a text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"

@@ -490,6 +490,16 @@ def test_likelihood_scoring_ranks_by_the_whole_answer_once():
     assert not torch.equal(ranked, published)
 
 
+def test_late_concat_asks_about_the_tokens_of_all_clips_at_once():
+    model = task_model(SViTTForVideoQuestionAnswering)
+    videos = torch.cat([clips(), clips().flip(1)], dim=1)
+    ranked, probs = model.rank_answers(videos, *texts(), answers(), k=9, ensemble="late_concat")
+    tokens = torch.cat([model.encode_video(clip) for clip in videos.chunk(2, dim=1)], dim=1)[:, None]
+    expected = model.rank_answers(None, *texts(), answers(), k=9, ensemble="concat", video_hidden_states=tokens)
+    assert torch.equal(ranked, expected[0])
+    torch.testing.assert_close(probs, expected[1])
+
+
 def test_more_answers_asked_for_than_there_are():
     model = task_model(SViTTForVideoQuestionAnswering)
     ranked, probs = model.rank_answers(clips(), *texts(), answers(), k=128)

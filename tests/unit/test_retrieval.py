@@ -116,6 +116,22 @@ def test_scores_are_those_of_one_pair_per_call(golden, assert_close, ensemble, s
         assert_close(scores[pairs], expected[pairs])
 
 
+@torch.inference_mode()
+def test_late_concat_shows_a_text_the_tokens_of_clips_that_were_encoded_alone(golden, assert_close):
+    case = golden("case09_ret_concat")
+    videos, (ids, mask) = inputs_of(case)
+    scores = score(case, videos, (ids, mask), eval_frame_ensemble="late_concat", eval_x_only=True)
+    model = case.load(SViTTForVideoTextRetrieval, case.config()).eval()
+    clips = [model.get_video_features(clip) for clip in videos.split(3, dim=1)]
+    tokens = torch.cat([clip.last_hidden_state for clip in clips], dim=1)
+    expected = [
+        [model.match(None, *text, video_hidden_states=one[None])[0] for text in zip(ids[:, None], mask[:, None])]
+        for one in tokens
+    ]
+    assert_close(scores.video_to_text, torch.tensor(expected))
+    assert_close(scores.itc, score(case, videos, (ids, mask), eval_frame_ensemble="mean").itc)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_videos_beyond_the_memory_wait_on_the_cpu(golden, assert_close):
     case = golden("case09_ret_concat")

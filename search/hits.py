@@ -1,0 +1,70 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""What a search finds: spans, best first, without repetitions."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Hit:
+    """A span that was found: `video` is a path or URL, or `<shard>::<member>`; `start` and `end` are seconds.
+
+    Hits are ranked by `score`, the logit of matching, or where they were not re-ranked, by `similarity`, the cosine of
+    embeddings, or of a model that encodes frames one by one, the mean of its frames'. `best_time` is when, in seconds,
+    the frame is shown that the sentence fits best, if that was asked. `copies` are other files of the same content.
+    `note` says that the video has gone or changed since it was indexed, or why it cannot be read.
+    """
+
+    video: str
+    start: float
+    end: float
+    similarity: float
+    score: float | None = None
+    note: str | None = None
+    copies: list[str] = field(default_factory=list)
+    best_time: float | None = None
+
+
+def distinct(rows: list[dict]) -> list[dict]:
+    """Return rows of the table, best first, without spans that overlap a better one of the same video.
+
+    Copies of a file are one video; `copies` of a row are the names of the others.
+    """
+    kept: list[dict] = []
+    original: dict[str, str] = {}  # of each video, the first of its copies
+    for row in rows:
+        video = original.get(row["video"], row["video"])
+        for one in kept:
+            if one["video"] == video and row["start"] < one["end"] and one["start"] < row["end"]:
+                break
+            if is_copy(one, row):
+                one["copies"].append(row["video"])
+                original[row["video"]] = one["video"]
+                break
+        else:
+            kept.append(row | {"copies": []})
+    return kept
+
+
+def is_copy(one: dict, other: dict) -> bool:
+    """Return whether two spans are the same one of two files of the same size, and look the same to the query."""
+    same = all(one[name] == other[name] for name in ("start", "end", "num_spans", "last"))
+    sizes = {row["size"] or row["version"].partition(" ")[0] for row in (one, other)}
+    return same and len(sizes) == 1 and abs(one["similarity"] - other["similarity"]) < 1e-4
+
+
+def hits_table(hits: list[Hit]) -> str:
+    """Return hits as lines of text."""
+    lines = [f"{'':>3}{'score':>8}{'similarity':>12}{'from':>11}{'to':>11}  video"]
+    for rank, hit in enumerate(hits, start=1):
+        score = "" if hit.score is None else f"{hit.score:.2f}"
+        notes = [f"best at {clock(hit.best_time)}"] if hit.best_time is not None else []
+        notes += [f"and {len(hit.copies)} {'copies' if len(hit.copies) > 1 else 'copy'}"] if hit.copies else []
+        notes += [hit.note] if hit.note else []
+        name = hit.video + (f"  ({'; '.join(notes)})" if notes else "")
+        lines.append(f"{rank:>3}{score:>8}{hit.similarity:>12.3f}{clock(hit.start):>11}{clock(hit.end):>11}  {name}")
+    return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds, 1), 60)
+    return f"{int(minutes) // 60}:{int(minutes) % 60:02}:{seconds:04.1f}"
