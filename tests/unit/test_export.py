@@ -2,7 +2,6 @@
 """A hit as a file: the frames of its span and their sound, as a player shows them, whatever the video is."""
 
 import tarfile
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,11 +16,10 @@ from svitt.search.export import export
 from svitt.search.spans import frames_during, times_of
 
 from ..conftest import ROOT
-from ..streams import STREAMS
+from ..streams import FADE, FILMS, STREAMS, write_film
 
 # FFmpeg guesses the times of frames of a program stream, and of AVI with B-frames: after seeking, one may differ.
 GUESSED = ("mpeg1.mpg", "no_times.avi")
-FADE = 4  # levels of grey that a second of `fading` is lighter than the one before
 
 
 def test_the_frames_of_the_span_are_written(tmp_path, write_video):
@@ -42,50 +40,9 @@ def test_the_frames_of_the_span_are_written(tmp_path, write_video):
                 assert np.abs(error).max() < 3, (name, start)  # a frame is 3 levels lighter than the one before
 
 
-def fading(
-    path, codec, sound=None, size=(64, 48), seconds=40, aspect=None, options=None, container=None, bit_rate=96000
-):
-    """A video that grows lighter from second to second, and sounds in every other one."""
-    with av.open(str(path), "w", container) as output:
-        video = output.add_stream(codec, 25, options or {})
-        video.width, video.height = size
-        if aspect:
-            video.codec_context.sample_aspect_ratio = aspect
-        heard = output.add_stream(sound, 48000, layout="stereo", bit_rate=bit_rate) if sound else None
-        for second in range(seconds):
-            for number in range(25 * second, 25 * second + 25):
-                frame = av.VideoFrame.from_ndarray(np.full((*size[::-1], 3), FADE * second, np.uint8), format="rgb24")
-                frame.pts, frame.time_base = number, Fraction(1, 25)
-                output.mux(video.encode(frame))
-            if sound:
-                wave = 9000 * np.sin(np.arange(48000) / 5) * (second % 2)
-                frame = av.AudioFrame.from_ndarray(wave.astype(np.int16).repeat(2)[None], format="s16", layout="stereo")
-                frame.sample_rate, frame.pts, frame.time_base = 48000, 48000 * second, Fraction(1, 48000)
-                output.mux(heard.encode(frame))
-        for stream in output.streams:
-            output.mux(stream.encode())
-    return path
-
-
-QUIET = {"x265-params": "log-level=none:keyint=100"}
-FILMS = {
-    "film.avi": {"codec": "mpeg4", "sound": "libmp3lame", "options": {"g": "250"}},
-    "film.mkv": {"codec": "libvpx-vp9", "sound": "ac3", "options": {"deadline": "realtime", "cpu-used": "8"}},
-    "film.wmv": {"codec": "wmv2", "sound": "wmav2"},
-    "film.mts": {
-        "codec": "libx264",
-        "sound": "ac3",
-        "container": "mpegts",
-        "size": (180, 136),
-        "aspect": Fraction(4, 3),
-    },
-    "film.mov": {"codec": "libx265", "sound": "pcm_s16le", "options": QUIET},
-}
-
-
 @pytest.mark.parametrize("name", FILMS)
 def test_a_film_is_cut_with_its_sound_and_its_shape(tmp_path, name):
-    path = fading(tmp_path / name, **FILMS[name])
+    path = write_film(tmp_path / name, **FILMS[name])
     clip = export(Hit(str(path), 31.0, 35.0, 1.0), tmp_path, rank=3)
     assert clip.name == "03_film_0m31s.mp4" and sorted(tmp_path.iterdir()) == sorted([clip, path])
     assert clip.read_bytes().index(b"moov") < clip.read_bytes().index(b"mdat")  # plays before all of it has come
@@ -105,7 +62,7 @@ def test_a_film_is_cut_with_its_sound_and_its_shape(tmp_path, name):
 
 
 def test_only_the_span_is_decoded(tmp_path):
-    path = fading(tmp_path / "film.mp4", "libx264", "aac", options={"g": "50"})
+    path = write_film(tmp_path / "film.mp4", "libx264", "aac", options={"g": "50"})
     before = export(Hit(str(path), 31.0, 35.0, 1.0), tmp_path / "clips").read_bytes()
     with av.open(path) as container:
         places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
