@@ -68,7 +68,7 @@ def search_tab(index: SViTTIndex, qa_model: str | None, is_private: bool):
     gr.Examples(SENTENCES, sentence)
     with gr.Accordion("Filter, or search by a photo", open=False):
         with gr.Row():
-            floor = gr.Number(None, label="Similarity of at least")
+            floor = gr.Slider(-1, 1, -1, step=0.01, label="Similarity of at least")
             where = gr.Textbox(label="Condition in SQL", placeholder="video LIKE '%/holiday/%' AND start < 60", scale=2)
         kinds = ["image", "video"]
         photo = gr.File(label="A photo or video like which to search", file_types=kinds, visible=is_private)
@@ -85,7 +85,7 @@ def search_tab(index: SViTTIndex, qa_model: str | None, is_private: bool):
         ask_button = gr.Button("Ask", variant="primary")
         answers = gr.Label(label="Answer", num_top_classes=5)
 
-    def search(floor: float | None, where: str | None, text: str | None = None, **query):
+    def search(floor: float, where: str | None, text: str | None = None, **query):
         locate = text is not None and index.has_tokens
         how = {"top_k": 9, "min_similarity": floor, "where": (where or "").strip() or None, "locate": locate}
         hits = index.search(text, **how, **query)
