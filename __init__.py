@@ -18,7 +18,8 @@ NAMES = {
     "processing_svitt": """
         SViTTProcessor SViTTVideoProcessor VideoDecodeError clean_text read_video sample_frame_indices""",
     "errors": "InputError",
-    "search": "SViTTAnswerer SViTTIndex",
+    "search.ask": "SViTTAnswerer",
+    "search.index": "SViTTIndex",
     "training.trainer": "SViTTTrainer SViTTTrainingArguments",
 }
 MODULE_OF = {name: module for module, names in NAMES.items() for name in names.split()}

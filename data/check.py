@@ -4,25 +4,19 @@
 Each video is read as the model would read it, several at a time; one that crashes or hangs the decoder stops no other.
 """
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
 
 from ..distributed import progress_bar
-from ..errors import ArgumentError, InputError, check_number, writing
+from ..errors import ArgumentError, InputError, check_number
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of
+from .files import VIDEO_EXTENSIONS, files_below, is_video, write_bad_videos
 
-# FFmpeg itself names few of its formats' extensions, and a .txt as a film of letters.
-VIDEO_EXTENSIONS = tuple(
-    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg "
-    ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
-)
 AT_ONCE = 1000  # items that wait for workers, or for their turn
 
 
@@ -76,29 +70,6 @@ def check_rows(file: str, video_dir: str | None, allow_outside: bool, videos: di
     return bad
 
 
-def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
-    """Yield the paths of all files in a folder and the folders in it, through links as well, each folder once.
-
-    `on_error` gets the error of each folder that cannot be listed; by default it is raised as an `InputError`.
-    """
-
-    def refuse(error: OSError):
-        raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).")
-
-    seen = set()
-    for parent, folders, names in os.walk(folder, onerror=on_error or refuse, followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:  # two links to one folder, or a link to one that holds it
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: B023
-        yield from (os.path.join(parent, name) for name in names)
-
-
-def is_video(path: str, extensions: tuple[str, ...] = VIDEO_EXTENSIONS) -> bool:
-    return path.lower().endswith(extensions) and not os.path.basename(path).startswith(".")
-
-
 def check_video(video: str, num_frames: int, full: bool) -> str | None:
     """Return what is wrong with a video, a sentence, on reading the frames of evaluation, or all of them."""
     pick = None if full else lambda metadata: sample_frame_indices(num_frames, metadata.total_num_frames)
@@ -141,12 +112,3 @@ def in_workers(
     finally:
         pool.stop()
         pool.join()
-
-
-def write_bad_videos(path: str | Path, bad: Iterable[dict], append: bool = False):
-    """Write a line of JSON for each bad video: `video`; `error`, a sentence; `where`, the split, or file and row."""
-    with writing(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # JSON can write a name that is no UTF-8 with a backslash.
-        with open(path, "a" if append else "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in bad)

@@ -29,7 +29,7 @@ from transformers.hf_argparser import HfArg
 from ..distributed import progress_bar, share_of
 from ..errors import ArgumentGroup
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .check import write_bad_videos
+from .files import write_bad_videos
 from .shards import read_member
 
 # So many videos in a row that cannot be read are no accident.

@@ -25,7 +25,8 @@ from ..distributed import whole_files
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, Rows, kind_of, read_annotations
-from .check import in_workers, write_bad_videos
+from .check import in_workers
+from .files import write_bad_videos
 from .mp4 import timed, write_mp4
 
 CHUNK_BYTES = 2**28  # of frames that are decoded at once

@@ -4,8 +4,15 @@
 And questions about one of them.
 """
 
-from .ask import Answer, SViTTAnswerer
-from .hits import Hit
-from .index import IndexReport, SViTTIndex
+from importlib import import_module
 
-__all__ = ["Answer", "Hit", "IndexReport", "SViTTAnswerer", "SViTTIndex"]
+# By module, which is loaded when a name is first used: a search needs no data sets, which questions do.
+NAMES = {"hits": ("Hit",), "index": ("IndexReport", "SViTTIndex"), "ask": ("Answer", "SViTTAnswerer")}
+__all__ = [name for names in NAMES.values() for name in names]
+
+
+def __getattr__(name: str):
+    for module, names in NAMES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 
 from ..conversion import load_model_and_processor
 from ..conversion.defaults import default_model
-from ..data.check import write_bad_videos
+from ..data.files import write_bad_videos
 from ..distributed import fail_together, progress_bar, share_of
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips

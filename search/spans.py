@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..data.check import VIDEO_EXTENSIONS, files_below, is_video
+from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
 from ..errors import InputError
 from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
 from .places import asking, canonical, is_url, open_store, read_bytes, versions_below

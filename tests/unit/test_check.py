@@ -10,7 +10,8 @@ import wave
 import av
 import pytest
 
-from svitt.data.check import check_video, check_videos, files_below, in_workers
+from svitt.data.check import check_video, check_videos, in_workers
+from svitt.data.files import files_below
 from svitt.errors import InputError
 from svitt.processing_svitt import VideoDecodeError
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from svitt.cli import main
-from svitt.data.check import is_video
+from svitt.data.files import is_video
 from svitt.errors import InputError
 from svitt.search import IndexReport, SViTTIndex
 from svitt.search.index import summary

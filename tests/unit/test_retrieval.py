@@ -125,7 +125,10 @@ def test_late_concat_shows_a_text_the_tokens_of_clips_that_were_encoded_alone(go
     clips = [model.get_video_features(clip) for clip in videos.split(3, dim=1)]
     tokens = torch.cat([clip.last_hidden_state for clip in clips], dim=1)
     expected = [
-        [model.match(None, *text, video_hidden_states=one[None])[0] for text in zip(ids[:, None], mask[:, None])]
+        [
+            model.match(None, *text, video_hidden_states=one[None])[0]
+            for text in zip(ids[:, None], mask[:, None], strict=True)
+        ]
         for one in tokens
     ]
     assert_close(scores.video_to_text, torch.tensor(expected))
