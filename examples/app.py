@@ -104,17 +104,15 @@ def search_tab(index: SViTTIndex, qa_model: str | None, is_private: bool):
             yield None, None, None
             return
         hit = hits[row]
-        with tempfile.TemporaryDirectory(prefix="svitt_clip_") as scratch:
-            try:
-                clip = export(hit, scratch, short_side=SHORT_SIDE)
-            except VideoDecodeError as error:  # the other hits may be there
-                gr.Warning(str(error))
-                yield hit, None, None
-                return
-            frames = frames_between(clip, 0.0, None, index.settings["num_frames"])
-            maps = contact_sheet(token_maps(index.model, index.processor, frames, text))
-            start = 0.0 if hit.best_time is None else hit.best_time - hit.start
-            yield hit, gr.Video(str(clip), playback_position=start), maps
+        try:
+            with clip_of(hit) as clip:
+                frames = frames_between(clip, 0.0, None, index.settings["num_frames"])
+                maps = contact_sheet(token_maps(index.model, index.processor, frames, text))
+                start = 0.0 if hit.best_time is None else max(0.0, hit.best_time - hit.start)
+                yield hit, gr.Video(str(clip), playback_position=start), maps
+        except VideoDecodeError as error:  # the other hits may be there
+            gr.Warning(str(error))
+            yield hit, None, None
 
     def search_sentence(sentence: str, *filters):
         with told():
@@ -134,10 +132,10 @@ def search_tab(index: SViTTIndex, qa_model: str | None, is_private: bool):
         with told():
             yield from show(found, event.index[0])
 
-    def ask(clip: str | None, question: str, options: str):
-        with told():
+    def ask(hit: Hit | None, question: str, options: str):
+        with told(), clip_of(the(hit)) as clip:
             options = [option.strip() for option in options.split(",") if option.strip()]
-            found = load_answerer(qa_model).answer(the(clip), question, options, 5)
+            found = load_answerer(qa_model).answer(clip, question, options, 5)
             return found[0].answer if found[0].probability is None else dict(found)
 
     filters, results, clip = [floor, where], [found, note, table], [shown, player, sheet]
@@ -147,15 +145,22 @@ def search_tab(index: SViTTIndex, qa_model: str | None, is_private: bool):
     alike.click(search_alike, [shown, *filters], [*results, *clip], **one_at_a_time)
     table.select(select, found, clip, **one_at_a_time)
     gr.on(
-        [ask_button.click, question.submit, options.submit], ask, [player, question, options], answers, **one_at_a_time
+        [ask_button.click, question.submit, options.submit], ask, [shown, question, options], answers, **one_at_a_time
     )
 
 
-def the(clip):
-    """Return a clip, which must be there."""
-    if clip is None:
+def the(hit: Hit | None) -> Hit:
+    """Return a hit, which must be there."""
+    if hit is None:
         raise InputError("There is no clip yet; search for one.")
-    return clip
+    return hit
+
+
+@contextmanager
+def clip_of(hit: Hit):
+    """Write what a hit shows for the browser, which knows fewer kinds of files, and delete it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="svitt_clip_") as scratch:
+        yield export(hit, scratch, short_side=SHORT_SIDE)
 
 
 def videos_tab(index: SViTTIndex):

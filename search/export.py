@@ -71,7 +71,7 @@ def content_of(video: str) -> str | bytes:
         content = next(source for source in sources if source.video == video).read()
     except (OSError, StopIteration, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "its shard has no such member"
-        raise VideoDecodeError(f"cannot be opened ({reason})") from error
+        raise VideoDecodeError(f"cannot be opened ({reason.removeprefix(f'{place}: ').rstrip('.')})") from error
     return content if isinstance(content, str) else content["bytes"]
 
 

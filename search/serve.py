@@ -36,6 +36,7 @@ def build_app(index: SViTTIndex) -> FastAPI:
         how = {"top_k": top_k, "shortlist": shortlist, "rerank": rerank, "min_similarity": min_similarity}
         hit = None if like is None else Hit(like, start, start, 0.0)
         try:
+            check_number("start", start, 0)
             with lock:  # one query uses all cores, and tokenizers set for all threads how they pad
                 hits = index.search(q, like=hit, where=where, locate=locate, **how)
         except (InputError, VideoDecodeError) as error:

@@ -247,6 +247,7 @@ def test_bad_parameters_are_a_sentence(server):
         ({"q": SENTENCE, "top_k": "x"}, 422, "top_k: input should be a valid integer"),
         ({"q": SENTENCE, "min_similarity": "nan"}, 400, "`min_similarity` must be"),
         ({"q": SENTENCE, "where": "nothing = 1"}, 400, "`where` must be"),
+        ({"like": "a.mp4", "start": "nan"}, 400, "`start` must be at least 0, got nan"),
         ({"like": "/etc/passwd"}, 400, "has no span of /etc/passwd"),
     ):
         status, told = server("/search", **parameters)

@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import av
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from svitt.errors import InputError
 from svitt.processing_svitt import VideoDecodeError, read_video
 from svitt.search import Hit
 from svitt.search.export import export
+from svitt.search.places import canonical
 from svitt.search.spans import frames_during, times_of
 
 from ..conftest import ROOT
@@ -97,15 +99,17 @@ def test_a_photo_is_shown_for_a_second(tmp_path):
             assert clip.name == "photo_0m00s.mp4" and container.duration == 1_000_000 and not container.streams.audio
 
 
-def test_a_member_of_a_shard_is_written_like_a_file(tmp_path, videos):
+def test_what_lies_in_a_shard_or_a_store_is_written_like_a_file(tmp_path, videos):
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         tar.add(videos["clip.mkv"], "a/clip.mkv")
-    plain, packed = (
-        export(Hit(video, 0.2, 0.6, 1.0), tmp_path / folder).read_bytes()
-        for folder, video in (("plain", str(videos["clip.mkv"])), ("packed", f"{tmp_path}/shard.tar::a/clip.mkv"))
-    )
-    assert plain == packed
-    for name in (f"{tmp_path}/shard.tar::b.mkv", f"{tmp_path}/gone.tar::a/clip.mkv"):
+    store = fsspec.filesystem("memory")
+    store.put_file(videos["clip.mkv"], "/bucket/clip.mkv")
+    store.put_file(tmp_path / "shard.tar", "/bucket/shard.tar")
+    stored = map(canonical, ("memory://bucket/clip.mkv", "memory://bucket/shard.tar::a/clip.mkv"))
+    names = [str(videos["clip.mkv"]), f"{tmp_path}/shard.tar::a/clip.mkv", *stored]
+    clips = [export(Hit(name, 0.2, 0.6, 1.0), tmp_path / str(number)) for number, name in enumerate(names)]
+    assert {clip.name for clip in clips} == {"clip_0m00s.mp4"} and len({clip.read_bytes() for clip in clips}) == 1
+    for name in (f"{tmp_path}/shard.tar::b.mkv", f"{tmp_path}/gone.tar::a/clip.mkv", "memory://bucket/gone.mkv"):
         with pytest.raises(VideoDecodeError, match="cannot be opened"):
             export(Hit(name, 0.0, 1.0, 1.0), tmp_path)
 
