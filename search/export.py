@@ -16,8 +16,8 @@ from ..data.mp4 import SOUND_RATE, TIME_BASE, timed, write_mp4
 from ..distributed import whole_files
 from ..processing_svitt import NO_FRAME, VideoDecodeError, _errors_about, _open_stream
 from .hits import Hit
-from .places import is_url, versions_below
-from .spans import ROUNDING, Source, members_of, version_of
+from .places import asking, open_store, version_of
+from .spans import ROUNDING, Source, members_of
 
 STEPS_BACK = (0.0, 4.0, 30.0, math.inf)  # seconds before a span from where a keyframe is looked for
 LAG = 1.0  # seconds that sound may lie behind its picture in a file
@@ -66,7 +66,9 @@ def content_of(video: str) -> str | bytes:
     shard, _, member = video.partition(".tar::")
     place = f"{shard}.tar" if member and not os.path.exists(video) else video
     try:
-        version = versions_below(place).get(place) if is_url(place) else version_of(place)
+        files, path = open_store(place)
+        with asking(place, OSError):
+            version = version_of(files.info(path))
         sources = [Source(video, version)] if place == video else members_of(place, version)
         content = next(source for source in sources if source.video == video).read()
     except (OSError, StopIteration, tarfile.TarError) as error:

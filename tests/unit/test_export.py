@@ -105,7 +105,7 @@ def test_what_lies_in_a_shard_or_a_store_is_written_like_a_file(tmp_path, videos
     store = fsspec.filesystem("memory")
     store.put_file(videos["clip.mkv"], "/bucket/clip.mkv")
     store.put_file(tmp_path / "shard.tar", "/bucket/shard.tar")
-    stored = map(canonical, ("memory://bucket/clip.mkv", "memory://bucket/shard.tar::a/clip.mkv"))
+    stored = [canonical("memory://bucket/clip.mkv"), canonical("memory://bucket/shard.tar") + "::a/clip.mkv"]
     names = [str(videos["clip.mkv"]), f"{tmp_path}/shard.tar::a/clip.mkv", *stored]
     clips = [export(Hit(name, 0.2, 0.6, 1.0), tmp_path / str(number)) for number, name in enumerate(names)]
     assert {clip.name for clip in clips} == {"clip_0m00s.mp4"} and len({clip.read_bytes() for clip in clips}) == 1
