@@ -33,12 +33,11 @@ def build_app(index: SViTTIndex) -> FastAPI:
         locate: bool = False,
     ) -> list[dict]:
         """Return the spans that the sentence `q` describes, or that are like the one of a video `like` at `start`."""
-        how = {"top_k": top_k, "shortlist": shortlist, "rerank": rerank, "min_similarity": min_similarity}
         hit = None if like is None else Hit(like, start, start, 0.0)
         try:
             check_number("start", start, 0)
             with lock:  # one query uses all cores, and tokenizers set for all threads how they pad
-                hits = index.search(q, like=hit, where=where, locate=locate, **how)
+                hits = index.search(q, None, top_k, rerank, shortlist, hit, min_similarity, where, locate)
         except (InputError, VideoDecodeError) as error:
             raise HTTPException(400, sentence_of(error)) from error
         return [asdict(hit) for hit in hits]
