@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass, field
 
+SAME = 1e-4  # similarities of what a model sees twice, in batches of other sizes, differ by less
+
 
 @dataclass
 class Hit:
@@ -29,27 +31,33 @@ def distinct(rows: list[dict]) -> list[dict]:
 
     Copies of a file are one video; `copies` of a row are the names of the others.
     """
-    kept: list[dict] = []
-    original: dict[str, str] = {}  # of each video, the first of its copies
+    original, kept = originals(rows), []
     for row in rows:
-        video = original.get(row["video"], row["video"])
-        for one in kept:
-            if one["video"] == video and row["start"] < one["end"] and one["start"] < row["end"]:
-                break
-            if is_copy(one, row):
-                one["copies"].append(row["video"])
-                original[row["video"]] = one["video"]
-                break
-        else:
+        name = original[row["video"]]
+        near = (one for one in kept if original[one["video"]] == name)
+        better = next((one for one in near if overlap(one, row)), None)
+        if better is None:
             kept.append(row | {"copies": []})
+        elif row["video"] != better["video"] and row["start"] == better["start"]:
+            better["copies"].append(row["video"])
     return kept
 
 
-def is_copy(one: dict, other: dict) -> bool:
-    """Return whether two spans are the same one of two files of the same size, and look the same to the query."""
-    same = all(one[name] == other[name] for name in ("start", "end", "num_spans", "last"))
-    sizes = {row["size"] or row["version"].partition(" ")[0] for row in (one, other)}
-    return same and len(sizes) == 1 and abs(one["similarity"] - other["similarity"]) < 1e-4
+def overlap(one: dict, other: dict) -> bool:
+    is_same = one["start"] == other["start"]  # also of photos, which last no time
+    return is_same or (one["start"] < other["end"] and other["start"] < one["end"])
+
+
+def originals(rows: list[dict]) -> dict[str, str]:
+    """Return for each video the first of those that are copies of it: files of one size, whose spans look the same."""
+    original: dict[str, str] = {}
+    first: dict[tuple, dict] = {}
+    for row in rows:
+        size = row["size"] or row["version"].partition(" ")[0]
+        one = first.setdefault((size, row["num_spans"], row["start"], row["end"], row["last"]), row)
+        is_copy = abs(one["similarity"] - row["similarity"]) < SAME
+        original.setdefault(row["video"], original[one["video"]] if is_copy and one is not row else row["video"])
+    return original
 
 
 def hits_table(hits: list[Hit]) -> str:
