@@ -196,12 +196,7 @@ def add_search(commands):
     add("--min_similarity", type=float, help="find nothing that is less similar, from -1 to 1")
     add("--where", help="condition in SQL that hits fulfil, such as \"video LIKE '%%/holiday/%%' AND start < 60\"")
     add("--locate", action="store_true", help="tell the second of a hit where the text fits best")
-    add(
-        "--export",
-        dest="output_dir",
-        metavar="DIR",
-        help="write each hit, from start to end, as an MP4 into this folder",
-    )
+    add("--export", dest="output_dir", metavar="DIR", help="write each hit, from start to end, as an MP4 into a folder")
     add("--json", dest="as_json", action="store_true", help="print a JSON list for each query")
 
 

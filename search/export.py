@@ -90,13 +90,13 @@ def opened_before(start: float, content: str | bytes, origin: float | None) -> I
             streams[-1].discard = av.stream.Discard.default
             packets = (packet for packet in container.demux(streams) if packet.size)  # an empty one would end decoding
             if back < start:
-                with suppress(FFmpegError):
-                    container.seek(int((origin + start - back) / stream.time_base), stream=stream)
                 packets = dropwhile(lambda packet: packet.stream.type != "video" or not packet.is_keyframe, packets)
                 tried, shown = [], []
-                while not shown and (packet := next(packets, None)):
-                    tried.append(packet)
-                    shown = packet.decode() if packet.stream.type == "video" else []
+                with suppress(FFmpegError):  # of a format that cannot seek, or a keyframe that is none
+                    container.seek(int((origin + start - back) / stream.time_base), stream=stream)
+                    while not shown and (packet := next(packets, None)):
+                        tried.append(packet)
+                        shown = packet.decode() if packet.stream.type == "video" else []
                 stream.codec_context.flush_buffers()
                 if not shown or shown[0].pts is None or shown[0].pts * stream.time_base - origin > start + ROUNDING:
                     continue
