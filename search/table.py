@@ -1,21 +1,23 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The table of spans: a row for each, with its embedding, in LanceDB."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
 import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import IvfFlat
+from lancedb.index import IvfFlat, IvfRq
 
 from ..errors import InputError
 from .spans import Source, Span
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
-# Clusters of the ANN index that a search looks into, of a thousand for a million spans; see benchmarks/README.md.
-NUM_PROBES = 50
+# Clusters of the ANN index that a search looks into, of some 250 for a million spans, and how many times more spans than
+# wanted it compares by their full embeddings; see benchmarks/README.md.
+NUM_PROBES, REFINE_FACTOR = 50, 10
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 COLUMNS = {name: TYPES[kind] for name, kind in (Source.__annotations__ | Span.__annotations__).items()}
 
@@ -70,14 +72,23 @@ class SpanTable:
         groups = rows.group_by(columns[:3]).aggregate([("number", "list")]).to_pylist()
         return {tuple(group[name] for name in columns[:3]): set(group["number_list"]) for group in groups}
 
-    def nearest(self, query: np.ndarray, k: int) -> list[dict]:
-        """Return rows of the k spans with the largest product, `similarity`, with a query (D,), in order."""
+    def nearest(
+        self, query: np.ndarray, k: int, columns: Iterable[str] = tuple(COLUMNS), where: str | None = None
+    ) -> list[dict]:
+        """Return some columns of the k spans with the largest product, `similarity`, with a query (D,), in order.
+
+        Only rows take part for which `where`, SQL, is true. Each column costs a read for each row, so ask for few.
+        Products are exact, also where the ANN index has chosen the spans.
+        """
         self.table.checkout_latest()
-        search = self.table.search(query, vector_column_name="embedding").distance_type("dot")
-        rows = search.nprobes(NUM_PROBES).limit(k).to_list()
+        search = self.table.search(query, vector_column_name="embedding").distance_type("dot").limit(k)
+        search = search.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR).select([*columns, "_distance"])
+        if where:  # the nearest clusters may hold few of these rows: search as many as needed
+            search = search.where(where).maximum_nprobes(0)
+        rows = search.to_list()
         for row in rows:
-            row["similarity"] = float(np.dot(query, row["embedding"]))
-        return sorted(rows, key=lambda row: -row["similarity"])
+            row["similarity"] = 1 - row.pop("_distance")
+        return rows
 
     def finish(self):
         """After changes, merge the files of many small commits; with an ANN index once there are many rows."""
@@ -86,5 +97,7 @@ class SpanTable:
         self.table.optimize(cleanup_older_than=timedelta(hours=1))
 
     def build_ann_index(self):
-        """Cluster the embeddings, so that a search looks at some clusters only; embeddings are kept as they are."""
-        self.table.create_index("embedding", config=IvfFlat(distance_type="dot"))
+        """Cluster the embeddings, with 4 bits for each number, so that a search looks at few of them and reads little."""
+        is_packed = self.table.schema.field("embedding").type.list_size % 8 == 0  # else LanceDB cannot
+        kind = IvfRq(distance_type="dot", num_bits=4) if is_packed else IvfFlat(distance_type="dot")
+        self.table.create_index("embedding", config=kind)
