@@ -15,8 +15,8 @@ from .spans import Source, Span
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
-# Clusters of the ANN index that a search looks into, of some 250 for a million spans, and how many times more spans than
-# wanted it compares by their full embeddings; see benchmarks/README.md.
+# Clusters of the ANN index that a search looks into, of some 250 for a million spans, and how many times more spans
+# than wanted it compares by their full embeddings; see benchmarks/README.md.
 NUM_PROBES, REFINE_FACTOR = 50, 10
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 COLUMNS = {name: TYPES[kind] for name, kind in (Source.__annotations__ | Span.__annotations__).items()}
@@ -97,7 +97,7 @@ class SpanTable:
         self.table.optimize(cleanup_older_than=timedelta(hours=1))
 
     def build_ann_index(self):
-        """Cluster the embeddings, with 4 bits for each number, so that a search looks at few of them and reads little."""
+        """Cluster the embeddings, with 4 bits for each number, so that a search looks at few and reads little."""
         is_packed = self.table.schema.field("embedding").type.list_size % 8 == 0  # else LanceDB cannot
         kind = IvfRq(distance_type="dot", num_bits=4) if is_packed else IvfFlat(distance_type="dot")
         self.table.create_index("embedding", config=kind)
