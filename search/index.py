@@ -115,6 +115,8 @@ class SViTTIndex:
     ) -> "SViTTIndex":
         """Make an empty index, or open the one that is there already with the same settings.
 
+        Processes started by `accelerate launch` call this all.
+
         Args:
             folder: to be made, or the URL of one in an object store.
             model_name_or_path: folder or Hub name of a SViTT, by default that of [`default_model`]; an index that is

@@ -18,7 +18,7 @@ MARKS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "c
 
 
 def is_url(place: str | Path) -> bool:
-    return re.match(r"[a-z][a-z0-9+.-]*://", str(place)) is not None
+    return re.match(r"[a-z][a-z0-9+.-]+://", str(place)) is not None
 
 
 def place_of(name: str | Path) -> Path | str:
