@@ -400,7 +400,7 @@ def created(folder: Path | str) -> Iterator[None]:
     """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
     if not is_url(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_url(folder) else FileLock(folder / "create.lock"):
+    with nullcontext() if is_url(folder) else FileLock(f"{folder}/create.lock"):
         yield
 
 
@@ -415,7 +415,7 @@ def locked(folder: Path | str) -> Iterator[None]:
         with writing(folder):
             yield
         return
-    lock = FileLock(folder / "index.lock")
+    lock = FileLock(f"{folder}/index.lock")
     with writing(folder):
         try:
             lock.acquire(timeout=0)

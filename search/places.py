@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import fsspec
@@ -70,6 +71,7 @@ def versions_below(url: str) -> dict[str, str]:
 def version_of(info: dict) -> str:
     """Return what differs when a file has been replaced, of what a store says about it."""
     mark = next((info[name] for name in MARKS if info.get(name)), "")
+    mark = mark.timestamp() if isinstance(mark, datetime) else mark  # which some stores write in two ways
     return f"{info['size']} {mark}".replace('"', "")
 
 

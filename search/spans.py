@@ -6,7 +6,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -49,14 +48,10 @@ class Source(NamedTuple):
         Raises:
             OSError: if it cannot be read, or has changed in its store.
         """
-        is_file = not self.shard and not is_url(self.video)
-        return self.video if is_file else {"path": self.video, "bytes": content_of(self)}
-
-
-@lru_cache(maxsize=1)  # a long video is read in several goes
-def content_of(source: Source) -> bytes:
-    part = (source.offset, source.offset + source.size) if source.shard else ()
-    return read_bytes(source.shard or source.video, source.version, *part)
+        if not self.shard and not is_url(self.video):
+            return self.video
+        part = (self.offset, self.offset + self.size) if self.shard else ()
+        return {"path": self.video, "bytes": read_bytes(self.shard or self.video, self.version, *part)}
 
 
 def version_of(path: str) -> str:
@@ -202,9 +197,11 @@ def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:
 
 
 def read_spans(
-    source: Source, choose: Callable[..., list[Span]], processor: SViTTVideoProcessor
+    source: Source, choose: Callable[..., list[Span]], processor: SViTTVideoProcessor, video: str | dict | None = None
 ) -> tuple[list[Span], torch.Tensor]:
     """Return the spans that `choose` picks, given the metadata, and their clips (spans, T, 3, H, W) uint8.
+
+    `video` is what [`Source.read`] returns, where it has been called before.
 
     Raises:
         VideoDecodeError, OSError: if the video, or the shard, cannot be read.
@@ -216,7 +213,7 @@ def read_spans(
         frames = [span.first + i for span in spans for i in sample_frame_indices(num_frames, span.last - span.first)]
         return [min(frame, metadata.total_num_frames - 1) for frame in frames]
 
-    frames, _ = read_video(source.read(), pick)
+    frames, _ = read_video(video or source.read(), pick)
     parts = [frames[start : start + num_frames] for start in range(0, len(frames), num_frames)]
     return spans, torch.stack([processor.read_clip(part, do_sample_frames=False) for part in parts])
 
@@ -246,8 +243,9 @@ class SpanReader(IterableDataset):
                 return [span for span in cut(metadata, *self.lengths) if span.number not in done][:SPANS_AT_ONCE]
 
             try:
+                video = source.read()
                 while len(done) != num_spans:
-                    spans, clips = read_spans(source, choose, self.processor)
+                    spans, clips = read_spans(source, choose, self.processor, video)
                     for span, clip in zip(spans, clips, strict=True):
                         yield source, span, clip
                     done |= {span.number for span in spans}
