@@ -2,10 +2,12 @@
 """Where videos and indexes lie: in folders, or in object stores (`s3://bucket/folder`) that fsspec can read."""
 
 import re
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from os import PathLike
 from pathlib import Path
 
 import fsspec
@@ -18,7 +20,7 @@ from ..errors import InputError, reason_of
 MARKS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
 
 
-def is_url(place: str | Path) -> bool:
+def is_url(place: str | PathLike) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+://", str(place)) is not None
 
 
@@ -36,7 +38,7 @@ def asking(place: str | Path, kind: type[Exception] = InputError) -> Iterator[No
     try:
         yield
     except Exception as error:
-        if isinstance(error, InputError) or not is_url(place):
+        if isinstance(error, (InputError, tarfile.TarError)) or not is_url(place):
             raise
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{place}: is not there, or not as it was.") from error

@@ -82,6 +82,7 @@ def test_videos_and_index_in_a_store(demo, server, bucket, tmp_path):
     files.put_file(str(tmp_path / "a.tar"), f"{bucket}/videos/deep/a.tar")
     files.pipe_file(f"{bucket}/videos/bad.mp4", b"no video")
     files.pipe_file(f"{bucket}/videos/notes.txt", b"words")
+    files.pipe_file(f"{bucket}/videos/bad.tar", b"no shard")
     names = [*(f"{bucket}/videos/{path.name}" for path in paths[:3]), f"{bucket}/videos/deep/a.tar::three.mp4"]
     near = SViTTIndex.create(tmp_path / "near", str(demo / "model"))
     near.add(paths)
@@ -89,7 +90,9 @@ def test_videos_and_index_in_a_store(demo, server, bucket, tmp_path):
     far = SViTTIndex.create(f"{bucket}/index", str(demo / "model"))
     report = far.add([f"{bucket}/videos/"], batch_size=3)
     assert sorted(report.added) == sorted(names) and far.folder == f"{bucket}/index"
-    assert [*report.bad] == [f"{bucket}/videos/bad.mp4"] and report.skipped == {".txt": 1}
+    reasons = {"bad.mp4": "not a video file", "bad.tar": "truncated header"}
+    assert all(reasons[name.rpartition("/")[2]] in report.bad[name] for name in report.bad) and len(report.bad) == 2
+    assert report.skipped == {".txt": 1}
     assert "bad.mp4" in files.cat_file(f"{bucket}/index/bad_videos.jsonl").decode()
     hits, expected = far.search(SENTENCE), near.search(SENTENCE)
     assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
@@ -97,7 +100,7 @@ def test_videos_and_index_in_a_store(demo, server, bucket, tmp_path):
 
     # Another machine, with nothing but the URL.
     again = SViTTIndex.open(f"{bucket}/index", str(demo / "model"))
-    files.rm_file(f"{bucket}/videos/bad.mp4")
+    files.rm([f"{bucket}/videos/bad.mp4", f"{bucket}/videos/bad.tar"])
     report = again.add([f"{bucket}/videos"])
     assert len(report.unchanged) == 4 and report.num_spans == 0
     assert not files.exists(f"{bucket}/index/bad_videos.jsonl")
