@@ -117,6 +117,8 @@ class SViTTIndex:
     ) -> "SViTTIndex":
         """Make an empty index, or open the one that is there already with the same settings.
 
+        Processes started by `accelerate launch` call this all.
+
         Args:
             folder: to be made, or the URL of one in an object store.
             model_name_or_path: folder or Hub name of a SViTT, by default that of [`default_model`]; an index that is
@@ -492,7 +494,7 @@ def created(folder: Path | str) -> Iterator[None]:
     """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
     if not is_url(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_url(folder) else FileLock(folder / "create.lock"):
+    with nullcontext() if is_url(folder) else FileLock(f"{folder}/create.lock"):
         yield
 
 
@@ -507,7 +509,7 @@ def locked(folder: Path | str) -> Iterator[None]:
         with writing(folder):
             yield
         return
-    lock = FileLock(folder / "index.lock")
+    lock = FileLock(f"{folder}/index.lock")
     with writing(folder):
         try:
             lock.acquire(timeout=0)
