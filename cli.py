@@ -6,6 +6,7 @@
     svitt check --video_dir videos --annotation_file train.json
     svitt index videos
     svitt search "a dog catches a frisbee"
+    svitt serve svitt_index
     svitt ask video.mp4 "what does the dog catch?"
     svitt explain video.mp4 --model svitt-base --text "a dog catches a frisbee" --output maps.png
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None):
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add_command in (
-        add_convert, add_expand, add_check, add_pack, add_index, add_search, add_remove, add_ask, add_explain
+        add_convert, add_expand, add_check, add_pack, add_index, add_search, add_serve, add_remove, add_ask, add_explain
     ):  # fmt: skip
         add_command(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -182,32 +183,60 @@ def index(videos: list[str], batch_size: int, num_workers: int, **settings):
 
 
 def add_search(commands):
-    help = "find what a sentence describes, or what a video looks like"
+    help = "find what a sentence describes, or what a video or photo looks like"
     add = add_command(commands, "search", search, help)
-    add("folder", metavar="index", nargs="?", help=f"folder of the index; may be left out if it is {DEFAULT_INDEX}")
-    add("text", nargs="?", help="what the video shows")
-    add("--video", help="find spans like this video, instead")
+    help = f"folder or URL that holds an index.json; without one, it is {DEFAULT_INDEX}"
+    add("folder", metavar="index", nargs="?", help=help)
+    add("text", nargs="?", help="what the video shows; without, the lines of the input are asked, one after another")
+    add("--video", "--image", help="find spans like this video or photo, instead")
     add("--model", dest="model_name_or_path", help="the model of the index, if it has moved")
     add("--top_k", type=int, default=10, help="hits (default: %(default)s)")
     add("--shortlist", type=int, default=50, help="spans to fuse with the text, at least top_k (default: %(default)s)")
     add("--no_rerank", dest="rerank", action="store_false", help="rank by the similarity of embeddings alone")
-    add("--json", dest="as_json", action="store_true", help="print a JSON list")
+    add("--min_similarity", type=float, help="find nothing that is less similar, from -1 to 1")
+    add("--where", help="condition in SQL that hits fulfil, such as \"video LIKE '%%/holiday/%%' AND start < 60\"")
+    add("--locate", action="store_true", help="tell the second of a hit where the text fits best")
+    add(
+        "--export",
+        dest="output_dir",
+        metavar="DIR",
+        help="write each hit, from start to end, as an MP4 into this folder",
+    )
+    add("--json", dest="as_json", action="store_true", help="print a JSON list for each query")
 
 
-def search(folder: str | None, text: str | None, video: str | None, model_name_or_path, as_json: bool, **query):
-    import json
-    from dataclasses import asdict
+def search(folder: str | None, text: str | None, video: str | None, model_name_or_path: str | None, **how):
+    from .search.console import answer, answer_lines
+    from .search.index import SViTTIndex
+    from .search.places import has_file, is_url
 
-    from .search.hits import hits_table
+    if text is None and video is None and folder and not is_url(folder) and not has_file(folder, "index.json"):
+        folder, text = None, folder  # a single word is the text
+    index = SViTTIndex.open(folder or DEFAULT_INDEX, model_name_or_path)
+    if not len(index):
+        raise InputError(f"{index.folder}: holds no spans yet; svitt index adds some.")
+    if text is None and video is None:
+        answer_lines(index, **how)
+    else:
+        answer(index, text=text, video=video, indent=2, **how)
+
+
+def add_serve(commands):
+    add = add_command(commands, "serve", serve_index, "answer queries over HTTP: GET /search?q=..., as JSON")
+    add("folder", metavar="index", nargs="?", default=DEFAULT_INDEX, help="folder or URL of it (default: %(default)s)")
+    add("--model", dest="model_name_or_path", help="the model of the index, if it has moved")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, of this machine alone)")
+    add("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+
+
+def serve_index(folder: str, model_name_or_path: str | None, **where):
     from .search.index import SViTTIndex
 
-    if text is None and video is None:  # a single word is the text
-        folder, text = None, folder
-    folder = folder or DEFAULT_INDEX
-    hits = SViTTIndex.open(folder, model_name_or_path).search(text, video, **query)
-    if not hits:
-        raise InputError(f"{folder}: holds no spans yet; svitt index adds some.")
-    print(json.dumps([asdict(hit) for hit in hits], indent=2, ensure_ascii=False) if as_json else hits_table(hits))
+    try:
+        from .search.serve import serve
+    except ModuleNotFoundError as error:
+        raise InputError(f"svitt serve needs {error.name}; svitt[app] brings it.") from error
+    serve(SViTTIndex.open(folder, model_name_or_path), **where)
 
 
 def add_remove(commands):

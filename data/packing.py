@@ -14,7 +14,6 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import partial
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -28,8 +27,8 @@ from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indice
 from .annotations import FIELDS_OF, Rows, kind_of, read_annotations
 from .check import in_workers
 from .files import write_bad_videos
+from .mp4 import timed, write_mp4
 
-TIME_BASE = Fraction(1, 90000)  # of encoded videos
 CHUNK_BYTES = 2**28  # of frames that are decoded at once
 
 
@@ -154,36 +153,26 @@ def prepare_video(source: str, folder: str, short_side: int | None, crf: int) ->
 
 
 def encode_video(source: str, target: str, short_side: int, crf: int):
-    """Write an MP4 in H.264 of all frames of a video, upright, at their times since the first, a keyframe a second.
+    """Write an MP4 in H.264 of all frames of a video, upright, at their times since the first.
 
     Raises:
         VideoDecodeError: if not all of the video can be decoded.
     """
-    # Without macroblock trees x264 gives the same bytes each time; with them, not always. Without B-frames all readers
-    # agree on which frame is which.
-    options = {"preset": "veryfast", "crf": str(crf), "mbtree": "0", "bf": "0", "sc_threshold": "0"}
-    start, num_frames, count, encoder, last = 0, 1, 64, None, -1
-    with av.open(target, "w", "mp4", options={"fflags": "+bitexact"}) as output:
+
+    def frames() -> Iterator[av.VideoFrame]:
+        start, num_frames, count = 0, 1, 64
         while start < num_frames:
             chunk = slice(start, start + count)
             pick = lambda metadata: list(range(metadata.total_num_frames)[chunk])  # noqa: B023, E731
-            frames, metadata = read_video(source, pick, short_side=short_side)
+            images, metadata = read_video(source, pick, short_side=short_side)
             num_frames, fps = metadata.total_num_frames, metadata.fps or 25
             times = np.arange(num_frames) / fps if metadata.frame_times is None else metadata.frame_times
-            if encoder is None:
-                encoder = output.add_stream("libx264", Fraction(fps).limit_denominator(1001), options)
-                encoder.height, encoder.width = (side // 2 * 2 for side in frames.shape[1:3])  # H.264 wants even sides
-                encoder.time_base = encoder.codec_context.time_base = TIME_BASE
-                encoder.codec_context.gop_size = max(1, round(fps))
-                encoder.codec_context.thread_count = 1
-            for image, time in zip(frames, times[chunk], strict=True):
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                frame = frame.reformat(encoder.width, encoder.height, "yuv420p")
-                last = max(last + 1, round(time / TIME_BASE))
-                frame.pts, frame.time_base = last, TIME_BASE
-                output.mux(encoder.encode(frame))
-            start, count = start + count, max(1, CHUNK_BYTES // frames[0].nbytes)
-        output.mux(encoder.encode())
+            times = [*times.tolist(), float(times[-1]) + 1 / fps]
+            for number, image in enumerate(images, start):
+                yield timed(av.VideoFrame.from_ndarray(image, format="rgb24"), times[number], times[number + 1])
+            start, count = start + count, max(1, CHUNK_BYTES // images[0].nbytes)
+
+    write_mp4(target, frames(), crf)
 
 
 def read_manifest(folder: Path) -> dict[str, dict]:

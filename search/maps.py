@@ -4,7 +4,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ..configuration_svitt import SViTTVisionConfig
 from ..conversion import load_model_and_processor
+from ..data.mp4 import timed, write_mp4
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips, token_order
 from ..processing_svitt import SViTTProcessor
@@ -162,14 +162,9 @@ def overlay(maps: TokenMaps, path: str | Path, fps: float = 2.0):
     """Write an MP4 of T frames: the video, beside it what the video encoder keeps, and what the sentence keeps."""
     kept = [maps.stages()[0][1], *maps.vision[-1:], *maps.fusion[-1:]]
     pictures = [beside(panels) for panels in zip(*(shown(maps.frames, one) for one in kept), strict=True)]
-    height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # colours are of 2 x 2 pixels
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"  # which all players know
-        for picture in pictures:
-            picture = np.ascontiguousarray(picture[:height, :width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        container.mux(stream.encode())
+    height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # what the writer would scale away
+    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(one[:height, :width])) for one in pictures)
+    write_mp4(path, (timed(frame, i / fps, (i + 1) / fps) for i, frame in enumerate(frames)), crf=12)
 
 
 def explain(

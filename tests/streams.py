@@ -1,5 +1,10 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Codecs and containers that reading frames is tested with: name → codec, pixel format, options of both."""
+"""Codecs and containers that reading is tested with: name → codec, pixel format, options of both; films with sound."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
 
 X264 = {"g": "12", "bf": "3"}
 X265 = {"g": "12", "preset": "veryfast"}
@@ -37,3 +42,41 @@ STREAMS = {
     "animation.gif": ("gif", "rgb8", {}, {}),
     "animation.apng": ("apng", "rgb24", {}, {}),
 }
+
+FADE = 4  # levels of grey that a second of a film is lighter than the one before
+FILMS = {  # arguments of `write_film`
+    "film.avi": {"codec": "mpeg4", "sound": "libmp3lame", "options": {"g": "250"}},
+    "film.mkv": {"codec": "libvpx-vp9", "sound": "ac3", "options": {"deadline": "realtime", "cpu-used": "8"}},
+    "film.wmv": {"codec": "wmv2", "sound": "wmav2"},
+    "film.mts": {
+        "codec": "libx264",
+        "sound": "ac3",
+        "container": "mpegts",
+        "size": (180, 136),
+        "aspect": Fraction(4, 3),
+    },
+    "film.mov": {"codec": "libx265", "sound": "pcm_s16le", "options": {"x265-params": f"{QUIET}:keyint=100"}},
+}
+
+
+def write_film(path, codec, sound=None, size=(64, 48), seconds=40, aspect=None, options=None, container=None):
+    """A video that grows lighter from second to second, and sounds in every other one."""
+    with av.open(str(path), "w", container) as output:
+        video = output.add_stream(codec, 25, options or {})
+        video.width, video.height = size
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
+        heard = output.add_stream(sound, 48000, layout="stereo", bit_rate=96000) if sound else None
+        for second in range(seconds):
+            for number in range(25 * second, 25 * second + 25):
+                frame = av.VideoFrame.from_ndarray(np.full((*size[::-1], 3), FADE * second, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                output.mux(video.encode(frame))
+            if sound:
+                wave = 9000 * np.sin(np.arange(48000) / 5) * (second % 2)
+                frame = av.AudioFrame.from_ndarray(wave.astype(np.int16).repeat(2)[None], format="s16", layout="stereo")
+                frame.sample_rate, frame.pts, frame.time_base = 48000, 48000 * second, Fraction(1, 48000)
+                output.mux(heard.encode(frame))
+        for stream in output.streams:
+            output.mux(stream.encode())
+    return path

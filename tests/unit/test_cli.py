@@ -12,7 +12,7 @@ import svitt
 from svitt import SViTTProcessor
 from svitt.cli import main
 
-COMMANDS = ["convert", "check", "pack", "index", "search", "remove", "ask", "explain"]
+COMMANDS = ["convert", "check", "pack", "index", "search", "serve", "remove", "ask", "explain"]
 
 
 # ---- The package
