@@ -151,8 +151,8 @@ DEFAULT_MODEL = "a public one, downloaded and converted the first time"
 
 def add_index(commands):
     add = add_command(commands, "index", index, "encode videos, or bring an index up to date")
-    add("videos", nargs="+", help="videos, folders of videos and tar shards, tar shards")
-    help = "folder of the index; one that exists keeps its settings (default: %(default)s)"
+    add("videos", nargs="+", help="videos, photos, folders of these and of tar shards, tar shards; or URLs of such")
+    help = "folder of the index, or its URL; one that exists keeps its settings (default: %(default)s)"
     add("--index", dest="folder", default=DEFAULT_INDEX, help=help)
     add("--model", dest="model_name_or_path", help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})")
     add("--clip_seconds", type=float, help="longer videos are cut into spans of this length (default: 10)")

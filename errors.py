@@ -72,7 +72,8 @@ def writing(place: str | os.PathLike) -> Iterator[None]:
 def reason_of(error: Exception) -> str:
     """Return what a store says, without the request, or what LanceDB says, without lines of its source."""
     told = re.search(r'<Message>(.+?)</Message>|message: "(.+?)"', str(error), re.DOTALL)
-    return (told[1] or told[2]) if told else str(error).partition(", /")[0][:300]
+    reason = (told[1] or told[2]) if told else str(error).partition(", /")[0][:300]
+    return " ".join(reason.split())
 
 
 def sentence_of(error: Exception) -> str:

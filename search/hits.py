@@ -54,7 +54,7 @@ def originals(rows: list[dict]) -> dict[str, str]:
     first: dict[tuple, dict] = {}
     for row in rows:
         size = row["size"] or row["version"].partition(" ")[0]
-        one = first.setdefault((size, row["num_spans"], row["start"], row["end"], row["last"]), row)
+        one = first.setdefault((size, row["start"], row["end"]), row)
         is_copy = abs(one["similarity"] - row["similarity"]) < SAME
         original.setdefault(row["video"], original[one["video"]] if is_copy and one is not row else row["video"])
     return original

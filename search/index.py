@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ from .spans import (
     passed_over,
     read_spans,
 )
-from .table import SpanTable
+from .table import COLUMNS_OF_TOKENS, SpanTable
 from .tokens import DTYPES, SpanTokens, most_attended, packed, unpacked
 
 # What embeddings depend on, of the files of a model.
@@ -115,6 +116,8 @@ class SViTTIndex:
         tokens_per_span: int | None = None,
     ) -> "SViTTIndex":
         """Make an empty index, or open the one that is there already with the same settings.
+
+        Processes started by `accelerate launch` call this all.
 
         Args:
             folder: to be made, or the URL of one in an object store.
@@ -336,10 +339,10 @@ class SViTTIndex:
         rows = [row for row in rows if min_similarity is None or row["similarity"] >= min_similarity]
         found = []
         for row in rows:
-            source, span = (kind(*(row[name] for name in kind._fields)) for kind in (Source, Span))
-            note = None if source.is_unchanged() else "the video has gone or changed since it was indexed"
-            hit = Hit(source.video, span.start, span.end, row["similarity"], copies=row["copies"], note=note)
-            found.append(Found(row, source, span, hit))
+            is_as_it_was = Source(row["video"], row["version"], row["shard"]).is_unchanged()
+            note = None if is_as_it_was else "the video has gone or changed since it was indexed"
+            hit = Hit(row["video"], row["start"], row["end"], row["similarity"], note=note, copies=row["copies"])
+            found.append(Found(row, hit))
         if is_fused:
             self._rerank(found, text)
             found.sort(key=lambda one: (one.hit.score is not None, one.hit.score or 0.0), reverse=True)
@@ -408,28 +411,31 @@ class SViTTIndex:
         """Set the score of each hit whose video is as it was, or else can be read, and a note for the others."""
         unchanged = [one for one in found if one.hit.note is None]
         if self.has_tokens:
-            parts = [(unchanged, self._stored_tokens(unchanged).values)] if unchanged else []
+            parts = [(unchanged, self._tokens_of(unchanged)[1].values)] if unchanged else []
         else:
             parts = self._read_again(unchanged, batch_size)
         for part, tokens in parts:
             for one, score in zip(part, self._match(text, tokens).tolist(), strict=True):
                 one.hit.score = score
 
-    def _stored_tokens(self, found: "list[Found]") -> SpanTokens:
-        rows = self.table.tokens([one.row for one in found])
-        return unpacked(rows, self.model.config.vision_config.hidden_size)
+    def _tokens_of(self, found: "list[Found]") -> tuple[list[dict], SpanTokens]:
+        """Return columns of the table, and the tokens that they hold."""
+        rows = self.table.take([one.row for one in found], COLUMNS_OF_TOKENS)
+        return rows, unpacked(rows, self.model.config.vision_config.hidden_size)
 
     def _read_again(self, found: "list[Found]", batch_size: int) -> "Iterator[tuple[list[Found], torch.Tensor]]":
         """Yield hits whose spans can be read and the tokens (B, n, D) of these, in batches."""
         readable, processor = [], self.processor.video_processor
-        for source, of_source in groupby(sorted(found, key=lambda one: one.source), key=lambda one: one.source):
-            same = list(of_source)
+        sources = self.table.sources([one.row for one in found])
+        known = sorted(zip(sources, found, strict=True), key=itemgetter(0))
+        for source, of_source in groupby(known, key=lambda one: one[0][0]):
+            places, hits = zip(*of_source, strict=True)
+            spans, length = [span for _, span in places], self.settings["frames_per_span"]
             try:
-                spans, length = [one.span for one in same], self.settings["frames_per_span"]
                 clips = read_spans(source, lambda metadata, spans=spans: spans, processor, length)
-                readable += [(one, clip.frames) for one, (_, clip) in zip(same, clips, strict=True)]
+                readable += [(one, clip.frames) for one, (_, clip) in zip(hits, clips, strict=True)]
             except (VideoDecodeError, OSError) as error:
-                for one in same:
+                for one in hits:
                     one.hit.note = str(error)
         for start in range(0, len(readable), batch_size):
             part, clips = zip(*readable[start : start + batch_size], strict=True)
@@ -451,8 +457,7 @@ class SViTTIndex:
         """Set the `best_time` of hits: when the frame is shown whose tokens alone match the sentence best."""
         if not found:
             return
-        rows = self.table.tokens([one.row for one in found])
-        tokens = unpacked(rows, self.model.config.vision_config.hidden_size)
+        rows, tokens = self._tokens_of(found)
         scores = []
         for frame in range(self.settings["frames_per_span"]):
             mask = tokens.of_frame(frame)
@@ -466,8 +471,6 @@ class Found(NamedTuple):
     """A hit, and the row of the table that it is of."""
 
     row: dict
-    source: Source
-    span: Span
     hit: Hit
 
 
@@ -491,7 +494,7 @@ def created(folder: Path | str) -> Iterator[None]:
     """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
     if not is_url(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_url(folder) else FileLock(folder / "create.lock"):
+    with nullcontext() if is_url(folder) else FileLock(f"{folder}/create.lock"):
         yield
 
 
@@ -506,7 +509,7 @@ def locked(folder: Path | str) -> Iterator[None]:
         with writing(folder):
             yield
         return
-    lock = FileLock(folder / "index.lock")
+    lock = FileLock(f"{folder}/index.lock")
     with writing(folder):
         try:
             lock.acquire(timeout=0)

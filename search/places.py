@@ -2,9 +2,12 @@
 """Where videos and indexes lie: in folders, or in object stores (`s3://bucket/folder`) that fsspec can read."""
 
 import re
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from os import PathLike
 from pathlib import Path
 
 import fsspec
@@ -17,8 +20,8 @@ from ..errors import InputError, reason_of
 MARKS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
 
 
-def is_url(place: str | Path) -> bool:
-    return re.match(r"[a-z][a-z0-9+.-]*://", str(place)) is not None
+def is_url(place: str | PathLike) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]+://", str(place)) is not None
 
 
 def place_of(name: str | Path) -> Path | str:
@@ -35,7 +38,7 @@ def asking(place: str | Path, kind: type[Exception] = InputError) -> Iterator[No
     try:
         yield
     except Exception as error:
-        if isinstance(error, InputError) or not is_url(place):
+        if isinstance(error, (InputError, tarfile.TarError)) or not is_url(place):
             raise
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{place}: is not there, or not as it was.") from error
@@ -70,6 +73,7 @@ def versions_below(url: str) -> dict[str, str]:
 def version_of(info: dict) -> str:
     """Return what differs when a file has been replaced, of what a store says about it."""
     mark = next((info[name] for name in MARKS if info.get(name)), "")
+    mark = mark.timestamp() if isinstance(mark, datetime) else mark  # which some stores write in two ways
     return f"{info['size']} {mark}".replace('"', "")
 
 

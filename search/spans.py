@@ -4,9 +4,8 @@
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -49,14 +48,10 @@ class Source(NamedTuple):
         Raises:
             OSError: if it cannot be read, or has changed in its store.
         """
-        is_file = not self.shard and not is_url(self.video)
-        return self.video if is_file else {"path": self.video, "bytes": content_of(self)}
-
-
-@lru_cache(maxsize=1)  # a long video is read in several goes
-def content_of(source: Source) -> bytes:
-    part = (source.offset, source.offset + source.size) if source.shard else ()
-    return read_bytes(source.shard or source.video, source.version, *part)
+        if not self.shard and not is_url(self.video):
+            return self.video
+        part = (self.offset, self.offset + self.size) if self.shard else ()
+        return {"path": self.video, "bytes": read_bytes(self.shard or self.video, self.version, *part)}
 
 
 def version_of(path: str) -> str:
@@ -67,7 +62,7 @@ def version_of(path: str) -> str:
 def absolute(path: str | os.PathLike) -> str:
     if not str(path):
         raise InputError("A path is empty; name a video, a folder or a tar shard.")
-    return canonical(path) if is_url(path) else os.path.abspath(path)
+    return canonical(str(path)) if is_url(path) else os.path.abspath(path)
 
 
 def is_below(name: str, path: str) -> bool:
@@ -119,24 +114,22 @@ def find_sources(paths: list[str], own: str = "") -> tuple[dict[str, Source], di
     return sources, bad, skipped
 
 
-def files_of(path: str, on_error: Callable[[OSError], None]) -> dict[str, str | None]:
+def files_of(path: str, on_error: Callable[[OSError], None]) -> Mapping[str, str | None]:
     """Return the file, or all files below a folder, in order; in a store, with their versions."""
-    if is_url(path):
-        files = versions_below(path)
-    elif os.path.isdir(path):
+    if os.path.isdir(path):
         return dict.fromkeys(sorted(files_below(path, on_error)))
-    else:
-        files = {path: None} if os.path.exists(path) else {}
-    if not files:
-        raise InputError(f"{path}: there is no such file or folder.")
-    return files
+    if is_url(path) and (versions := versions_below(path)):
+        return versions
+    if os.path.exists(path):
+        return {path: None}
+    raise InputError(f"{path}: there is no such file or folder.")
 
 
 def passed_over(skipped: dict[str, int]) -> str:
     """Return how many files were passed over, the most frequent extensions first, to be put behind a sentence."""
-    parts = [f"{count} {extension}" for extension, count in Counter(skipped).most_common(10)]
-    others = sum(skipped.values()) - sum(count for _, count in Counter(skipped).most_common(10))
-    parts += [f"{others} others"] if others else []
+    most = Counter(skipped).most_common(10)
+    others = sum(skipped.values()) - sum(count for _, count in most)
+    parts = [f"{count} {extension}" for extension, count in (*most, ("others", others)) if count]
     return f"; passed over: {', '.join(parts)}" if parts else ""
 
 

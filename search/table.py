@@ -1,13 +1,14 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The table of spans: a row for each, with its embedding and perhaps its video tokens, in LanceDB."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
 import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import IvfFlat
+from lancedb.index import IvfFlat, IvfRq
 
 from ..errors import ArgumentError, InputError, reason_of
 from . import tokens
@@ -16,10 +17,13 @@ from .spans import Source, Span
 
 # With fewer rows, looking at every one of them is fast enough, and exact.
 MIN_ROWS_OF_ANN = 50_000
-# Clusters of the ANN index that a search looks into, of a thousand for a million spans; see benchmarks/README.md.
-NUM_PROBES = 50
+# Clusters of the ANN index that a search looks into, of some 250 for a million spans, and how many times more spans
+# than wanted it compares by their full embeddings; see benchmarks/README.md.
+NUM_PROBES, REFINE_FACTOR = 50, 10
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 COLUMNS = {name: TYPES[kind] for name, kind in (Source.__annotations__ | Span.__annotations__).items()}
+# Each costs a read for each span that is found.
+COLUMNS_OF_HITS = ["video", "version", "shard", "size", "start", "end"]
 COLUMNS_OF_TOKENS = {**tokens.COLUMNS, "times": pa.list_(pa.float64())}
 
 
@@ -73,7 +77,9 @@ class SpanTable:
         return {tuple(group[name] for name in columns[:3]): set(group["number_list"]) for group in groups}
 
     def nearest(self, query: np.ndarray, k: int, where: str | None = None) -> list[dict]:
-        """Return rows of the k spans with the largest product, `similarity`, with a query (D,), in order.
+        """Return `COLUMNS_OF_HITS` of the k spans with the largest product, `similarity`, with a query (D,), in order.
+
+        Products are exact, also where the ANN index has chosen the spans.
 
         Args:
             where: condition in SQL on the `COLUMNS`, such as "start < 60".
@@ -82,28 +88,38 @@ class SpanTable:
             ArgumentError: if it is none.
         """
         self.table.checkout_latest()
-        search = self.table.search(query, vector_column_name="embedding").distance_type("dot").with_row_id(True)
-        search = search.select([*COLUMNS, "embedding", "_distance"]).nprobes(NUM_PROBES).limit(k)
-        if where is not None:
-            search = search.where(where)
+        search = (
+            self.table.search(query, vector_column_name="embedding").distance_type("dot").with_row_id(True).limit(k)
+        )
+        search = search.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR).select([*COLUMNS_OF_HITS, "_distance"])
+        if where is not None:  # the nearest clusters may hold few of these rows: search as many as needed
+            search = search.where(where).maximum_nprobes(0)
         try:
             rows = search.to_list()
         except ValueError as error:
             if where is None:
                 raise
-            columns = ", ".join(("video", "start", "end"))
-            problem = f"must be a condition on {columns}, such as \"video LIKE '%holiday%' AND end - start > 5\""
+            problem = "must be a condition on video, start, end, such as \"video LIKE '%holiday%' AND end - start > 5\""
             raise ArgumentError("where", f"{problem}, got {where!r} ({reason_of(error)})") from error
         for row in rows:
-            row["similarity"] = float(np.dot(query, row["embedding"]))
-        return sorted(rows, key=lambda row: -row["similarity"])
+            row["similarity"] = 1 - row.pop("_distance")
+        return rows
 
-    def tokens(self, rows: list[dict]) -> list[dict]:
-        """Return `COLUMNS_OF_TOKENS` of rows that [`nearest`] found."""
+    def take(self, rows: list[dict], columns: Iterable[str]) -> list[dict]:
+        """Return more columns of rows that [`nearest`] found last."""
+        if not rows:
+            return []
         numbers = [row["_rowid"] for row in rows]
-        found = self.table.take_row_ids(numbers).with_row_id().select(list(COLUMNS_OF_TOKENS)).to_arrow().to_pylist()
+        found = self.table.take_row_ids(numbers).with_row_id().select(list(columns)).to_arrow().to_pylist()
         of_number = {row["_rowid"]: row for row in found}
         return [of_number[number] for number in numbers]
+
+    def sources(self, rows: list[dict]) -> list[tuple[Source, Span]]:
+        """Return of which file, and which of its spans, rows are that [`nearest`] found last."""
+        return [
+            (Source(*(row[name] for name in Source._fields)), Span(*(row[name] for name in Span._fields)))
+            for row in self.take(rows, COLUMNS)
+        ]
 
     def embedding(self, video: str, start: float) -> np.ndarray | None:
         """Return the embedding (D,) of the span of a video that starts at a time, in seconds, if there is one."""
@@ -119,8 +135,10 @@ class SpanTable:
         self.table.optimize(cleanup_older_than=timedelta(hours=1))
 
     def build_ann_index(self):
-        """Cluster the embeddings, so that a search looks at some clusters only; embeddings are kept as they are."""
-        self.table.create_index("embedding", config=IvfFlat(distance_type="dot"))
+        """Cluster the embeddings, with 4 bits for each number, so that a search looks at few and reads little."""
+        is_packed = self.table.schema.field("embedding").type.list_size % 8 == 0  # else LanceDB cannot
+        kind = IvfRq(distance_type="dot", num_bits=4) if is_packed else IvfFlat(distance_type="dot")
+        self.table.create_index("embedding", config=kind)
 
 
 def connect(folder: str | Path):

@@ -2,8 +2,12 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+import uuid
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -204,3 +208,42 @@ def small_disk(tmp_path):
     yield mount
     if folder.is_mount():
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+# Object stores --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The address of an S3 server, moto's in its own process, which the environment names; and fsspec's files there."""
+    pytest.importorskip("moto")
+    s3fs = pytest.importorskip("s3fs")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{one.getsockname()[1]}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"AWS_ENDPOINT_URL": url, **keys}.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        for _ in range(300):
+            time.sleep(0.1)
+            try:
+                urllib.request.urlopen(f"{url}/moto-api/")
+                break
+            except OSError:
+                assert process.poll() is None
+        yield url, s3fs.S3FileSystem(use_listings_cache=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def bucket(server):
+    """The URL of an empty bucket."""
+    name = f"bucket-{uuid.uuid4()}"
+    server[1].mkdir(name)
+    return f"s3://{name}"

@@ -4,6 +4,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,35 @@ def test_several_processes_make_the_index_of_one(demo, tmp_path, num_processes):
     one.add([videos])
     assert indexer(tmp_path / "other", demo / "model", videos, 2, num_processes).wait(timeout=600) == 0
     assert_same_rows(SViTTIndex.open(tmp_path / "other"), rows_of(one))
+
+
+@pytest.mark.parametrize("place", ["folder", "store"])
+def test_several_machines_make_the_index_of_one(demo, tmp_path, request, place):
+    """Two launches that meet at an address, in a folder that both see, or in a store with the videos as well."""
+    videos, folder = str(demo / "data/videos"), str(tmp_path / "other")
+    one = SViTTIndex.create(tmp_path / "one", str(demo / "model"))
+    one.add([videos])
+    if place == "store":
+        bucket, files = request.getfixturevalue("bucket"), request.getfixturevalue("server")[1]
+        files.put(videos, f"{bucket}/videos", recursive=True)
+        videos, folder = f"{bucket}/videos", f"{bucket}/index"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2", "--num_processes", "2"]
+    launch += ["--main_process_ip", "127.0.0.1", "--main_process_port", port, "--machine_rank"]
+    index = ["-m", "svitt.cli", "index", videos, "--index", folder, "--model", demo / "model"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    commands = [[sys.executable, *launch, rank, *index, "--batch_size", 2, "--num_workers", 1] for rank in (0, 1)]
+    nodes = [subprocess.Popen(list(map(str, command)), env=environment) for command in commands]
+    assert [node.wait(timeout=600) for node in nodes] == [0, 0]
+    other = SViTTIndex.open(folder)
+    assert len(other) == len(one)
+    expected = {name.rpartition("/")[2]: rows for (name, _), rows in rows_of(one).items()}
+    actual = {name.rpartition("/")[2]: rows for (name, _), rows in rows_of(other).items()}
+    assert actual.keys() == expected.keys()
+    for name, embedding in expected.items():
+        np.testing.assert_allclose(actual[name], embedding, atol=1e-5)
 
 
 def test_an_indexer_that_is_killed_loses_the_batch_in_its_hand(demo, tmp_path):

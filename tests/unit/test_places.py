@@ -3,13 +3,11 @@
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import tarfile
 import time
 import urllib.request
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,42 +73,6 @@ def test_what_is_passed_over_is_counted_in_shards_and_said_where_nothing_is_left
 # ---- Object stores
 
 
-@pytest.fixture(scope="module")
-def server():
-    """The URL of an S3 server, and the file system of fsspec for it."""
-    pytest.importorskip("moto")
-    s3fs = pytest.importorskip("s3fs")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{one.getsockname()[1]}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AWS_ENDPOINT_URL": url, **keys}.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        for _ in range(300):
-            time.sleep(0.1)
-            try:
-                urllib.request.urlopen(f"{url}/moto-api/")
-                break
-            except OSError:
-                assert process.poll() is None
-        yield url, s3fs.S3FileSystem(use_listings_cache=False)
-    s3fs.S3FileSystem.clear_instance_cache()
-    process.terminate()
-    process.wait()
-
-
-@pytest.fixture
-def bucket(server, request):
-    """The URL of an empty bucket."""
-    name = f"bucket-{abs(hash(request.node.name))}"
-    server[1].mkdir(name)
-    return f"s3://{name}"
-
-
 def test_videos_and_index_in_a_store(demo, server, bucket, tmp_path):
     files, paths = server[1], clips(demo, 4)
     for path in paths[:3]:
@@ -120,6 +82,7 @@ def test_videos_and_index_in_a_store(demo, server, bucket, tmp_path):
     files.put_file(str(tmp_path / "a.tar"), f"{bucket}/videos/deep/a.tar")
     files.pipe_file(f"{bucket}/videos/bad.mp4", b"no video")
     files.pipe_file(f"{bucket}/videos/notes.txt", b"words")
+    files.pipe_file(f"{bucket}/videos/bad.tar", b"no shard")
     names = [*(f"{bucket}/videos/{path.name}" for path in paths[:3]), f"{bucket}/videos/deep/a.tar::three.mp4"]
     near = SViTTIndex.create(tmp_path / "near", str(demo / "model"))
     near.add(paths)
@@ -127,7 +90,9 @@ def test_videos_and_index_in_a_store(demo, server, bucket, tmp_path):
     far = SViTTIndex.create(f"{bucket}/index", str(demo / "model"))
     report = far.add([f"{bucket}/videos/"], batch_size=3)
     assert sorted(report.added) == sorted(names) and far.folder == f"{bucket}/index"
-    assert [*report.bad] == [f"{bucket}/videos/bad.mp4"] and report.skipped == {".txt": 1}
+    reasons = {"bad.mp4": "not a video file", "bad.tar": "truncated header"}
+    assert all(reasons[name.rpartition("/")[2]] in report.bad[name] for name in report.bad) and len(report.bad) == 2
+    assert report.skipped == {".txt": 1}
     assert "bad.mp4" in files.cat_file(f"{bucket}/index/bad_videos.jsonl").decode()
     hits, expected = far.search(SENTENCE), near.search(SENTENCE)
     assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
@@ -135,7 +100,7 @@ def test_videos_and_index_in_a_store(demo, server, bucket, tmp_path):
 
     # Another machine, with nothing but the URL.
     again = SViTTIndex.open(f"{bucket}/index", str(demo / "model"))
-    files.rm_file(f"{bucket}/videos/bad.mp4")
+    files.rm([f"{bucket}/videos/bad.mp4", f"{bucket}/videos/bad.tar"])
     report = again.add([f"{bucket}/videos"])
     assert len(report.unchanged) == 4 and report.num_spans == 0
     assert not files.exists(f"{bucket}/index/bad_videos.jsonl")
@@ -160,6 +125,20 @@ def test_a_search_asks_no_store_about_its_hits(demo, server, bucket, tmp_path, m
     type(server[1]).clear_instance_cache()
     hits = index.search(SENTENCE, rerank=False)
     assert len(hits) == 3 and {hit.note for hit in hits} == {None}
+
+
+def test_a_store_of_another_kind(demo, tmp_path):
+    """The memory of this process."""
+    files, [path] = fsspec.filesystem("memory"), clips(demo, 1)
+    files.put_file(str(path), "/svitt/videos/a.mp4")
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"))
+    assert index.add(["memory://svitt/videos"]).added == ["memory:///svitt/videos/a.mp4"]
+    assert index.search(SENTENCE)[0].score is not None
+    time.sleep(0.01)
+    files.put_file(str(path), "/svitt/videos/a.mp4")
+    assert "not as it was" in index.search(SENTENCE)[0].note
+    assert len(index.add(["memory://svitt/videos"]).updated) == 1
+    assert len(index.remove(["memory://svitt"])) == 1
 
 
 def test_versions_are_those_of_what_is_there():

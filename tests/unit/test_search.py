@@ -193,8 +193,25 @@ def test_an_ann_index_finds_what_exact_search_finds(tmp_path, monkeypatch):
         found = [int(row["video"]) for row in table.nearest(vectors[number], 10)]
         exact = np.argsort(-vectors @ vectors[number])[:10]
         assert len(set(found) & set(exact)) >= 9 and found[0] == number
+        assert [row["similarity"] for row in table.nearest(vectors[number], 10)] == pytest.approx(
+            [vectors[number] @ vectors[i] for i in found], abs=1e-6
+        )
+    [row] = table.nearest(vectors[250], 3, "video = '4711'")  # in another cluster
+    assert row["video"] == "4711" and row["similarity"] == pytest.approx(vectors[250] @ vectors[4711], abs=1e-6)
     table.remove(["250"])
     assert len(table) == 4999 and table.nearest(vectors[250], 1)[0]["video"] != "250"
+
+
+def test_an_ann_index_of_embeddings_that_cannot_be_packed_and_are_not_of_length_1(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(2000, 12)).astype(np.float32)
+    row = dict(zip(COLUMNS, ("", "", "", 0, 0, 0, 1, 0.0, 1.0, 0, 1), strict=True))
+    table = SpanTable.create(tmp_path, 12)
+    monkeypatch.setattr("svitt.search.table.MIN_ROWS_OF_ANN", 1000)
+    table.add([row | {"start": float(i), "embedding": vectors[i]} for i in range(2000)])
+    table.finish()
+    for query in vectors[:5]:
+        assert table.nearest(query, 1)[0]["start"] == np.argmax(vectors @ query)
 
 
 def test_words_that_a_model_does_not_know_are_told(videos, index, caplog):
