@@ -69,13 +69,16 @@ def test_lines_of_the_input_are_answered_one_by_one(index, search):
 @pytest.mark.slow
 def test_an_answer_comes_before_the_next_question(index):
     command = [sys.executable, "-m", "svitt.cli", "search", index.folder, "--json"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
         for sentence in (SENTENCE, OTHER):
             process.stdin.write(sentence + "\n")
             process.stdin.flush()
             assert len(json.loads(process.stdout.readline())) == 8
+        process.stdout.close()  # as `head` does
+        process.stdin.write(f"{SENTENCE}\n" * 3)
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(60) == 0 and "Traceback" not in process.stderr.read()
 
 
 @pytest.mark.slow
