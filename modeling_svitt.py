@@ -746,15 +746,16 @@ class SViTTCrossAttention(SViTTAttention):
         num_texts, text_length = hidden_states.shape[:2]
         query = self.heads(self.query(hidden_states))
         is_projected = cache is not None or self.pays_to_project(video, num_texts * text_length)
-        seen = self.project(video, cache) if is_projected else (video[:, None],)
+        key, value = self.project(video, cache) if is_projected else 2 * (video[:, None],)
         if token_index is not None:
-            seen = tuple(self.tokens_of_each_text(tokens, token_index) for tokens in seen)
+            key = self.tokens_of_each_text(key, token_index)
+            value = self.tokens_of_each_text(value, token_index) if is_projected else key
         # The texts of a video are laid end to end along the query axis.
-        query = query.unflatten(0, (len(seen[0]), -1)).transpose(1, 2).flatten(2, 3)
+        query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)
         if is_projected:
-            context, probs = self.attend(query, *seen, video_mask, self.needs_probs, **kwargs)
+            context, probs = self.attend(query, key, value, video_mask, self.needs_probs, **kwargs)
         else:
-            context, probs = self.attend_unprojected(query, *seen, video_mask)
+            context, probs = self.attend_unprojected(query, key, video_mask)
         if probs is not None:
             probs = probs.unflatten(2, (-1, text_length)).transpose(1, 2).flatten(0, 1)
         return context.reshape(num_texts, text_length, -1), probs

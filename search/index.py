@@ -439,7 +439,7 @@ class SViTTIndex:
                     one.hit.note = str(error)
         for start in range(0, len(readable), batch_size):
             part, clips = zip(*readable[start : start + batch_size], strict=True)
-            yield part, self.encode_clips(torch.stack(clips))[1].values
+            yield list(part), self.encode_clips(torch.stack(clips))[1].values
 
     @torch.no_grad()
     def _match(self, text: str, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -248,7 +248,8 @@ class SpanReader(IterableDataset):
     ):
         self.todo, self.lengths = todo, (clip_seconds, stride_seconds)
         self.processor, self.num_frames = processor, num_frames
-        self.spans_at_once = max(1, BYTES_AT_ONCE // (3 * num_frames * processor.size.height * processor.size.width))
+        num_bytes = 3 * num_frames * processor.size["height"] * processor.size["width"]
+        self.spans_at_once = max(1, BYTES_AT_ONCE // num_bytes)
 
     def __iter__(self) -> Iterator[tuple[Source, Span | None, Clip | str]]:
         worker = get_worker_info()
