@@ -7,8 +7,8 @@ A folder, or one in an object store (`s3://bucket/index`), holds
     spans.lance         a row for each span, the stretch of a video that becomes a clip: see table.py
     bad_videos.jsonl    videos that could not be read the last time, and why
 
-Every batch of spans is committed to the table as a whole: an indexer that is killed has lost the batch in its hand, and
-nothing else.
+Spans are committed to the table in batches, each as a whole: an indexer that is killed has lost the batch in its hand,
+or a fiftieth of what it has done, and nothing else.
 """
 
 import hashlib
@@ -72,6 +72,8 @@ CHOICES = {
     "tokens": "int8",
     "tokens_per_span": 64,
 }
+# Each commit writes a list of all before it: with one for each batch, these lists become larger than the spans.
+UNCOMMITTED, MAX_UNCOMMITTED_BYTES = 1 / 50, 2**26  # of the spans that a process has encoded, and of their tokens
 SETTINGS = ("model", "fingerprint", "files", *CHOICES)
 
 logger = logging.getLogger(__name__)
@@ -216,7 +218,7 @@ class SViTTIndex:
         Args:
             paths: videos, folders of videos and tar shards, and tar shards, or their URLs. Photos are videos of one
                 frame. In folders and shards, files with other extensions are passed over.
-            batch_size: spans that a process encodes, and commits, at once.
+            batch_size: spans that a process encodes at once.
             num_workers: processes that decode videos, beside each main process.
 
         Raises:
@@ -271,15 +273,27 @@ class SViTTIndex:
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
         how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
         bad, num_spans, progress = {}, 0, progress_bar(todo, "videos")
+        rows: list[dict] = []  # that are not committed yet
         for found, errors in DataLoader(reader, batch_size, **how):
             if found:
-                self._commit(*zip(*found, strict=True))
+                rows += self._rows(*zip(*found, strict=True))
             bad |= errors
             num_spans += len(found)
+            num_bytes = sum(len(row.get("tokens", b"")) for row in rows)
+            if len(rows) > num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
+                self._commit(rows)
+                rows = []
             progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
+        self._commit(rows)
         return bad, num_spans
 
-    def _commit(self, sources: Sequence[Source], spans: Sequence[Span], clips: Sequence[Clip]):
+    def _commit(self, rows: list[dict]):
+        with writing(self.folder):
+            if rows:
+                self.table.add(rows)
+
+    def _rows(self, sources: Sequence[Source], spans: Sequence[Span], clips: Sequence[Clip]) -> list[dict]:
+        """Encode spans; return what the table holds of each."""
         rows = [source._asdict() | span._asdict() for source, span in zip(sources, spans, strict=True)]
         embeddings, tokens = self.encode_clips(torch.stack([clip.frames for clip in clips]))
         for row, embedding in zip(rows, embeddings, strict=True):
@@ -287,8 +301,7 @@ class SViTTIndex:
         if self.has_tokens:
             for row, columns, clip in zip(rows, packed(tokens, self.settings["tokens"]), clips, strict=True):
                 row |= columns | {"times": clip.times}
-        with writing(self.folder):
-            self.table.add(rows)
+        return rows
 
     def remove(self, paths: Iterable[str | Path]) -> list[str]:
         """See [`remove_videos`]."""
@@ -539,7 +552,9 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
             if not (below := {name for name in known if is_below(name, path)}):
                 raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
             names |= below
-        table.remove(sorted(names))
+        with writing(folder):
+            table.remove(sorted(names))
+            table.finish()
     return sorted(names)
 
 
