@@ -38,6 +38,7 @@ def check_number(argument: str, value: float | None, least: float, most: float =
     """Raise an `ArgumentError` for a number out of bounds, infinite, or NaN; `None` passes."""
     if value is not None and not (least <= value <= most and value < math.inf):
         bounds = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        bounds = "a finite number" if least == -math.inf else bounds
         raise ArgumentError(argument, f"must be {bounds}, got {value:g}")
 
 

@@ -20,6 +20,7 @@ MIN_ROWS_OF_ANN = 50_000
 # Clusters of the ANN index that a search looks into, of some 250 for a million spans, and how many times more spans
 # than wanted it compares by their full embeddings; see benchmarks/README.md.
 NUM_PROBES, REFINE_FACTOR = 50, 10
+MAX_ROWS = 2**24  # of an answer; LanceDB counts them, times that factor, in 32 bits
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 COLUMNS = {name: TYPES[kind] for name, kind in (Source.__annotations__ | Span.__annotations__).items()}
 # Each costs a read for each span that is found.
@@ -91,10 +92,9 @@ class SpanTable:
             ArgumentError: if it is none.
         """
         self.table.checkout_latest()
-        search = (
-            self.table.search(query, vector_column_name="embedding").distance_type("dot").with_row_id(True).limit(k)
-        )
-        search = search.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR).select([*COLUMNS_OF_HITS, "_distance"])
+        search = self.table.search(query, vector_column_name="embedding").distance_type("dot").limit(min(k, MAX_ROWS))
+        search = search.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
+        search = search.select([*COLUMNS_OF_HITS, "_distance"]).with_row_id(True)
         if where is not None:  # the nearest clusters may hold few of these rows: search as many as needed
             search = search.where(where).maximum_nprobes(0)
         try:

@@ -65,6 +65,10 @@ def test_a_condition_filters_by_folder_time_and_length(index):
     assert index.search(SENTENCE, where="end - start > 5") == []
 
 
+def test_more_hits_than_there_can_be_are_all(index):
+    assert len(index.search(SENTENCE, top_k=10**14)) == len(index.search(SENTENCE, top_k=50))
+
+
 @pytest.mark.parametrize("where", ["nosuch > 4", "((", "video", "start = 'x' AND", "", "cast(video as int) > 1"])
 def test_a_condition_that_is_none_is_a_sentence(index, where):
     with pytest.raises(InputError, match="`where`.*video, start, end"):
@@ -95,7 +99,7 @@ def test_a_photo_is_a_query(index, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"min_similarity": float("nan")}, "`min_similarity` must be"),
+        ({"min_similarity": float("nan")}, "`min_similarity` must be a finite number"),
         ({"locate": True, "text": None, "video": "x.mp4"}, "Only a sentence"),
     ],
 )
