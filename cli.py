@@ -241,7 +241,7 @@ def add_remove(commands):
 
 
 def remove(folder: str, videos: list[str]):
-    from .search.index import remove_videos
+    from .search.folder import remove_videos
 
     print(f"{len(remove_videos(folder, videos))} videos removed")
 

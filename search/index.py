@@ -11,13 +11,11 @@ Every batch of spans is committed to the table as a whole: an indexer that is ki
 nothing else.
 """
 
-import hashlib
-import json
 import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -28,21 +26,29 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from filelock import FileLock, Timeout
-from huggingface_hub import try_to_load_from_cache
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ..conversion import load_model_and_processor
 from ..conversion.defaults import default_model
-from ..data.files import write_bad_videos
 from ..distributed import fail_together, progress_bar, share_of
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .hits import Hit, distinct
-from .places import has_file, is_url, new_files, place_of, read_file, remove_file
+from .folder import (
+    CHOICES,
+    created,
+    fingerprint_of,
+    load,
+    locked,
+    read_settings,
+    remove_videos,
+    this_process,
+    write_bad_report,
+    write_settings,
+)
+from .hits import Hit, distinct, shows
+from .places import has_file, is_url, place_of
 from .spans import (
     ROUNDING,
     Clip,
@@ -59,20 +65,8 @@ from .spans import (
 from .table import COLUMNS_OF_TOKENS, SpanTable
 from .tokens import DTYPES, SpanTokens, most_attended, packed, unpacked
 
-# What embeddings depend on, of the files of a model.
-MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
 # Classes of models that compare videos with texts.
 COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
-# What an index is made with: what may be chosen, and its defaults.
-CHOICES = {
-    "clip_seconds": 10.0,
-    "stride_seconds": 5.0,
-    "num_frames": None,
-    "frames_per_span": None,
-    "tokens": "int8",
-    "tokens_per_span": 64,
-}
-SETTINGS = ("model", "fingerprint", "files", *CHOICES)
 
 logger = logging.getLogger(__name__)
 
@@ -334,8 +328,9 @@ class SViTTIndex:
         if locate and (text is None or not self.has_tokens):
             raise InputError("Only a sentence can be located, and only in an index that keeps tokens.")
         is_fused = text is not None and rerank
-        query = self.embed_text(text) if text is not None else self._embedding_of(video, like)
-        rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k, where)
+        words = self._read(text) if text is not None else None
+        query = words.embedding if words is not None else self._embedding_of(video, like)
+        rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k, where, like)
         rows = [row for row in rows if min_similarity is None or row["similarity"] >= min_similarity]
         found = []
         for row in rows:
@@ -344,27 +339,28 @@ class SViTTIndex:
             hit = Hit(row["video"], row["start"], row["end"], row["similarity"], note=note, copies=row["copies"])
             found.append(Found(row, hit))
         if is_fused:
-            self._rerank(found, text)
+            self._rerank(found, words)
             found.sort(key=lambda one: (one.hit.score is not None, one.hit.score or 0.0), reverse=True)
         if locate:
-            self._locate(found[:top_k], text)
+            self._locate(found[:top_k], words)
         return [one.hit for one in found[:top_k]]
 
     def _embedding_of(self, video: str | Path | None, like: Hit | None) -> np.ndarray:
         """Return the embedding (D,) of a video, or of the span of a hit."""
         if like is None:
             return self.embed_video(video)
+        check_number("start", like.start, 0)
         embedding = self.table.embedding(like.video, like.start)
         if embedding is None:
             raise InputError(f"{self.folder}: has no span of {like.video} that starts at {like.start:g} s.")
         return embedding
 
-    def _shortlist(self, query: np.ndarray, size: int, where: str | None) -> list[dict]:
-        """Return rows of the most similar spans, none twice, best first: `size`, if there are as many."""
-        num_neighbors = size
+    def _shortlist(self, query: np.ndarray, size: int, where: str | None, like: Hit | None) -> list[dict]:
+        """Return rows of the most similar spans, none twice nor `like` itself: `size`, if there are as many."""
+        num_neighbors = size + 1
         while True:
             rows = self.table.nearest(query, num_neighbors, where)
-            kept = distinct(rows)
+            kept = [row for row in distinct(rows) if like is None or not shows(row, like)]
             if len(kept) >= size or len(rows) < num_neighbors:
                 return kept[:size]
             num_neighbors *= 4
@@ -392,22 +388,24 @@ class SViTTIndex:
         clip = self.processor.video_processor.read_clip(video, num_frames=self.settings["frames_per_span"])
         return self.encode_clips(clip[None])[0][0]
 
-    @torch.no_grad()
     def embed_text(self, text: str) -> np.ndarray:
         """Return the embedding (D,) of length 1 of a sentence, of which the model must know a word."""
-        features = self.model.get_text_features(**self._encode_text(text))
-        return F.normalize(features.pooler_output.float(), dim=-1)[0].cpu().numpy()
+        return self._read(text).embedding
 
-    def _encode_text(self, text: str):
+    @torch.no_grad()
+    def _read(self, text: str) -> "Words":
         words, tokenizer = self.processor(text=[text], return_tensors="pt"), self.processor.tokenizer
         read = words["input_ids"][0].tolist()
         if not set(read) - set(tokenizer.all_special_ids):
             raise InputError(f"The model knows no word of {text!r:.100}; say as in: a dog catches a frisbee.")
         if tokenizer.unk_token_id in read:
             logger.warning("The model does not know all words of the query, it reads: %s", tokenizer.decode(read))
-        return words.to(self.model.device)
+        words = words.to(self.model.device)
+        features = self.model.get_text_features(**words)
+        embedding = F.normalize(features.pooler_output.float(), dim=-1)[0].cpu().numpy()
+        return Words(embedding, features.last_hidden_state, words["attention_mask"])
 
-    def _rerank(self, found: "list[Found]", text: str, batch_size: int = 16):
+    def _rerank(self, found: "list[Found]", words: "Words", batch_size: int = 16):
         """Set the score of each hit whose video is as it was, or else can be read, and a note for the others."""
         unchanged = [one for one in found if one.hit.note is None]
         if self.has_tokens:
@@ -415,7 +413,7 @@ class SViTTIndex:
         else:
             parts = self._read_again(unchanged, batch_size)
         for part, tokens in parts:
-            for one, score in zip(part, self._match(text, tokens).tolist(), strict=True):
+            for one, score in zip(part, self._match(words, tokens).tolist(), strict=True):
                 one.hit.score = score
 
     def _tokens_of(self, found: "list[Found]") -> tuple[list[dict], SpanTokens]:
@@ -442,18 +440,16 @@ class SViTTIndex:
             yield list(part), self.encode_clips(torch.stack(clips))[1].values
 
     @torch.no_grad()
-    def _match(self, text: str, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def _match(self, words: "Words", tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return how well a sentence describes videos (B,), of whose tokens (B, n, D) it may see `mask` (B, n)."""
-        words = self._encode_text(text)
-        states = self.model.get_text_features(**words).last_hidden_state
         return self.model.match(
             video_hidden_states=tokens.to(self.model.device),
-            text_hidden_states=states.expand(len(tokens), -1, -1),
-            attention_mask=words["attention_mask"].expand(len(tokens), -1),
+            text_hidden_states=words.states.expand(len(tokens), -1, -1),
+            attention_mask=words.mask.expand(len(tokens), -1),
             video_mask=mask,
         )
 
-    def _locate(self, found: "list[Found]", text: str):
+    def _locate(self, found: "list[Found]", words: "Words"):
         """Set the `best_time` of hits: when the frame is shown whose tokens alone match the sentence best."""
         if not found:
             return
@@ -461,10 +457,18 @@ class SViTTIndex:
         scores = []
         for frame in range(self.settings["frames_per_span"]):
             mask = tokens.of_frame(frame)
-            of_frame = self._match(text, tokens.values, mask.to(self.model.device)).cpu()
+            of_frame = self._match(words, tokens.values, mask.to(self.model.device)).cpu()
             scores.append(of_frame.masked_fill(~mask.any(dim=1), -math.inf))
         for one, row, frame in zip(found, rows, torch.stack(scores).argmax(dim=0).tolist(), strict=True):
             one.hit.best_time = row["times"][frame]
+
+
+class Words(NamedTuple):
+    """A sentence: its embedding (D,), and what fusion starts from, states (1, L, D) and their mask (1, L)."""
+
+    embedding: np.ndarray
+    states: torch.Tensor
+    mask: torch.Tensor
 
 
 class Found(NamedTuple):
@@ -472,117 +476,6 @@ class Found(NamedTuple):
 
     row: dict
     hit: Hit
-
-
-# ---- The folder and the model
-
-
-def read_settings(folder: Path | str) -> dict:
-    try:
-        settings = json.loads(read_file(folder, "index.json"))
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: is no index, it has no index.json that can be read.") from error
-    if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):
-        raise InputError(f"{folder}: its index.json is damaged or of an older version; index the videos anew.")
-    return settings
-
-
-@contextmanager
-def created(folder: Path | str) -> Iterator[None]:
-    """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
-    if not is_url(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_url(folder) else FileLock(f"{folder}/create.lock"):
-        yield
-
-
-@contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
-    """Let one process index at a time; the lock of one that was killed is open.
-
-    In a store there are no locks: LanceDB's transactions keep the table whole, but two that index the same videos at
-    once encode them twice.
-    """
-    if is_url(folder):
-        with writing(folder):
-            yield
-        return
-    lock = FileLock(f"{folder}/index.lock")
-    with writing(folder):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(f"{folder}: another process is indexing into it; wait for its end.") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
-    """Take videos out of an index, without its model, and return their names.
-
-    Args:
-        paths: names of videos, which need not exist any more, folders that they lie in, and shards.
-
-    Raises:
-        InputError: if the index has none of a path, or cannot be written.
-    """
-    folder, names = place_of(folder), set()
-    read_settings(folder)
-    with locked(folder):
-        table = SpanTable(folder)
-        known = {video for video, _, _ in table.spans()}
-        for path in map(absolute, paths):
-            if not (below := {name for name in known if is_below(name, path)}):
-                raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
-            names |= below
-        table.remove(sorted(names))
-    return sorted(names)
-
-
-def load(name: str, num_frames: int | None, architectures: list[str]) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """Return a model of one of these classes, ready for use, and its processor."""
-    check_number("num_frames", num_frames, 1)
-    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
-    return model.eval().to(this_process().device), processor
-
-
-def this_process() -> PartialState:
-    return PartialState(cpu=not torch.accelerator.is_available())  # else processes on CPUs would work alone
-
-
-def write_settings(folder: Path | str, settings: dict):
-    with new_files(folder) as new:
-        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def write_bad_report(folder: Path | str, bad: dict[str, str]):
-    """Write `bad_videos.jsonl`, or remove that of the last time where all could be read."""
-    remove_file(folder, "bad_videos.jsonl")
-    if bad:
-        with new_files(folder) as new:
-            lines = [{"video": video, "error": error, "where": "index"} for video, error in sorted(bad.items())]
-            write_bad_videos(new / "bad_videos.jsonl", lines)
-
-
-def fingerprint_of(name: str, known: dict | None = None) -> dict:
-    """Return `fingerprint`, a hash of the files of a model that was loaded, and `files`, their sizes and times.
-
-    Files of the sizes and times that are `known` are not read again.
-    """
-    folder = Path(name) if os.path.isdir(name) else Path(try_to_load_from_cache(name, "config.json")).parent
-    paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
-    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-    if known is not None and known["files"] == files:
-        return {"fingerprint": known["fingerprint"], "files": files}
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return {"fingerprint": digest.hexdigest(), "files": files}
 
 
 # ---- In words
