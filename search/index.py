@@ -14,6 +14,7 @@ nothing else.
 import logging
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class IndexReport:
     bad: dict[str, str] = field(default_factory=dict)  # all that cannot be read, and why
     skipped: dict[str, int] = field(default_factory=dict)  # files that are no videos, by extension
     num_spans: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # of this process: reading, encoding, writing
 
 
 class SViTTIndex:
@@ -201,7 +203,7 @@ class SViTTIndex:
 
     # ---- Indexing
 
-    def add(self, paths: Iterable[str | Path], batch_size: int = 16, num_workers: int = 0) -> IndexReport:
+    def add(self, paths: Iterable[str | Path], batch_size: int = 16, num_workers: int | None = None) -> IndexReport:
         """Bring the index up to date with some videos: new and changed ones are encoded, vanished ones removed.
 
         A call that was interrupted is continued by the next; what could not be read is tried again. Processes started
@@ -211,7 +213,8 @@ class SViTTIndex:
             paths: videos, folders of videos and tar shards, and tar shards, or their URLs. Photos are videos of one
                 frame. In folders and shards, files with other extensions are passed over.
             batch_size: spans that a process encodes, and commits, at once.
-            num_workers: processes that decode videos, beside each main process.
+            num_workers: processes that decode videos, beside each main process; by default 4 where another device than
+                the CPU encodes.
 
         Raises:
             InputError: if a path does not exist, a number is out of bounds, or another process is indexing into the
@@ -219,6 +222,8 @@ class SViTTIndex:
         """
         check_number("batch_size", batch_size, 1)
         check_number("num_workers", num_workers, 0)
+        if num_workers is None:
+            num_workers = 0 if self.model.device.type == "cpu" else 4
         paths, is_main = [absolute(path) for path in paths], PartialState().is_main_process
         with ExitStack() as stack:
 
@@ -227,7 +232,9 @@ class SViTTIndex:
                 return self._plan(paths)
 
             [(report, todo)] = broadcast_object_list([fail_together(plan if is_main else lambda: None)])
-            for bad, num_spans in gather_object([fail_together(self._encode, share_of(todo), batch_size, num_workers)]):
+            done = fail_together(self._encode, share_of(todo), batch_size, num_workers)
+            report.seconds = done[-1]
+            for bad, num_spans, _ in gather_object([done]):
                 report.bad |= bad
                 report.num_spans += num_spans
             for names in (report.added, report.updated):
@@ -258,22 +265,28 @@ class SViTTIndex:
 
     def _encode(
         self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int
-    ) -> tuple[dict[str, str], int]:
-        """Encode and commit spans in batches; return the videos that cannot be read, and how many spans it were."""
+    ) -> tuple[dict[str, str], int, dict[str, float]]:
+        """Encode and commit spans in batches; return what cannot be read, how many spans it were, and the seconds."""
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
         how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
-        bad, num_spans, progress = {}, 0, progress_bar(todo, "videos")
+        bad, num_spans, progress, watch = {}, 0, progress_bar(todo, "videos"), StopWatch()
         for found, errors in DataLoader(reader, batch_size, **how):
+            watch.stop("reading")
             if found:
-                self._commit(*zip(*found, strict=True))
+                rows = self._rows(*zip(*found, strict=True))
+                watch.stop("encoding")
+                with writing(self.folder):
+                    self.table.add(rows)
+                watch.stop("writing")
             bad |= errors
             num_spans += len(found)
             progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
-        return bad, num_spans
+        return bad, num_spans, watch.seconds
 
-    def _commit(self, sources: Sequence[Source], spans: Sequence[Span], clips: Sequence[Clip]):
+    def _rows(self, sources: Sequence[Source], spans: Sequence[Span], clips: Sequence[Clip]) -> list[dict]:
+        """Return rows of the table for spans."""
         rows = [source._asdict() | span._asdict() for source, span in zip(sources, spans, strict=True)]
         embeddings, tokens = self.encode_clips(torch.stack([clip.frames for clip in clips]))
         for row, embedding in zip(rows, embeddings, strict=True):
@@ -281,8 +294,7 @@ class SViTTIndex:
         if self.has_tokens:
             for row, columns, clip in zip(rows, packed(tokens, self.settings["tokens"]), clips, strict=True):
                 row |= columns | {"times": clip.times}
-        with writing(self.folder):
-            self.table.add(rows)
+        return rows
 
     def remove(self, paths: Iterable[str | Path]) -> list[str]:
         """See [`remove_videos`]."""
@@ -377,7 +389,8 @@ class SViTTIndex:
         """
         pixels = self.processor.video_processor.to_pixel_values(clips.to(self.model.device))
         length, vision = self.settings["num_frames"], self.model.config.vision_config
-        features = self.model.get_video_features(split_clips(pixels, length), output_cls_attention=True)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.device.type == "cuda"):
+            features = self.model.get_video_features(split_clips(pixels, length), output_cls_attention=True)
         num_clips = clips.shape[1] // length
         embeds = self.model.video_embeds(features.pooler_output.float()).unflatten(0, (-1, num_clips)).mean(dim=1)
         limit = self.settings["tokens_per_span"] if self.has_tokens else None
@@ -463,6 +476,19 @@ class SViTTIndex:
             one.hit.best_time = row["times"][frame]
 
 
+class StopWatch:
+    """Counts `seconds` by what they were spent on."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def stop(self, what: str):
+        now = time.perf_counter()
+        self.seconds[what] = self.seconds.get(what, 0.0) + now - self.last
+        self.last = now
+
+
 class Words(NamedTuple):
     """A sentence: its embedding (D,), and what fusion starts from, states (1, L, D) and their mask (1, L)."""
 
@@ -483,5 +509,8 @@ class Found(NamedTuple):
 
 def summary(report: IndexReport, num_spans: int) -> str:
     parts = [f"{len(getattr(report, name))} {name}" for name in ("added", "updated", "removed", "unchanged", "bad")]
-    spans = f"{report.num_spans} spans encoded, {num_spans} in the index"
+    spans, seconds = f"{report.num_spans} spans encoded, {num_spans} in the index", sum(report.seconds.values())
+    if seconds:
+        split = ", ".join(f"{what} {share / seconds:.0%}" for what, share in report.seconds.items())
+        spans += f"; {report.num_spans / seconds:.1f} spans/s ({split})"
     return f"videos: {', '.join(parts)}; {spans}{passed_over(report.skipped)}"
