@@ -16,16 +16,17 @@ from transformers import PreTrainedModel
 
 from ..conversion import load_model_and_processor
 from ..data.files import write_bad_videos
-from ..errors import InputError, check_number, writing
+from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import SViTTProcessor
 from .places import is_url, new_files, place_of, read_file, remove_file
-from .spans import absolute, is_below
+from .spans import ROUNDING, absolute, is_below
 from .table import SpanTable
+from .tokens import DTYPES
 
 # What embeddings depend on, of the files of a model.
 MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
 # What an index is made with: what may be chosen, and its defaults.
-CHOICES = {
+CHOICES: dict = {
     "clip_seconds": 10.0,
     "stride_seconds": 5.0,
     "num_frames": None,
@@ -34,6 +35,16 @@ CHOICES = {
     "tokens_per_span": 64,
 }
 SETTINGS = ("model", "fingerprint", "files", *CHOICES)
+
+
+def check_choices(settings: dict):
+    """Raise an `ArgumentError` for a choice out of bounds."""
+    check_number("clip_seconds", settings["clip_seconds"], ROUNDING)
+    check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
+    check_number("frames_per_span", settings["frames_per_span"], 1)
+    check_number("tokens_per_span", settings["tokens_per_span"], 2)
+    if settings["tokens"] not in (*DTYPES, "none"):
+        raise ArgumentError("tokens", f"must be one of {', '.join(DTYPES)}, none, got {settings['tokens']!r}")
 
 
 def read_settings(folder: Path | str) -> dict:

@@ -38,6 +38,7 @@ from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
 from .folder import (
     CHOICES,
+    check_choices,
     created,
     fingerprint_of,
     load,
@@ -51,7 +52,6 @@ from .folder import (
 from .hits import Hit, distinct, shows
 from .places import has_file, is_url, place_of
 from .spans import (
-    ROUNDING,
     Clip,
     Source,
     Span,
@@ -64,7 +64,7 @@ from .spans import (
     read_spans,
 )
 from .table import COLUMNS_OF_TOKENS, SpanTable
-from .tokens import DTYPES, SpanTokens, most_attended, packed, unpacked
+from .tokens import SpanTokens, most_attended, packed, unpacked
 
 # Classes of models that compare videos with texts.
 COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
@@ -113,7 +113,7 @@ class SViTTIndex:
     ) -> "SViTTIndex":
         """Make an empty index, or open the one that is there already with the same settings.
 
-        Processes started by `accelerate launch` call this all.
+        All processes started by `accelerate launch` have to call this.
 
         Args:
             folder: to be made, or the URL of one in an object store.
@@ -145,13 +145,8 @@ class SViTTIndex:
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             model_name_or_path = default_model("search")
-        settings: dict = CHOICES | given
-        check_number("clip_seconds", settings["clip_seconds"], ROUNDING)
-        check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
-        check_number("frames_per_span", settings["frames_per_span"], 1)
-        check_number("tokens_per_span", settings["tokens_per_span"], 2)
-        if settings["tokens"] not in (*DTYPES, "none"):
-            raise ArgumentError("tokens", f"must be one of {', '.join(DTYPES)}, none, got {settings['tokens']!r}")
+        settings = CHOICES | given
+        check_choices(settings)
         model, processor = load(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
@@ -383,7 +378,7 @@ class SViTTIndex:
 
     @torch.no_grad()
     def encode_clips(self, clips: torch.Tensor) -> tuple[np.ndarray, SpanTokens]:
-        """Return embeddings (B, D), to be multiplied with those of texts, and tokens of clips (B, T, 3, H, W) uint8.
+        """Return what [`embed_clips`] does, and the tokens that are kept of clips (B, T, 3, H, W) uint8.
 
         T may be a multiple of the frames that the model is given at once.
         """
@@ -396,10 +391,14 @@ class SViTTIndex:
         limit = self.settings["tokens_per_span"] if self.has_tokens else None
         return embeds.cpu().numpy(), most_attended(features, vision, length, num_clips, limit)
 
+    def embed_clips(self, clips: torch.Tensor) -> np.ndarray:
+        """Return embeddings (B, D) of clips (B, T, 3, H, W) uint8, to be multiplied with those of texts."""
+        return self.encode_clips(clips)[0]
+
     def embed_video(self, video: str | Path) -> np.ndarray:
         """Return the embedding (D,) of a video, or photo, as one span."""
         clip = self.processor.video_processor.read_clip(video, num_frames=self.settings["frames_per_span"])
-        return self.encode_clips(clip[None])[0][0]
+        return self.embed_clips(clip[None])[0]
 
     def embed_text(self, text: str) -> np.ndarray:
         """Return the embedding (D,) of length 1 of a sentence, of which the model must know a word."""
