@@ -417,14 +417,10 @@ class SViTTIndex:
         embedding = F.normalize(features.pooler_output.float(), dim=-1)[0].cpu().numpy()
         return Words(embedding, features.last_hidden_state, words["attention_mask"])
 
-    def _rerank(self, found: "list[Found]", words: "Words", batch_size: int = 16):
+    def _rerank(self, found: "list[Found]", words: "Words"):
         """Set the score of each hit whose video is as it was, or else can be read, and a note for the others."""
         unchanged = [one for one in found if one.hit.note is None]
-        if self.has_tokens:
-            parts = [(unchanged, self._tokens_of(unchanged)[1].values)] if unchanged else []
-        else:
-            parts = self._read_again(unchanged, batch_size)
-        for part, tokens in parts:
+        for part, tokens in self._kept(unchanged) if self.has_tokens else self._read_again(unchanged):
             for one, score in zip(part, self._match(words, tokens).tolist(), strict=True):
                 one.hit.score = score
 
@@ -433,7 +429,13 @@ class SViTTIndex:
         rows = self.table.take([one.row for one in found], COLUMNS_OF_TOKENS)
         return rows, unpacked(rows, self.model.config.vision_config.hidden_size)
 
-    def _read_again(self, found: "list[Found]", batch_size: int) -> "Iterator[tuple[list[Found], torch.Tensor]]":
+    def _kept(self, found: "list[Found]", batch_size: int = 64) -> "Iterator[tuple[list[Found], torch.Tensor]]":
+        """Yield hits and the tokens (B, n, D) that the table keeps, in batches."""
+        for start in range(0, len(found), batch_size):
+            part = found[start : start + batch_size]
+            yield part, self._tokens_of(part)[1].values
+
+    def _read_again(self, found: "list[Found]", batch_size: int = 16) -> "Iterator[tuple[list[Found], torch.Tensor]]":
         """Yield hits whose spans can be read and the tokens (B, n, D) of these, in batches."""
         readable, processor = [], self.processor.video_processor
         sources = self.table.sources([one.row for one in found])
@@ -509,7 +511,7 @@ class Found(NamedTuple):
 def summary(report: IndexReport, num_spans: int) -> str:
     parts = [f"{len(getattr(report, name))} {name}" for name in ("added", "updated", "removed", "unchanged", "bad")]
     spans, seconds = f"{report.num_spans} spans encoded, {num_spans} in the index", sum(report.seconds.values())
-    if seconds:
+    if report.num_spans and seconds:
         split = ", ".join(f"{what} {share / seconds:.0%}" for what, share in report.seconds.items())
         spans += f"; {report.num_spans / seconds:.1f} spans/s ({split})"
     return f"videos: {', '.join(parts)}; {spans}{passed_over(report.skipped)}"
