@@ -109,7 +109,9 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
             if not (below := {name for name in known if is_below(name, path)}):
                 raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
             names |= below
-        table.remove(sorted(names))
+        with writing(folder):
+            table.remove(sorted(names))
+            table.finish()
     return sorted(names)
 
 

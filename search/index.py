@@ -7,8 +7,8 @@ A folder, or one in an object store (`s3://bucket/index`), holds
     spans.lance         a row for each span, the stretch of a video that becomes a clip: see table.py
     bad_videos.jsonl    videos that could not be read the last time, and why
 
-Every batch of spans is committed to the table as a whole: an indexer that is killed has lost the batch in its hand, and
-nothing else.
+Spans are committed to the table in batches, each as a whole: an indexer that is killed has lost the batch in its hand,
+or a fiftieth of what it has done, and nothing else.
 """
 
 import logging
@@ -68,6 +68,8 @@ from .tokens import SpanTokens, most_attended, packed, unpacked
 
 # Classes of models that compare videos with texts.
 COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
+# Each commit writes a list of all before it: with one for each batch, these lists become larger than the spans.
+UNCOMMITTED, MAX_UNCOMMITTED_BYTES = 1 / 50, 2**26  # of the spans that a process has encoded, and of their tokens
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +209,7 @@ class SViTTIndex:
         Args:
             paths: videos, folders of videos and tar shards, and tar shards, or their URLs. Photos are videos of one
                 frame. In folders and shards, files with other extensions are passed over.
-            batch_size: spans that a process encodes, and commits, at once.
+            batch_size: spans that a process encodes at once.
             num_workers: processes that decode videos, beside each main process; by default 4 where another device than
                 the CPU encodes.
 
@@ -267,18 +269,26 @@ class SViTTIndex:
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
         how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
         bad, num_spans, progress, watch = {}, 0, progress_bar(todo, "videos"), StopWatch()
+        waiting: list[dict] = []  # rows that are not committed yet
         for found, errors in DataLoader(reader, batch_size, **how):
             watch.stop("reading")
-            if found:
-                rows = self._rows(*zip(*found, strict=True))
-                watch.stop("encoding")
-                with writing(self.folder):
-                    self.table.add(rows)
-                watch.stop("writing")
+            waiting += self._rows(*zip(*found, strict=True)) if found else []
+            watch.stop("encoding")
             bad |= errors
             num_spans += len(found)
+            num_bytes = sum(len(row.get("tokens", b"")) for row in waiting)
+            if len(waiting) > num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
+                self._commit(waiting)
+                waiting = []
+            watch.stop("writing")
             progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
+        self._commit(waiting)
         return bad, num_spans, watch.seconds
+
+    def _commit(self, rows: list[dict]):
+        with writing(self.folder):
+            if rows:
+                self.table.add(rows)
 
     def _rows(self, sources: Sequence[Source], spans: Sequence[Span], clips: Sequence[Clip]) -> list[dict]:
         """Return rows of the table for spans."""

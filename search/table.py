@@ -24,6 +24,8 @@ TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 COLUMNS = {name: TYPES[kind] for name, kind in (Source.__annotations__ | Span.__annotations__).items()}
 # Each costs a read for each span that is found.
 COLUMNS_OF_HITS = ["video", "version", "shard", "size", "start", "end"]
+# How long states of the table are kept: a search, or a commit of another process, needs the one it began with.
+KEPT = timedelta(minutes=10)
 COLUMNS_OF_TOKENS = {**tokens.COLUMNS, "times": pa.list_(pa.float64())}
 
 
@@ -61,6 +63,7 @@ class SpanTable:
 
     def add(self, rows: list[dict] | pa.Table):
         """Commit a batch of rows with all `COLUMNS`, `embedding` (D,) float32, and perhaps `COLUMNS_OF_TOKENS`."""
+        self.table.checkout_latest()  # another process may have removed the states since the last one that is known
         self.table.add(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=self.table.schema))
 
     def remove(self, videos: list[str]):
@@ -96,7 +99,7 @@ class SpanTable:
             search = search.where(where).maximum_nprobes(0)
         try:
             rows = search.to_list()
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # it may also fail on a value, as `cast` does
             if where is None:
                 raise
             problem = "must be a condition on video, start, end, such as \"video LIKE '%holiday%' AND end - start > 5\""
@@ -132,7 +135,7 @@ class SpanTable:
         """After changes, merge the files of many small commits; with an ANN index once there are many rows."""
         if len(self) >= MIN_ROWS_OF_ANN and not self.table.list_indices():
             self.build_ann_index()
-        self.table.optimize(cleanup_older_than=timedelta(hours=1))
+        self.table.optimize(cleanup_older_than=KEPT)
 
     def build_ann_index(self):
         """Cluster the embeddings, with 4 bits for each number, so that a search looks at few and reads little."""

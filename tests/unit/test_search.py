@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tarfile
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,6 +175,32 @@ def test_a_shortlist_is_full_although_spans_overlap(demo, videos, tmp_path):
         others = [other for other in hits if other.video == hit.video and other is not hit]
         assert all(other.end <= hit.start or other.start >= hit.end for other in others)
     assert 8 < len(index.search(SENTENCE, top_k=72, rerank=False)) <= 24
+
+
+def test_many_spans_are_committed_in_few_larger_batches(demo, videos, tmp_path, monkeypatch):
+    """Each commit lists all before it: what lists of many small ones take grows with their square."""
+    how = {"clip_seconds": 1, "stride_seconds": 0.25}
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), **how)
+    monkeypatch.setattr("svitt.search.index.UNCOMMITTED", 1 / 4)
+    sizes, add = [], index.table.add
+    monkeypatch.setattr(index.table, "add", lambda rows: sizes.append(len(rows)) or add(rows))
+    assert index.add([videos], batch_size=2).num_spans == sum(sizes) == len(index) == 72
+    assert sizes[:4] == [2, 2, 2, 4] and len(sizes) < 15 and max(sizes[:-1]) == sizes[-2] <= 20
+    assert sum(index.videos().values()) == len(rows_of(index)) == 72
+    monkeypatch.setattr("svitt.search.index.MAX_UNCOMMITTED_BYTES", 0)
+    other = SViTTIndex.create(tmp_path / "other", str(demo / "model"), **how)
+    monkeypatch.setattr(other.table, "add", lambda rows: sizes.append(-len(rows)))
+    other.add([videos], batch_size=6)
+    assert set(sizes[-12:]) == {-6}
+
+
+def test_removing_gives_disk_back_once_no_search_can_need_it(index, videos, monkeypatch):
+    index.add([videos], batch_size=1)
+    monkeypatch.setattr("svitt.search.table.KEPT", timedelta(milliseconds=1))
+    files = list(index.folder.glob("spans.lance/data/*"))
+    remove_videos(index.folder, sorted(videos.iterdir())[:6])
+    assert not any(file.exists() for file in files)
+    assert len(index) == 2 and len(index.search(SENTENCE)) == 2
 
 
 def test_an_ann_index_finds_what_exact_search_finds(tmp_path, monkeypatch):

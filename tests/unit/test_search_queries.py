@@ -65,7 +65,7 @@ def test_a_condition_filters_by_folder_time_and_length(index):
     assert index.search(SENTENCE, where="end - start > 5") == []
 
 
-@pytest.mark.parametrize("where", ["nosuch > 4", "((", "video", "start = 'x' AND", ""])
+@pytest.mark.parametrize("where", ["nosuch > 4", "((", "video", "start = 'x' AND", "", "cast(video as int) > 1"])
 def test_a_condition_that_is_none_is_a_sentence(index, where):
     with pytest.raises(InputError, match="`where`.*video, start, end"):
         index.search(SENTENCE, where=where)
