@@ -163,10 +163,11 @@ def add_index(commands):
     add("--tokens", choices=["int8", "float16", "none"], help=help)
     add("--tokens_per_span", type=int, help="at most so many, those looked at most (default: 64)")
     add("--batch_size", type=int, default=16, help="spans encoded at once (default: %(default)s)")
-    add("--num_workers", type=int, default=0, help="processes that decode videos, beside the main one")
+    help = "processes that decode videos, beside the main one (default: 4 for a GPU, 0 for a CPU)"
+    add("--num_workers", type=int, help=help)
 
 
-def index(videos: list[str], batch_size: int, num_workers: int, **settings):
+def index(videos: list[str], batch_size: int, num_workers: int | None, **settings):
     import torch
     from accelerate import PartialState
 
@@ -241,7 +242,7 @@ def add_remove(commands):
 
 
 def remove(folder: str, videos: list[str]):
-    from .search.index import remove_videos
+    from .search.folder import remove_videos
 
     print(f"{len(remove_videos(folder, videos))} videos removed")
 

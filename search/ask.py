@@ -12,7 +12,7 @@ from ..conversion.defaults import default_model
 from ..data.annotations import saved_answer_list
 from ..errors import InputError, check_number
 from ..processing_svitt import read_video, sample_frame_indices
-from .index import load
+from .folder import load
 from .spans import frames_during, times_of
 
 # As BLIP's authors have answers written.

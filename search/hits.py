@@ -48,6 +48,11 @@ def overlap(one: dict, other: dict) -> bool:
     return is_same or (one["start"] < other["end"] and other["start"] < one["end"])
 
 
+def shows(row: dict, hit: Hit) -> bool:
+    """Return whether a row of the table is the span of a hit or overlaps it, also in a copy of its video."""
+    return overlap(row, {"start": hit.start, "end": hit.end}) and hit.video in (row["video"], *row["copies"])
+
+
 def originals(rows: list[dict]) -> dict[str, str]:
     """Return for each video the first of those that are copies of it: files of one size, whose spans look the same."""
     original: dict[str, str] = {}

@@ -11,13 +11,12 @@ Spans are committed to the table in batches, each as a whole: an indexer that is
 or a fiftieth of what it has done, and nothing else.
 """
 
-import hashlib
-import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -28,23 +27,31 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from filelock import FileLock, Timeout
-from huggingface_hub import try_to_load_from_cache
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ..conversion import load_model_and_processor
 from ..conversion.defaults import default_model
-from ..data.files import write_bad_videos
 from ..distributed import fail_together, progress_bar, share_of
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips
 from ..processing_svitt import SViTTProcessor, VideoDecodeError
-from .hits import Hit, distinct
-from .places import has_file, is_url, new_files, place_of, read_file, remove_file
+from .folder import (
+    CHOICES,
+    check_choices,
+    created,
+    fingerprint_of,
+    load,
+    locked,
+    read_settings,
+    remove_videos,
+    this_process,
+    write_bad_report,
+    write_settings,
+)
+from .hits import Hit, distinct, shows
+from .places import has_file, is_url, place_of
 from .spans import (
-    ROUNDING,
     Clip,
     Source,
     Span,
@@ -57,24 +64,12 @@ from .spans import (
     read_spans,
 )
 from .table import COLUMNS_OF_TOKENS, SpanTable
-from .tokens import DTYPES, SpanTokens, most_attended, packed, unpacked
+from .tokens import SpanTokens, most_attended, packed, unpacked
 
-# What embeddings depend on, of the files of a model.
-MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "tokenizer*.json", "vocab.txt")
 # Classes of models that compare videos with texts.
 COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
-# What an index is made with: what may be chosen, and its defaults.
-CHOICES = {
-    "clip_seconds": 10.0,
-    "stride_seconds": 5.0,
-    "num_frames": None,
-    "frames_per_span": None,
-    "tokens": "int8",
-    "tokens_per_span": 64,
-}
 # Each commit writes a list of all before it: with one for each batch, these lists become larger than the spans.
 UNCOMMITTED, MAX_UNCOMMITTED_BYTES = 1 / 50, 2**26  # of the spans that a process has encoded, and of their tokens
-SETTINGS = ("model", "fingerprint", "files", *CHOICES)
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +85,7 @@ class IndexReport:
     bad: dict[str, str] = field(default_factory=dict)  # all that cannot be read, and why
     skipped: dict[str, int] = field(default_factory=dict)  # files that are no videos, by extension
     num_spans: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # of this process: reading, encoding, writing
 
 
 class SViTTIndex:
@@ -119,7 +115,7 @@ class SViTTIndex:
     ) -> "SViTTIndex":
         """Make an empty index, or open the one that is there already with the same settings.
 
-        Processes started by `accelerate launch` call this all.
+        All processes started by `accelerate launch` have to call this.
 
         Args:
             folder: to be made, or the URL of one in an object store.
@@ -151,13 +147,8 @@ class SViTTIndex:
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             model_name_or_path = default_model("search")
-        settings: dict = CHOICES | given
-        check_number("clip_seconds", settings["clip_seconds"], ROUNDING)
-        check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
-        check_number("frames_per_span", settings["frames_per_span"], 1)
-        check_number("tokens_per_span", settings["tokens_per_span"], 2)
-        if settings["tokens"] not in (*DTYPES, "none"):
-            raise ArgumentError("tokens", f"must be one of {', '.join(DTYPES)}, none, got {settings['tokens']!r}")
+        settings = CHOICES | given
+        check_choices(settings)
         model, processor = load(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
@@ -209,7 +200,7 @@ class SViTTIndex:
 
     # ---- Indexing
 
-    def add(self, paths: Iterable[str | Path], batch_size: int = 16, num_workers: int = 0) -> IndexReport:
+    def add(self, paths: Iterable[str | Path], batch_size: int = 16, num_workers: int | None = None) -> IndexReport:
         """Bring the index up to date with some videos: new and changed ones are encoded, vanished ones removed.
 
         A call that was interrupted is continued by the next; what could not be read is tried again. Processes started
@@ -219,7 +210,8 @@ class SViTTIndex:
             paths: videos, folders of videos and tar shards, and tar shards, or their URLs. Photos are videos of one
                 frame. In folders and shards, files with other extensions are passed over.
             batch_size: spans that a process encodes at once.
-            num_workers: processes that decode videos, beside each main process.
+            num_workers: processes that decode videos, beside each main process; by default 4 where another device than
+                the CPU encodes.
 
         Raises:
             InputError: if a path does not exist, a number is out of bounds, or another process is indexing into the
@@ -227,6 +219,8 @@ class SViTTIndex:
         """
         check_number("batch_size", batch_size, 1)
         check_number("num_workers", num_workers, 0)
+        if num_workers is None:
+            num_workers = 0 if self.model.device.type == "cpu" else 4
         paths, is_main = [absolute(path) for path in paths], PartialState().is_main_process
         with ExitStack() as stack:
 
@@ -235,7 +229,9 @@ class SViTTIndex:
                 return self._plan(paths)
 
             [(report, todo)] = broadcast_object_list([fail_together(plan if is_main else lambda: None)])
-            for bad, num_spans in gather_object([fail_together(self._encode, share_of(todo), batch_size, num_workers)]):
+            done = fail_together(self._encode, share_of(todo), batch_size, num_workers)
+            report.seconds = done[-1]
+            for bad, num_spans, _ in gather_object([done]):
                 report.bad |= bad
                 report.num_spans += num_spans
             for names in (report.added, report.updated):
@@ -266,26 +262,28 @@ class SViTTIndex:
 
     def _encode(
         self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int
-    ) -> tuple[dict[str, str], int]:
-        """Encode and commit spans in batches; return the videos that cannot be read, and how many spans it were."""
+    ) -> tuple[dict[str, str], int, dict[str, float]]:
+        """Encode and commit spans in batches; return what cannot be read, how many spans it were, and the seconds."""
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
         how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
-        bad, num_spans, progress = {}, 0, progress_bar(todo, "videos")
-        rows: list[dict] = []  # that are not committed yet
+        bad, num_spans, progress, watch = {}, 0, progress_bar(todo, "videos"), StopWatch()
+        waiting: list[dict] = []  # rows that are not committed yet
         for found, errors in DataLoader(reader, batch_size, **how):
-            if found:
-                rows += self._rows(*zip(*found, strict=True))
+            watch.stop("reading")
+            waiting += self._rows(*zip(*found, strict=True)) if found else []
+            watch.stop("encoding")
             bad |= errors
             num_spans += len(found)
-            num_bytes = sum(len(row.get("tokens", b"")) for row in rows)
-            if len(rows) > num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
-                self._commit(rows)
-                rows = []
+            num_bytes = sum(len(row.get("tokens", b"")) for row in waiting)
+            if len(waiting) > num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
+                self._commit(waiting)
+                waiting = []
+            watch.stop("writing")
             progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
-        self._commit(rows)
-        return bad, num_spans
+        self._commit(waiting)
+        return bad, num_spans, watch.seconds
 
     def _commit(self, rows: list[dict]):
         with writing(self.folder):
@@ -293,7 +291,7 @@ class SViTTIndex:
                 self.table.add(rows)
 
     def _rows(self, sources: Sequence[Source], spans: Sequence[Span], clips: Sequence[Clip]) -> list[dict]:
-        """Encode spans; return what the table holds of each."""
+        """Return rows of the table for spans."""
         rows = [source._asdict() | span._asdict() for source, span in zip(sources, spans, strict=True)]
         embeddings, tokens = self.encode_clips(torch.stack([clip.frames for clip in clips]))
         for row, embedding in zip(rows, embeddings, strict=True):
@@ -347,8 +345,9 @@ class SViTTIndex:
         if locate and (text is None or not self.has_tokens):
             raise InputError("Only a sentence can be located, and only in an index that keeps tokens.")
         is_fused = text is not None and rerank
-        query = self.embed_text(text) if text is not None else self._embedding_of(video, like)
-        rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k, where)
+        words = self._read(text) if text is not None else None
+        query = words.embedding if words is not None else self._embedding_of(video, like)
+        rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k, where, like)
         rows = [row for row in rows if min_similarity is None or row["similarity"] >= min_similarity]
         found = []
         for row in rows:
@@ -357,27 +356,28 @@ class SViTTIndex:
             hit = Hit(row["video"], row["start"], row["end"], row["similarity"], note=note, copies=row["copies"])
             found.append(Found(row, hit))
         if is_fused:
-            self._rerank(found, text)
+            self._rerank(found, words)
             found.sort(key=lambda one: (one.hit.score is not None, one.hit.score or 0.0), reverse=True)
         if locate:
-            self._locate(found[:top_k], text)
+            self._locate(found[:top_k], words)
         return [one.hit for one in found[:top_k]]
 
     def _embedding_of(self, video: str | Path | None, like: Hit | None) -> np.ndarray:
         """Return the embedding (D,) of a video, or of the span of a hit."""
         if like is None:
             return self.embed_video(video)
+        check_number("start", like.start, 0)
         embedding = self.table.embedding(like.video, like.start)
         if embedding is None:
             raise InputError(f"{self.folder}: has no span of {like.video} that starts at {like.start:g} s.")
         return embedding
 
-    def _shortlist(self, query: np.ndarray, size: int, where: str | None) -> list[dict]:
-        """Return rows of the most similar spans, none twice, best first: `size`, if there are as many."""
-        num_neighbors = size
+    def _shortlist(self, query: np.ndarray, size: int, where: str | None, like: Hit | None) -> list[dict]:
+        """Return rows of the most similar spans, none twice nor `like` itself: `size`, if there are as many."""
+        num_neighbors = size + 1
         while True:
             rows = self.table.nearest(query, num_neighbors, where)
-            kept = distinct(rows)
+            kept = [row for row in distinct(rows) if like is None or not shows(row, like)]
             if len(kept) >= size or len(rows) < num_neighbors:
                 return kept[:size]
             num_neighbors *= 4
@@ -388,47 +388,50 @@ class SViTTIndex:
 
     @torch.no_grad()
     def encode_clips(self, clips: torch.Tensor) -> tuple[np.ndarray, SpanTokens]:
-        """Return embeddings (B, D), to be multiplied with those of texts, and tokens of clips (B, T, 3, H, W) uint8.
+        """Return what [`embed_clips`] does, and the tokens that are kept of clips (B, T, 3, H, W) uint8.
 
         T may be a multiple of the frames that the model is given at once.
         """
         pixels = self.processor.video_processor.to_pixel_values(clips.to(self.model.device))
         length, vision = self.settings["num_frames"], self.model.config.vision_config
-        features = self.model.get_video_features(split_clips(pixels, length), output_cls_attention=True)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.device.type == "cuda"):
+            features = self.model.get_video_features(split_clips(pixels, length), output_cls_attention=True)
         num_clips = clips.shape[1] // length
         embeds = self.model.video_embeds(features.pooler_output.float()).unflatten(0, (-1, num_clips)).mean(dim=1)
         limit = self.settings["tokens_per_span"] if self.has_tokens else None
         return embeds.cpu().numpy(), most_attended(features, vision, length, num_clips, limit)
 
+    def embed_clips(self, clips: torch.Tensor) -> np.ndarray:
+        """Return embeddings (B, D) of clips (B, T, 3, H, W) uint8, to be multiplied with those of texts."""
+        return self.encode_clips(clips)[0]
+
     def embed_video(self, video: str | Path) -> np.ndarray:
         """Return the embedding (D,) of a video, or photo, as one span."""
         clip = self.processor.video_processor.read_clip(video, num_frames=self.settings["frames_per_span"])
-        return self.encode_clips(clip[None])[0][0]
+        return self.embed_clips(clip[None])[0]
 
-    @torch.no_grad()
     def embed_text(self, text: str) -> np.ndarray:
         """Return the embedding (D,) of length 1 of a sentence, of which the model must know a word."""
-        features = self.model.get_text_features(**self._encode_text(text))
-        return F.normalize(features.pooler_output.float(), dim=-1)[0].cpu().numpy()
+        return self._read(text).embedding
 
-    def _encode_text(self, text: str):
+    @torch.no_grad()
+    def _read(self, text: str) -> "Words":
         words, tokenizer = self.processor(text=[text], return_tensors="pt"), self.processor.tokenizer
         read = words["input_ids"][0].tolist()
         if not set(read) - set(tokenizer.all_special_ids):
             raise InputError(f"The model knows no word of {text!r:.100}; say as in: a dog catches a frisbee.")
         if tokenizer.unk_token_id in read:
             logger.warning("The model does not know all words of the query, it reads: %s", tokenizer.decode(read))
-        return words.to(self.model.device)
+        words = words.to(self.model.device)
+        features = self.model.get_text_features(**words)
+        embedding = F.normalize(features.pooler_output.float(), dim=-1)[0].cpu().numpy()
+        return Words(embedding, features.last_hidden_state, words["attention_mask"])
 
-    def _rerank(self, found: "list[Found]", text: str, batch_size: int = 16):
+    def _rerank(self, found: "list[Found]", words: "Words"):
         """Set the score of each hit whose video is as it was, or else can be read, and a note for the others."""
         unchanged = [one for one in found if one.hit.note is None]
-        if self.has_tokens:
-            parts = [(unchanged, self._tokens_of(unchanged)[1].values)] if unchanged else []
-        else:
-            parts = self._read_again(unchanged, batch_size)
-        for part, tokens in parts:
-            for one, score in zip(part, self._match(text, tokens).tolist(), strict=True):
+        for part, tokens in self._kept(unchanged) if self.has_tokens else self._read_again(unchanged):
+            for one, score in zip(part, self._match(words, tokens).tolist(), strict=True):
                 one.hit.score = score
 
     def _tokens_of(self, found: "list[Found]") -> tuple[list[dict], SpanTokens]:
@@ -436,7 +439,13 @@ class SViTTIndex:
         rows = self.table.take([one.row for one in found], COLUMNS_OF_TOKENS)
         return rows, unpacked(rows, self.model.config.vision_config.hidden_size)
 
-    def _read_again(self, found: "list[Found]", batch_size: int) -> "Iterator[tuple[list[Found], torch.Tensor]]":
+    def _kept(self, found: "list[Found]", batch_size: int = 64) -> "Iterator[tuple[list[Found], torch.Tensor]]":
+        """Yield hits and the tokens (B, n, D) that the table keeps, in batches."""
+        for start in range(0, len(found), batch_size):
+            part = found[start : start + batch_size]
+            yield part, self._tokens_of(part)[1].values
+
+    def _read_again(self, found: "list[Found]", batch_size: int = 16) -> "Iterator[tuple[list[Found], torch.Tensor]]":
         """Yield hits whose spans can be read and the tokens (B, n, D) of these, in batches."""
         readable, processor = [], self.processor.video_processor
         sources = self.table.sources([one.row for one in found])
@@ -455,18 +464,16 @@ class SViTTIndex:
             yield list(part), self.encode_clips(torch.stack(clips))[1].values
 
     @torch.no_grad()
-    def _match(self, text: str, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def _match(self, words: "Words", tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return how well a sentence describes videos (B,), of whose tokens (B, n, D) it may see `mask` (B, n)."""
-        words = self._encode_text(text)
-        states = self.model.get_text_features(**words).last_hidden_state
         return self.model.match(
             video_hidden_states=tokens.to(self.model.device),
-            text_hidden_states=states.expand(len(tokens), -1, -1),
-            attention_mask=words["attention_mask"].expand(len(tokens), -1),
+            text_hidden_states=words.states.expand(len(tokens), -1, -1),
+            attention_mask=words.mask.expand(len(tokens), -1),
             video_mask=mask,
         )
 
-    def _locate(self, found: "list[Found]", text: str):
+    def _locate(self, found: "list[Found]", words: "Words"):
         """Set the `best_time` of hits: when the frame is shown whose tokens alone match the sentence best."""
         if not found:
             return
@@ -474,10 +481,31 @@ class SViTTIndex:
         scores = []
         for frame in range(self.settings["frames_per_span"]):
             mask = tokens.of_frame(frame)
-            of_frame = self._match(text, tokens.values, mask.to(self.model.device)).cpu()
+            of_frame = self._match(words, tokens.values, mask.to(self.model.device)).cpu()
             scores.append(of_frame.masked_fill(~mask.any(dim=1), -math.inf))
         for one, row, frame in zip(found, rows, torch.stack(scores).argmax(dim=0).tolist(), strict=True):
             one.hit.best_time = row["times"][frame]
+
+
+class StopWatch:
+    """Counts `seconds` by what they were spent on."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def stop(self, what: str):
+        now = time.perf_counter()
+        self.seconds[what] = self.seconds.get(what, 0.0) + now - self.last
+        self.last = now
+
+
+class Words(NamedTuple):
+    """A sentence: its embedding (D,), and what fusion starts from, states (1, L, D) and their mask (1, L)."""
+
+    embedding: np.ndarray
+    states: torch.Tensor
+    mask: torch.Tensor
 
 
 class Found(NamedTuple):
@@ -487,123 +515,13 @@ class Found(NamedTuple):
     hit: Hit
 
 
-# ---- The folder and the model
-
-
-def read_settings(folder: Path | str) -> dict:
-    try:
-        settings = json.loads(read_file(folder, "index.json"))
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: is no index, it has no index.json that can be read.") from error
-    if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):
-        raise InputError(f"{folder}: its index.json is damaged or of an older version; index the videos anew.")
-    return settings
-
-
-@contextmanager
-def created(folder: Path | str) -> Iterator[None]:
-    """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
-    if not is_url(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_url(folder) else FileLock(f"{folder}/create.lock"):
-        yield
-
-
-@contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
-    """Let one process index at a time; the lock of one that was killed is open.
-
-    In a store there are no locks: LanceDB's transactions keep the table whole, but two that index the same videos at
-    once encode them twice.
-    """
-    if is_url(folder):
-        with writing(folder):
-            yield
-        return
-    lock = FileLock(f"{folder}/index.lock")
-    with writing(folder):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(f"{folder}: another process is indexing into it; wait for its end.") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
-    """Take videos out of an index, without its model, and return their names.
-
-    Args:
-        paths: names of videos, which need not exist any more, folders that they lie in, and shards.
-
-    Raises:
-        InputError: if the index has none of a path, or cannot be written.
-    """
-    folder, names = place_of(folder), set()
-    read_settings(folder)
-    with locked(folder):
-        table = SpanTable(folder)
-        known = {video for video, _, _ in table.spans()}
-        for path in map(absolute, paths):
-            if not (below := {name for name in known if is_below(name, path)}):
-                raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
-            names |= below
-        with writing(folder):
-            table.remove(sorted(names))
-            table.finish()
-    return sorted(names)
-
-
-def load(name: str, num_frames: int | None, architectures: list[str]) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """Return a model of one of these classes, ready for use, and its processor."""
-    check_number("num_frames", num_frames, 1)
-    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
-    return model.eval().to(this_process().device), processor
-
-
-def this_process() -> PartialState:
-    return PartialState(cpu=not torch.accelerator.is_available())  # else processes on CPUs would work alone
-
-
-def write_settings(folder: Path | str, settings: dict):
-    with new_files(folder) as new:
-        (new / "index.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def write_bad_report(folder: Path | str, bad: dict[str, str]):
-    """Write `bad_videos.jsonl`, or remove that of the last time where all could be read."""
-    remove_file(folder, "bad_videos.jsonl")
-    if bad:
-        with new_files(folder) as new:
-            lines = [{"video": video, "error": error, "where": "index"} for video, error in sorted(bad.items())]
-            write_bad_videos(new / "bad_videos.jsonl", lines)
-
-
-def fingerprint_of(name: str, known: dict | None = None) -> dict:
-    """Return `fingerprint`, a hash of the files of a model that was loaded, and `files`, their sizes and times.
-
-    Files of the sizes and times that are `known` are not read again.
-    """
-    folder = Path(name) if os.path.isdir(name) else Path(try_to_load_from_cache(name, "config.json")).parent
-    paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
-    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-    if known is not None and known["files"] == files:
-        return {"fingerprint": known["fingerprint"], "files": files}
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return {"fingerprint": digest.hexdigest(), "files": files}
-
-
 # ---- In words
 
 
 def summary(report: IndexReport, num_spans: int) -> str:
     parts = [f"{len(getattr(report, name))} {name}" for name in ("added", "updated", "removed", "unchanged", "bad")]
-    spans = f"{report.num_spans} spans encoded, {num_spans} in the index"
+    spans, seconds = f"{report.num_spans} spans encoded, {num_spans} in the index", sum(report.seconds.values())
+    if report.num_spans and seconds:
+        split = ", ".join(f"{what} {share / seconds:.0%}" for what, share in report.seconds.items())
+        spans += f"; {report.num_spans / seconds:.1f} spans/s ({split})"
     return f"videos: {', '.join(parts)}; {spans}{passed_over(report.skipped)}"

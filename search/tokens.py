@@ -46,7 +46,7 @@ def most_attended(
         tokens_per_span: at most so many, shared evenly by the parts that have a CLS token of their own: clips, or
             frames where they are encoded one by one. Such a part keeps CLS and a patch at least. By default all.
     """
-    states, attention, order = features.last_hidden_state, features.cls_attention, features.token_idx
+    states, attention, order = features.last_hidden_state.float(), features.cls_attention, features.token_idx
     parts = states.reshape(-1, attention.shape[-1] + 1, states.shape[-1])  # each CLS, and then patches
     num_parts = num_clips * len(parts) // len(states)
     attention = attention.reshape(len(parts), -1)

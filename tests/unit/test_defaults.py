@@ -131,9 +131,11 @@ def test_weights_may_be_an_older_file(home, blips, tmp_path, monkeypatch):
 def test_hits_are_ranked_as_by_the_classes_of_transformers(home, blips, demo, tmp_path):
     """Frames encoded one by one, their embeddings averaged, all of their tokens joined for the score."""
     videos = [str(path) for path in sorted((demo / "data/videos").glob("val_*"))]
-    index = SViTTIndex.create(tmp_path / "index")
+    index, stored = SViTTIndex.create(tmp_path / "index", tokens="none"), SViTTIndex.create(tmp_path / "stored")
     index.add(videos)
+    stored.add(videos)
     hits = {hit.video: hit for hit in index.search("a red circle hops", top_k=8)}
+    kept = {hit.video: hit.score for hit in stored.search("a red circle hops", top_k=8)}
     blip = BlipForImageTextRetrieval.from_pretrained(blips[DEFAULTS["search"]]).eval()
     words = index.processor(text=["a red circle hops"], return_tensors="pt")
     pixels = index.processor(videos=videos, return_tensors="pt")["pixel_values"]
@@ -147,6 +149,7 @@ def test_hits_are_ranked_as_by_the_classes_of_transformers(home, blips, demo, tm
     similarities = (video_embeds @ text_embeds.T)[:, 0]
     assert [hits[video].similarity for video in videos] == pytest.approx(similarities.tolist(), abs=1e-5)
     assert [hits[video].score for video in videos] == pytest.approx(scores.tolist(), abs=1e-5)
+    assert [kept[video] for video in videos] == pytest.approx(scores.tolist(), abs=1e-2)
     assert list(hits) == [videos[i] for i in scores.argsort(descending=True)]
     assert scores.max() - scores.min() > 0.01  # else order would mean nothing
 

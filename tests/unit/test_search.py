@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTModel, SViTTProcessor
 from svitt.errors import InputError
 from svitt.search import Hit, SViTTIndex
+from svitt.search.folder import locked, remove_videos
 from svitt.search.hits import hits_table
-from svitt.search.index import locked, remove_videos
 from svitt.search.spans import Span, cut
 from svitt.search.table import COLUMNS, SpanTable
 
