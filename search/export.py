@@ -16,7 +16,7 @@ from ..data.mp4 import SOUND_RATE, TIME_BASE, timed, write_mp4
 from ..distributed import whole_files
 from ..processing_svitt import NO_FRAME, VideoDecodeError, _errors_about, _open_stream
 from .hits import Hit
-from .places import asking, open_store, version_of
+from .places import asking, mark_of, open_store
 from .spans import ROUNDING, Source, members_of
 
 STEPS_BACK = (0.0, 4.0, 30.0, math.inf)  # seconds before a span from where a keyframe is looked for
@@ -57,7 +57,7 @@ def frames_of(hit: Hit, short_side: int | None = None) -> Iterator[av.VideoFrame
                 raise VideoDecodeError(NO_FRAME)
             origin, fps = first.time, float(stream.average_rate or stream.guessed_rate or 25)
         with opened_before(start, content, origin) as (stream, packets):
-            frames = frames_during(stream, packets, origin or 0.0, fps, start, end)
+            frames = pictures_and_sounds(stream, packets, origin or 0.0, fps, start, end)
             yield from as_shown(frames, stream.sample_aspect_ratio or 1, short_side)
 
 
@@ -68,7 +68,7 @@ def content_of(video: str) -> str | bytes:
     try:
         files, path = open_store(place)
         with asking(place, OSError):
-            version = version_of(files.info(path))
+            version = mark_of(files.info(path))
         sources = [Source(video, version)] if place == video else members_of(place, version)
         content = next(source for source in sources if source.video == video).read()
     except (OSError, StopIteration, tarfile.TarError) as error:
@@ -105,7 +105,7 @@ def opened_before(start: float, content: str | bytes, origin: float | None) -> I
             return
 
 
-def frames_during(
+def pictures_and_sounds(
     stream, packets: Iterator[av.Packet], origin: float, fps: float, start: float, end: float
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Yield pictures and sounds from `start` until `end`, in seconds after `origin`, at their times after `start`."""

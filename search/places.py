@@ -66,11 +66,11 @@ def versions_below(url: str) -> dict[str, str]:
     files, path = open_store(url)
     with asking(url), suppress(FileNotFoundError):
         found = sorted(files.find(path, detail=True).items())
-        return {files.unstrip_protocol(name): version_of(info) for name, info in found if info["type"] == "file"}
+        return {files.unstrip_protocol(name): mark_of(info) for name, info in found if info["type"] == "file"}
     return {}
 
 
-def version_of(info: dict) -> str:
+def mark_of(info: dict) -> str:
     """Return what differs when a file has been replaced, of what a store says about it."""
     mark = next((info[name] for name in MARKS if info.get(name)), "")
     mark = mark.timestamp() if isinstance(mark, datetime) else mark  # which some stores write in two ways
@@ -85,7 +85,7 @@ def read_bytes(place: str, version: str, start: int | None = None, end: int | No
     """
     files, path = open_store(place)
     with asking(place, OSError):
-        if is_url(place) and version_of(files.info(path)) != version:
+        if is_url(place) and mark_of(files.info(path)) != version:
             raise FileNotFoundError
         return files.cat_file(path, start=start, end=end)
 

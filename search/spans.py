@@ -19,7 +19,7 @@ from .places import asking, canonical, is_url, open_store, read_bytes, versions_
 
 # Those that FFmpeg reads as one picture; of HEIC, it would read a corner.
 PHOTO_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-BYTES_AT_ONCE = 2**30  # of frames of one video, as small as the model sees them, that are read at once
+BYTES_AT_ONCE = 2**29  # of frames of one video, as small as the model sees them, that are read at once
 ROUNDING = 1e-6  # in times, of seconds or of strides
 
 

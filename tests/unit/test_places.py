@@ -17,7 +17,7 @@ from svitt.data.files import is_video
 from svitt.errors import InputError
 from svitt.search import IndexReport, SViTTIndex
 from svitt.search.index import summary
-from svitt.search.places import version_of
+from svitt.search.places import mark_of
 from svitt.search.spans import find_sources
 
 SENTENCE = "a red circle hops and then a blue square hops"
@@ -139,9 +139,9 @@ def test_a_store_of_another_kind(demo, tmp_path):
 
 
 def test_versions_are_those_of_what_is_there():
-    assert version_of({"size": 5, "ETag": '"abc"', "LastModified": 1}) == "5 abc"
-    assert version_of({"size": 5, "ETag": None, "mtime": 2.5}) == "5 2.5"
-    assert version_of({"size": 5}) == "5 "
+    assert mark_of({"size": 5, "ETag": '"abc"', "LastModified": 1}) == "5 abc"
+    assert mark_of({"size": 5, "ETag": None, "mtime": 2.5}) == "5 2.5"
+    assert mark_of({"size": 5}) == "5 "
 
 
 def test_the_command_line(demo, server, bucket, capsys):
