@@ -161,7 +161,7 @@ def add_index(commands):
     add("--frames_per_span", type=int, help="a multiple: a span is so many clips (default: one)")
     help = "how video tokens are kept for re-ranking: int8, float16, or none, to read videos again (default: int8)"
     add("--tokens", choices=["int8", "float16", "none"], help=help)
-    add("--tokens_per_span", type=int, help="at most so many, those looked at most (default: 64)")
+    add("--tokens_per_span", type=int, help="at most so many, those looked at most (default: 512)")
     add("--batch_size", type=int, default=16, help="spans encoded at once (default: %(default)s)")
     help = "processes that decode videos, beside the main one (default: 4 for a GPU, 0 for a CPU)"
     add("--num_workers", type=int, help=help)

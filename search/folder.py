@@ -32,7 +32,7 @@ CHOICES: dict = {
     "num_frames": None,
     "frames_per_span": None,
     "tokens": "int8",
-    "tokens_per_span": 256,
+    "tokens_per_span": 512,
 }
 SETTINGS = ("model", "fingerprint", "files", *CHOICES)
 

@@ -128,7 +128,7 @@ class SViTTIndex:
                 is their mean, and whose tokens are joined.
             tokens: how the video tokens are kept that re-ranking looks at, `"int8"` (the default) or `"float16"`; or
                 `"none"`: then it reads the videos again.
-            tokens_per_span: at most so many, those that CLS looks at most; 64 by default.
+            tokens_per_span: at most so many, those that CLS looks at most; 512 by default.
 
         Raises:
             InputError: if there is no such model, it does not compare videos with texts, a number is out of bounds, or
