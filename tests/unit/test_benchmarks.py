@@ -42,3 +42,15 @@ def test_what_drops_nothing_agrees_with_itself(folders, videos):
     )
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| 1.00")]
     assert len(rows) == 2 and rows[0][-2:] == [" 100% / 100% "] * 2 and rows[1][-2] == " 100% / 100% "
+
+
+@pytest.mark.slow
+def test_all_tokens_rank_as_all_tokens_do(demo):
+    options = {"--videos": demo / "data/videos", "--annotation_file": demo / "data/val.json", "--num_videos": 4}
+    options |= {"--num_queries": 3, "--tokens_per_span": 4, "--skip": "cold", "--model": demo / "model"}
+    table = run("reranking", *(str(word) for pair in options.items() for word in pair))
+    assert "re-ranking" in table and "read again" in table
+    [exact] = [
+        line.split("|")[1:-1] for line in table.splitlines() if "float16" in line and not line.startswith("| 4 ")
+    ]
+    assert exact[-2:] == [" 100.0% ", " 100.0% "]
