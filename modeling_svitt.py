@@ -761,10 +761,18 @@ class SViTTCrossAttention(SViTTAttention):
         return context.reshape(num_texts, text_length, -1), probs
 
     def pays_to_project(self, video: torch.Tensor, num_words: int) -> bool:
-        """Return whether keys and values of a video cost less than longer queries, as where many texts share it."""
-        num_tokens, width = video.shape[0] * video.shape[1], video.shape[2]
-        num_scores = num_words * self.config.num_attention_heads * video.shape[1]
-        return torch.is_grad_enabled() or num_words * width + num_scores >= num_tokens * width
+        """Return whether keys and values of a video cost less than longer queries, as where many texts share it.
+
+        Layers that are no plain ones any more, with LoRA, quantised or offloaded, have to be called.
+        """
+        num_videos, num_tokens, width = *video.shape[:2], self.config.hidden_size
+        num_scores = num_words * self.config.num_attention_heads * num_tokens
+        is_cheaper = num_videos * num_tokens * width <= num_words * width + num_scores
+        is_plain = all(
+            type(one) is nn.Linear and type(one.weight) is nn.Parameter and one.weight.device == video.device
+            for one in (self.key, self.value)
+        )
+        return torch.is_grad_enabled() or is_cheaper or not is_plain
 
     def attend_unprojected(self, query, video, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `attend` does, of queries (B, h, Q, d) and tokens (B, 1, n, W) that are not projected.

@@ -167,11 +167,24 @@ def test_a_video_that_one_text_looks_at_need_not_be_projected():
     tokens, ids = torch.randn(3, 40, 32), torch.randint(1, 50, (6, 5))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).repeat(3, 1)
     seen = (torch.rand(3, 40) < 0.7).long().index_fill(1, torch.tensor([0]), 1)
-    for video_mask in (None, seen):
+    for video_mask in (None, seen, "adapted"):
+        if video_mask == "adapted":  # as LoRA does: the layer's own weight is not all
+            attention, video_mask = model.text_model.encoder.layer[1].crossattention.self, None
+            attention.key = torch.nn.Sequential(attention.key, torch.nn.Linear(32, 32))
+            attention.value = Doubled(attention.value)
         inputs = {"video_hidden_states": tokens, "attention_mask": mask, "video_mask": video_mask}
         projected = model.match(input_ids=ids, **inputs)
         with torch.no_grad():
             torch.testing.assert_close(model.match(input_ids=ids, **inputs), projected)
+
+
+class Doubled(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, states):
+        return 2 * self.layer(states)
 
 
 # ---- Where in a span
