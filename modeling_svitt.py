@@ -765,7 +765,7 @@ class SViTTCrossAttention(SViTTAttention):
 
         Layers that are no plain ones any more, with LoRA, quantised or offloaded, have to be called.
         """
-        num_videos, num_tokens, width = *video.shape[:2], self.config.hidden_size
+        width, (num_videos, num_tokens) = self.config.hidden_size, video.shape[:2]
         num_scores = num_words * self.config.num_attention_heads * num_tokens
         is_cheaper = num_videos * num_tokens * width <= num_words * width + num_scores
         is_plain = all(
