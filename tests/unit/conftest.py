@@ -1,6 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Tiny saved models, with a vocabulary of ten words."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import BeitConfig, BeitModel, BertConfig, BertModel, BertTokenizer
@@ -34,4 +36,14 @@ def folders(tmp_path_factory):
     (folder / "beit/preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3]}')
     BertModel(BertConfig(**SIZE, vocab_size=len(WORDS))).save_pretrained(folder / "bert")
     tokenizer.save_pretrained(folder / "bert")
+    return folder
+
+
+@pytest.fixture
+def val_videos(demo, tmp_path):
+    """A folder with the eight clips of the split `val`."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in sorted((demo / "data/videos").glob("val_*")):
+        shutil.copy2(path, folder)
     return folder

@@ -31,16 +31,6 @@ SENTENCE = "a red circle hops and then a blue square hops"
 
 
 @pytest.fixture
-def videos(demo, tmp_path):
-    """A folder with the eight clips of the split `val`."""
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for path in sorted((demo / "data/videos").glob("val_*")):
-        shutil.copy2(path, folder)
-    return folder
-
-
-@pytest.fixture
 def index(demo, tmp_path):
     return SViTTIndex.create(tmp_path / "index", str(demo / "model"))
 
@@ -99,10 +89,10 @@ def test_spans_of_a_variable_frame_rate():
 
 
 @pytest.mark.parametrize(("tokens", "tolerance"), [("none", 1e-4), ("float16", 1e-3), ("int8", 1e-2)])
-def test_shortlist_is_exact_and_ranked_by_the_models_own_score(demo, videos, tmp_path, tokens, tolerance):
+def test_shortlist_is_exact_and_ranked_by_the_models_own_score(demo, val_videos, tmp_path, tokens, tolerance):
     index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), tokens=tokens)
-    index.add([videos])
-    paths = [str(path) for path in sorted(videos.iterdir())]
+    index.add([val_videos])
+    paths = [str(path) for path in sorted(val_videos.iterdir())]
     model, processor = SViTTModel.from_pretrained(demo / "model").eval(), SViTTProcessor.from_pretrained(demo / "model")
     pixels = processor(videos=paths, return_tensors="pt")["pixel_values"]
     words = processor(text=[SENTENCE], return_tensors="pt")
@@ -123,8 +113,8 @@ def test_shortlist_is_exact_and_ranked_by_the_models_own_score(demo, videos, tmp
     assert [hit.score for hit in hits] == pytest.approx(scores[best].tolist(), abs=tolerance)
 
 
-def test_the_docs_search_the_same_table_with_lancedb_alone(videos, index, tmp_path, capsys):
-    index.add([videos])
+def test_the_docs_search_the_same_table_with_lancedb_alone(val_videos, index, tmp_path, capsys):
+    index.add([val_videos])
     shutil.copytree(index.folder / "spans.lance", tmp_path / "store/spans.lance")
     (code,) = re.findall(r"```python\n(import lancedb.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
     exec(code.replace("s3://bucket/my_index", str(tmp_path / "store")).replace("a dog catches a frisbee", SENTENCE))
@@ -135,9 +125,9 @@ def test_the_docs_search_the_same_table_with_lancedb_alone(videos, index, tmp_pa
         assert list(map(float, numbers)) == pytest.approx([hit.start, hit.end, hit.similarity], abs=1e-5)
 
 
-def test_a_part_of_a_long_video_is_found_with_its_time(demo, videos, tmp_path):
+def test_a_part_of_a_long_video_is_found_with_its_time(demo, val_videos, tmp_path):
     """Eight clips of 3 s, one after the other: each is the best hit for itself."""
-    parts = sorted(videos.iterdir())
+    parts = sorted(val_videos.iterdir())
     long = tmp_path / "long.mp4"
     with av.open(long, "w") as output:
         stream = output.add_stream("libx264", rate=8, options={"crf": "1"})
@@ -155,8 +145,8 @@ def test_a_part_of_a_long_video_is_found_with_its_time(demo, videos, tmp_path):
         assert all(other.end <= hit.start or other.start >= hit.end for other in others)
 
 
-def test_hits_whose_video_is_gone_or_has_changed_come_last_with_a_note(videos, index):
-    index.add([videos])
+def test_hits_whose_video_is_gone_or_has_changed_come_last_with_a_note(val_videos, index):
+    index.add([val_videos])
     gone, changed, *rest = (hit.video for hit in index.search(SENTENCE, top_k=8))
     os.unlink(gone)
     os.utime(changed)
@@ -165,10 +155,10 @@ def test_hits_whose_video_is_gone_or_has_changed_come_last_with_a_note(videos, i
     assert {hit.score for hit in hits[6:]} == {None} and all("gone or changed" in hit.note for hit in hits[6:])
 
 
-def test_a_shortlist_is_full_although_spans_overlap(demo, videos, tmp_path):
+def test_a_shortlist_is_full_although_spans_overlap(demo, val_videos, tmp_path):
     """Of each video, 9 spans, of which 3 do not overlap."""
     index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=1, stride_seconds=0.25)
-    assert index.add([videos]).num_spans == 72
+    assert index.add([val_videos]).num_spans == 72
     hits = index.search(SENTENCE, top_k=12, shortlist=4)
     assert len(hits) == 12 and None not in {hit.score for hit in hits}
     for hit in hits:
@@ -177,28 +167,28 @@ def test_a_shortlist_is_full_although_spans_overlap(demo, videos, tmp_path):
     assert 8 < len(index.search(SENTENCE, top_k=72, rerank=False)) <= 24
 
 
-def test_many_spans_are_committed_in_few_larger_batches(demo, videos, tmp_path, monkeypatch):
+def test_many_spans_are_committed_in_few_larger_batches(demo, val_videos, tmp_path, monkeypatch):
     """Each commit lists all before it: what lists of many small ones take grows with their square."""
     how = {"clip_seconds": 1, "stride_seconds": 0.25}
     index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), **how)
     monkeypatch.setattr("svitt.search.index.UNCOMMITTED", 1 / 4)
     sizes, add = [], index.table.add
     monkeypatch.setattr(index.table, "add", lambda rows: sizes.append(len(rows)) or add(rows))
-    assert index.add([videos], batch_size=2).num_spans == sum(sizes) == len(index) == 72
+    assert index.add([val_videos], batch_size=2).num_spans == sum(sizes) == len(index) == 72
     assert sizes[:4] == [2, 2, 2, 4] and len(sizes) < 15 and max(sizes[:-1]) == sizes[-2] <= 20
     assert sum(index.videos().values()) == len(rows_of(index)) == 72
     monkeypatch.setattr("svitt.search.index.MAX_UNCOMMITTED_BYTES", 0)
     other = SViTTIndex.create(tmp_path / "other", str(demo / "model"), **how)
     monkeypatch.setattr(other.table, "add", lambda rows: sizes.append(-len(rows)))
-    other.add([videos], batch_size=6)
+    other.add([val_videos], batch_size=6)
     assert set(sizes[-12:]) == {-6}
 
 
-def test_removing_gives_disk_back_once_no_search_can_need_it(index, videos, monkeypatch):
-    index.add([videos], batch_size=1)
-    monkeypatch.setattr("svitt.search.table.KEPT", timedelta(milliseconds=1))
+def test_removing_gives_disk_back_once_no_search_can_need_it(index, val_videos, monkeypatch):
+    index.add([val_videos], batch_size=1)
+    monkeypatch.setattr("svitt.search.table.KEPT", timedelta(0))
     files = list(index.folder.glob("spans.lance/data/*"))
-    remove_videos(index.folder, sorted(videos.iterdir())[:6])
+    remove_videos(index.folder, sorted(val_videos.iterdir())[:6])
     assert not any(file.exists() for file in files)
     assert len(index) == 2 and len(index.search(SENTENCE)) == 2
 
@@ -241,8 +231,8 @@ def test_an_ann_index_of_embeddings_that_cannot_be_packed_and_are_not_of_length_
         assert table.nearest(query, 1)[0]["start"] == np.argmax(vectors @ query)
 
 
-def test_words_that_a_model_does_not_know_are_told(videos, index, caplog):
-    index.add(sorted(videos.iterdir())[:1])
+def test_words_that_a_model_does_not_know_are_told(val_videos, index, caplog):
+    index.add(sorted(val_videos.iterdir())[:1])
     assert len(index.search("a red zebra")) == 1
     assert "[UNK]" in caplog.text
     for query in (" \n", "!!!", "собака ловит тарелку"):
@@ -253,21 +243,21 @@ def test_words_that_a_model_does_not_know_are_told(videos, index, caplog):
 # ---- What is indexed
 
 
-def test_an_index_is_kept_up_to_date(demo, videos, index):
-    (videos / "bad.mp4").write_bytes(b"no video")
-    first = index.add([videos], batch_size=3, num_workers=1)
-    assert len(first.added) == len(index) == first.num_spans == 8 and list(first.bad) == [str(videos / "bad.mp4")]
+def test_an_index_is_kept_up_to_date(demo, val_videos, index):
+    (val_videos / "bad.mp4").write_bytes(b"no video")
+    first = index.add([val_videos], batch_size=3, num_workers=1)
+    assert len(first.added) == len(index) == first.num_spans == 8 and list(first.bad) == [str(val_videos / "bad.mp4")]
     [line] = map(json.loads, (index.folder / "bad_videos.jsonl").read_text().splitlines())
-    assert line["video"] == str(videos / "bad.mp4") and "bad.mp4" in line["error"]
-    before, paths = rows_of(index), sorted(videos.glob("val_*"))
-    assert sorted(index.add([videos]).unchanged) == [str(path) for path in paths]
+    assert line["video"] == str(val_videos / "bad.mp4") and "bad.mp4" in line["error"]
+    before, paths = rows_of(index), sorted(val_videos.glob("val_*"))
+    assert sorted(index.add([val_videos]).unchanged) == [str(path) for path in paths]
     assert rows_of(index).keys() == before.keys()
 
-    strange = videos / 'it\'s "a" film; -- ünï.mp4'
+    strange = val_videos / 'it\'s "a" film; -- ünï.mp4'
     paths[0].unlink()
     shutil.copy(paths[2], paths[1])
     shutil.copy(demo / "data/videos/test_00000.mp4", strange)
-    report = index.add([videos])
+    report = index.add([val_videos])
     assert (report.removed, report.updated, report.added) == (
         [str(paths[0])], [str(paths[1])], [str(strange)]
     )  # fmt: skip
@@ -277,19 +267,19 @@ def test_an_index_is_kept_up_to_date(demo, videos, index):
 
     assert index.remove([paths[3], strange]) == [str(strange), str(paths[3])]
     assert len(index) == 6
-    shutil.copy(paths[2], videos / "bad.mp4")
-    report = index.add([videos, videos / "bad.mp4"])
-    assert sorted(report.added) == sorted([str(videos / "bad.mp4"), str(strange), str(paths[3])])
+    shutil.copy(paths[2], val_videos / "bad.mp4")
+    report = index.add([val_videos, val_videos / "bad.mp4"])
+    assert sorted(report.added) == sorted([str(val_videos / "bad.mp4"), str(strange), str(paths[3])])
     assert not report.bad and not (index.folder / "bad_videos.jsonl").exists()
 
 
-def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(videos, index, monkeypatch):
-    paths = sorted(videos.iterdir())
-    (videos / "locked").mkdir()
-    paths[0].rename(videos / "locked/a.mp4")
-    assert len(index.add([videos]).added) == 8
-    (videos / "dangling.mp4").symlink_to("gone.mp4")
-    shutil.copy(paths[2], os.fsencode(videos) + b"/lat\xe9.mp4")
+def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(val_videos, index, monkeypatch):
+    paths = sorted(val_videos.iterdir())
+    (val_videos / "locked").mkdir()
+    paths[0].rename(val_videos / "locked/a.mp4")
+    assert len(index.add([val_videos]).added) == 8
+    (val_videos / "dangling.mp4").symlink_to("gone.mp4")
+    shutil.copy(paths[2], os.fsencode(val_videos) + b"/lat\xe9.mp4")
     scandir = os.scandir
 
     def refuse(path):
@@ -298,30 +288,30 @@ def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(videos, i
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    report = index.add([videos])
+    report = index.add([val_videos])
     reasons = {os.path.basename(name): error for name, error in report.bad.items()}
     assert sorted(map(ascii, reasons)) == ["'dangling.mp4'", "'lat\\udce9.mp4'", "'locked'"]
     assert "Permission denied" in reasons["locked"] and "No such file" in reasons["dangling.mp4"]
     assert (len(report.unchanged), report.removed, len(index)) == (7, [], 8)
 
 
-def test_a_folder_whose_name_begins_alike_is_left_alone(videos, index, tmp_path):
-    first, second, *_ = sorted(videos.iterdir())
+def test_a_folder_whose_name_begins_alike_is_left_alone(val_videos, index, tmp_path):
+    first, second, *_ = sorted(val_videos.iterdir())
     (tmp_path / "videos2").mkdir()
     second.rename(tmp_path / "videos2/a.mp4")
-    index.add([videos, tmp_path / "videos2"])
+    index.add([val_videos, tmp_path / "videos2"])
     first.unlink()
-    assert index.add([videos]).removed == [str(first)]
+    assert index.add([val_videos]).removed == [str(first)]
     assert len(index) == 7 and str(tmp_path / "videos2/a.mp4") in index.videos()
 
 
-def test_shards(videos, index, tmp_path):
-    index.add([videos])
+def test_shards(val_videos, index, tmp_path):
+    index.add([val_videos])
     expected = {key[0].rpartition("/")[2]: embedding for key, embedding in rows_of(index).items()}
     (tmp_path / "folder").mkdir()
     shard = tmp_path / "folder/shard.tar"
     with tarfile.open(shard, "w") as tar:
-        for path in sorted(videos.iterdir()):
+        for path in sorted(val_videos.iterdir()):
             tar.add(path, path.name)
     other = SViTTIndex.create(tmp_path / "other", index.settings["model"])
     other.add([shard])
@@ -337,17 +327,17 @@ def test_shards(videos, index, tmp_path):
     assert len(other.remove([shard])) == 8
 
 
-def test_a_second_indexer_is_refused(videos, index):
+def test_a_second_indexer_is_refused(val_videos, index):
     other = SViTTIndex.open(index.folder)
-    index.add(sorted(videos.iterdir())[:2])
+    index.add(sorted(val_videos.iterdir())[:2])
     with locked(index.folder), pytest.raises(InputError, match="another process is indexing into it"):
-        other.add([videos])
+        other.add([val_videos])
     assert len(other.search(SENTENCE, top_k=5)) == 2
-    assert len(other.add([videos]).added) == 6
+    assert len(other.add([val_videos]).added) == 6
 
 
-def test_an_index_belongs_to_the_files_of_a_model(demo, videos, index, tmp_path):
-    index.add([videos])
+def test_an_index_belongs_to_the_files_of_a_model(demo, val_videos, index, tmp_path):
+    index.add([val_videos])
     shutil.copytree(demo / "model", tmp_path / "moved")
     assert len(SViTTIndex.open(index.folder, str(tmp_path / "moved"))) == 8
     model = SViTTForVideoTextRetrieval.from_pretrained(demo / "model")
@@ -359,30 +349,33 @@ def test_an_index_belongs_to_the_files_of_a_model(demo, videos, index, tmp_path)
             call(index.folder, str(tmp_path / "moved"))
 
 
-def test_an_index_that_is_there_knows_its_settings(demo, videos, tmp_path):
+def test_an_index_that_is_there_knows_its_settings(demo, val_videos, tmp_path):
     first = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=2, stride_seconds=1, num_frames=2)
-    assert first.add([videos]).num_spans == 16
+    assert first.add([val_videos]).num_spans == 16
     again = SViTTIndex.create(tmp_path / "index")
-    assert again.settings == first.settings and len(again.add([videos]).unchanged) == 8
+    assert again.settings == first.settings and len(again.add([val_videos]).unchanged) == 8
     for option, value in (("num_frames", 8), ("clip_seconds", 20)):
         with pytest.raises(InputError, match=f"is an index with {option} 2"):
             SViTTIndex.create(tmp_path / "index", str(demo / "model"), **{option: value})
 
 
-def test_removing_needs_no_model(demo, videos, tmp_path):
+def test_removing_needs_no_model(demo, val_videos, tmp_path):
     shutil.copytree(demo / "model", tmp_path / "model")
     index = SViTTIndex.create(tmp_path / "index", str(tmp_path / "model"))
-    index.add([videos])
+    index.add([val_videos])
     shutil.rmtree(tmp_path / "model")
-    for path in videos.iterdir():
+    for path in val_videos.iterdir():
         path.unlink()
     # Perhaps a disk is not mounted.
-    for path, words in ((videos, "videos: holds no video"), ("nowhere", "nowhere: there is no such file or folder")):
+    for path, words in (
+        (val_videos, "videos: holds no video"),
+        ("nowhere", "nowhere: there is no such file or folder"),
+    ):
         with pytest.raises(InputError, match=words):
             index.add([path])
     with pytest.raises(InputError, match="typo.mp4: is no video of the index"):
-        remove_videos(index.folder, [videos, "typo.mp4"])
-    assert len(index) == 8 and len(remove_videos(index.folder, [videos])) == 8 and len(index) == 0
+        remove_videos(index.folder, [val_videos, "typo.mp4"])
+    assert len(index) == 8 and len(remove_videos(index.folder, [val_videos])) == 8 and len(index) == 0
 
 
 FAULTS = [
@@ -409,15 +402,15 @@ def test_wrong_settings_make_no_index(demo, tmp_path, monkeypatch, options, word
     assert not Path("new").exists()
 
 
-def test_wrong_requests_are_a_sentence(videos, index, tmp_path):
-    index.add([videos])
+def test_wrong_requests_are_a_sentence(val_videos, index, tmp_path):
+    index.add([val_videos])
     (tmp_path / "empty").mkdir()
     (index.folder / "index.lock").unlink(missing_ok=True)
     (index.folder / "index.lock").mkdir()  # as in a folder that cannot be written
     for call, words in (
-        (lambda: index.add([videos]), f"{index.folder}: cannot be written"),
-        (lambda: index.remove([videos]), f"{index.folder}: cannot be written"),
-        (lambda: index.add([videos], batch_size=0), "`batch_size` must be at least 1, got 0"),
+        (lambda: index.add([val_videos]), f"{index.folder}: cannot be written"),
+        (lambda: index.remove([val_videos]), f"{index.folder}: cannot be written"),
+        (lambda: index.add([val_videos], batch_size=0), "`batch_size` must be at least 1, got 0"),
         (lambda: index.add([""]), "A path is empty"),
         (lambda: index.search(SENTENCE, top_k=0), "`top_k` must be at least 1"),
         (lambda: index.search(), "give one of them"),
@@ -428,8 +421,8 @@ def test_wrong_requests_are_a_sentence(videos, index, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", '{"model": "model", "num_frames": 4}', "{", None])
-def test_a_damaged_index_is_a_sentence(demo, videos, index, content):
-    index.add([videos])
+def test_a_damaged_index_is_a_sentence(demo, val_videos, index, content):
+    index.add([val_videos])
     if content is None:
         shutil.rmtree(index.folder / "spans.lance")
     else:

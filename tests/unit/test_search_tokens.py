@@ -2,7 +2,6 @@
 """Video tokens in the table: which are kept, what re-ranking makes of them, and where a sentence fits best."""
 
 import os
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,19 +26,9 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "i
 SMALL |= {"image_size": 64, "num_frames": 3, "attn_block_size": 8}
 
 
-@pytest.fixture
-def videos(demo, tmp_path):
-    """A folder with the eight clips of the split `val`."""
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for path in sorted((demo / "data/videos").glob("val_*")):
-        shutil.copy2(path, folder)
-    return folder
-
-
-def index_of(demo, folder, videos, **options):
+def index_of(demo, folder, val_videos, **options):
     index = SViTTIndex.create(folder, str(demo / "model"), **options)
-    index.add([videos])
+    index.add([val_videos])
     return index
 
 
@@ -116,10 +105,10 @@ def test_stored_tokens_come_back_within_their_precision(dtype, error):
 # ---- Re-ranking
 
 
-def test_re_ranking_opens_no_video(demo, videos, tmp_path):
-    kept, none = (index_of(demo, tmp_path / tokens, videos, tokens=tokens) for tokens in ("int8", "none"))
+def test_re_ranking_opens_no_video(demo, val_videos, tmp_path):
+    kept, none = (index_of(demo, tmp_path / tokens, val_videos, tokens=tokens) for tokens in ("int8", "none"))
     before = [(hit.video, hit.score) for hit in kept.search(SENTENCE)]
-    for video in videos.iterdir():  # of the same size and time, but no video any more
+    for video in val_videos.iterdir():  # of the same size and time, but no video any more
         state = video.stat()
         video.write_bytes(bytes(state.st_size))
         os.utime(video, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -127,19 +116,19 @@ def test_re_ranking_opens_no_video(demo, videos, tmp_path):
     assert all(hit.note and hit.score is None for hit in none.search(SENTENCE))
 
 
-def test_fewer_tokens_make_a_smaller_table(demo, videos, tmp_path):
+def test_fewer_tokens_make_a_smaller_table(demo, val_videos, tmp_path):
     sizes = {}
     for tokens_per_span in (4, 16):
-        index = index_of(demo, tmp_path / str(tokens_per_span), videos, tokens_per_span=tokens_per_span)
+        index = index_of(demo, tmp_path / str(tokens_per_span), val_videos, tokens_per_span=tokens_per_span)
         rows = index.table.table.search().limit(100).to_list()
         [sizes[tokens_per_span]] = {len(row["tokens"]) for row in rows}
         assert None not in {hit.score for hit in index.search(SENTENCE, top_k=8)}
     assert sizes == {4: 4 * 64, 16: 16 * 64}
 
 
-def test_a_span_of_several_clips_is_their_mean_and_all_their_tokens(demo, videos, tmp_path):
+def test_a_span_of_several_clips_is_their_mean_and_all_their_tokens(demo, val_videos, tmp_path):
     options = {"num_frames": 4, "frames_per_span": 8, "tokens": "float16", "tokens_per_span": 10_000}
-    index = index_of(demo, tmp_path / "index", videos, **options)
+    index = index_of(demo, tmp_path / "index", val_videos, **options)
     model, processor = SViTTModel.from_pretrained(demo / "model").eval(), SViTTProcessor.from_pretrained(demo / "model")
     words = processor(text=[SENTENCE], return_tensors="pt")
     for hit in index.search(SENTENCE, top_k=8):
@@ -190,8 +179,8 @@ class Doubled(torch.nn.Module):
 # ---- Where in a span
 
 
-def test_the_frame_that_fits_best_is_found(demo, videos, tmp_path):
-    index = index_of(demo, tmp_path / "index", videos, tokens="float16", tokens_per_span=10_000)
+def test_the_frame_that_fits_best_is_found(demo, val_videos, tmp_path):
+    index = index_of(demo, tmp_path / "index", val_videos, tokens="float16", tokens_per_span=10_000)
     model, processor = SViTTModel.from_pretrained(demo / "model").eval(), SViTTProcessor.from_pretrained(demo / "model")
     words = processor(text=[SENTENCE], return_tensors="pt")
     for hit in index.search(SENTENCE, top_k=3, locate=True):
@@ -211,7 +200,7 @@ def test_the_frame_that_fits_best_is_found(demo, videos, tmp_path):
         assert best * hit.end / 4 <= hit.best_time < (best + 1) * hit.end / 4
 
 
-def test_what_cannot_be_located_is_a_sentence(demo, videos, tmp_path):
-    index = index_of(demo, tmp_path / "index", videos, tokens="none")
+def test_what_cannot_be_located_is_a_sentence(demo, val_videos, tmp_path):
+    index = index_of(demo, tmp_path / "index", val_videos, tokens="none")
     with pytest.raises(InputError, match="tokens"):
         index.search(SENTENCE, locate=True)
