@@ -67,10 +67,10 @@ def writing(place: str | os.PathLike) -> Iterator[None]:
             raise OutputError(f"{place}: cannot be written to its end; is the disk full?") from error
         if "LanceError(IO)" not in str(error):
             raise
-        raise OutputError(f"{place}: cannot be written ({reason_of(error)}).") from error
+        raise OutputError(f"{place}: cannot be written ({store_reason(error)}).") from error
 
 
-def reason_of(error: Exception) -> str:
+def store_reason(error: Exception) -> str:
     """Return what a store says, without the request, or what LanceDB says, without lines of its source."""
     told = re.search(r'<Message>(.+?)</Message>|message: "(.+?)"', str(error), re.DOTALL)
     reason = (told[1] or told[2]) if told else str(error).partition(", /")[0][:300]

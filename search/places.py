@@ -14,7 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ..distributed import whole_files
-from ..errors import InputError, reason_of
+from ..errors import InputError, store_reason
 
 # By which stores tell a file from the one that it replaces, in the order that we trust them.
 MARKS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
@@ -44,7 +44,7 @@ def asking(place: str | Path, kind: type[Exception] = InputError) -> Iterator[No
             raise FileNotFoundError(f"{place}: is not there, or not as it was.") from error
         if isinstance(error, ImportError):
             raise InputError(f"{place}: needs one more package ({error}); for s3:// it is in svitt[s3].") from error
-        raise kind(f"{place}: the store cannot be reached, or refuses ({reason_of(error)}).") from error
+        raise kind(f"{place}: the store cannot be reached, or refuses ({store_reason(error)}).") from error
 
 
 def open_store(place: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:

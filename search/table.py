@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfFlat, IvfRq
 
-from ..errors import ArgumentError, InputError, reason_of
+from ..errors import ArgumentError, InputError, store_reason
 from . import tokens
 from .places import asking, is_url
 from .spans import Source, Span
@@ -41,7 +41,7 @@ class SpanTable:
             self.table = connect(folder).open_table("spans")
             self.table.search().limit(1).to_list()  # data are read no sooner
         except (OSError, RuntimeError, ValueError) as error:
-            damage = f"its table spans.lance is damaged ({reason_of(error)})"
+            damage = f"its table spans.lance is damaged ({store_reason(error)})"
             raise InputError(f"{folder}: {damage}; index the videos anew in another folder.") from error
 
     @classmethod
@@ -103,7 +103,7 @@ class SpanTable:
             if where is None:
                 raise
             problem = "must be a condition on video, start, end, such as \"video LIKE '%holiday%' AND end - start > 5\""
-            raise ArgumentError("where", f"{problem}, got {where!r} ({reason_of(error)})") from error
+            raise ArgumentError("where", f"{problem}, got {where!r} ({store_reason(error)})") from error
         for row in rows:
             row["similarity"] = 1 - row.pop("_distance")
         return rows
