@@ -2,19 +2,19 @@
 """From annotations to rows: captions, questions or choices of videos, in files, tar shards, or datasets of the Hub.
 
 All rows have `video`, a `{"path": str | None, "bytes": bytes | None}` that the processor decodes (an image is a video
-of one frame), and `row`, the number of the annotation that names it. Rows of shards have `shard`, `offset` and `size`
-besides: where the bytes of the video are.
+of one frame), and `row`, the number of the annotation that names it. Rows about a span of their video have `start` and
+`end`, in seconds, and rows of shards `shard`, `offset` and `size`: where the bytes of the video are.
 """
 
-import csv
-import json
+import math
 import os
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,8 @@ from datasets import Dataset, Features, Video, concatenate_datasets, load_datase
 from transformers.utils import cached_file
 
 from ..errors import InputError
+from .files import PHOTO_EXTENSIONS, files_below, is_video
+from .formats import Layout, read_annotations
 
 VIDEO = Video(decode=False)
 
@@ -29,78 +31,15 @@ VIDEO = Video(decode=False)
 ALIASES = {"video": ("file_name", "image"), "caption": ("text", "txt")}
 WEBVID_FIELDS = {"video": "{page_dir}/{videoid}.mp4", "caption": "name"}
 ANSWER_LIST = "answer_list.json"  # beside a model that was trained with it
-METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
+FIELDS = {
+    "captions": ("video", "caption", "start", "end"),
+    "questions": ("video", "question", "answer", "question_id", "question_type", "options", "start", "end"),
+    "multiple_choice": ("video", "caption", "answer", "start", "end"),
+}
+UNITS = {"s": 1.0, "ms": 0.001}  # of times, in seconds
+TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")  # hours, minutes, seconds
 
-
-# ---- Files
-
-
-def read_annotations(path: str | Path) -> Iterator[tuple[Path, int, Any]]:
-    """Yield the rows of an annotation, each with its file and its number, from 1; no header, no blank lines.
-
-    Args:
-        path: a JSON list of objects; JSON lines (`.jsonl`); CSV with a header (`.csv`), where a cell that holds a JSON
-            list is one, and an empty cell a missing field; or a folder with `metadata.jsonl` or `metadata.csv` in it
-            or in its subfolders.
-
-    Raises:
-        InputError: if a file is missing, cannot be read as such, or has no rows.
-    """
-    files = [Path(path)]
-    if files[0].is_dir():
-        files = sorted(file for name in METADATA_FILES for file in files[0].rglob(name))
-        if not files:
-            raise InputError(f"{path}: this folder holds no {' or '.join(METADATA_FILES)}.")
-    for file in files:
-        number = 0
-        try:
-            with file.open(encoding="utf-8-sig", newline="") as lines:
-                for number, row in enumerate(READERS.get(file.suffix.lower(), read_json)(file, lines), start=1):
-                    yield file, number, row
-        except FileNotFoundError as error:
-            raise InputError(f"{file}: there is no such file.") from error
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{file}: cannot be read after row {number} ({error}).") from error
-        if number == 0:
-            raise InputError(f"{file}: is empty, it must hold at least one row.")
-
-
-def read_json(file: Path, lines) -> list:
-    text = lines.read()
-    rows = parse_json(file, text) if text.strip() else []
-    if not isinstance(rows, list):
-        raise InputError(f"{file}: must hold a JSON list; if it has one object a line, name it .jsonl.")
-    return rows
-
-
-def read_json_lines(file: Path, lines) -> Iterator:
-    return (parse_json(f"{file}, line {n}", line) for n, line in enumerate(lines, start=1) if line.strip())
-
-
-def parse_json(where, text: str | bytes):
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not a JSON file ({error}).") from error
-
-
-def read_csv(file: Path, lines) -> Iterator[dict]:
-    reader = csv.DictReader(lines, strict=True)
-    for row in reader:
-        if None in row or None in row.values():
-            num_cells = len(reader.fieldnames)
-            raise InputError(f"{file}, line {reader.line_num}: must have {num_cells} cells, as the header has.")
-        yield {name: parse_cell(cell) for name, cell in row.items() if cell}
-
-
-def parse_cell(cell: str) -> str | list:
-    try:
-        return json.loads(cell) if cell[0] == "[" and cell[-1] == "]" else cell
-    except ValueError:  # a sentence in brackets
-        return cell
-
-
-READERS = {".csv": read_csv, ".jsonl": read_json_lines}
+Kind = Literal["captions", "questions", "multiple_choice"]
 
 
 # ---- Rows
@@ -119,16 +58,21 @@ class Member(NamedTuple):
 class Row:
     """A row of an annotation. Its methods return fields by our names, or raise an `InputError` that names the row."""
 
-    where: str  # file and number
+    file: str | Path
+    number: int | str  # in its file
     fields: Any  # as they were read
-    columns: dict[str, str] = field(default_factory=dict)  # their names for our fields, or templates that make these
-    folder: str = ""  # of the videos
+    columns: Mapping[str, str | list[str]] = field(default_factory=dict)  # see [`Rows`]
+    remove: str = ""  # characters of captions
     seen: dict = field(default_factory=dict)  # by field and value, which row has used it
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, row {self.number}"
 
     def error(self, name: str, problem: str) -> InputError:
         return InputError(f"{self.where}: `{self.name_of(name)}` {problem}.")
 
-    def name_of(self, name: str) -> str:
+    def name_of(self, name: str) -> str | list[str]:
         if name in self.columns:
             return self.columns[name]
         if name in self.fields or name not in ALIASES:
@@ -142,11 +86,17 @@ class Row:
         if not isinstance(self.fields, dict):
             raise InputError(f'{self.where}: must be an object such as {{"video": …}}, got {self.fields!r:.200}.')
         theirs = self.name_of(name)
+        if isinstance(theirs, list):
+            found = [self.filled(name, one) for one in theirs]
+            return None if found == [None] * len(found) else found
+        return self.filled(name, theirs)
+
+    def filled(self, name: str, theirs: str) -> Any:
         if "{" not in theirs:
             return self.fields.get(theirs)
         try:
             return theirs.format(**self.fields)
-        except (AttributeError, LookupError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise self.error(name, f"cannot be filled in ({error!r})") from error
 
     def strings(self, name: str) -> list[str]:
@@ -154,9 +104,11 @@ class Row:
         value = self.get(name)
         values = value if isinstance(value, list) else [value]
         if value is None:
-            raise self.error(name, "is missing")
+            raise self.error(name, f"is missing, what the row has is: {', '.join(map(str, list(self.fields)[:20]))}")
         if not values or not all(map(is_text, values)):
             raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
+        if self.remove and name == "caption":
+            return [value.translate(dict.fromkeys(map(ord, self.remove))) for value in values]
         return values
 
     def string(self, name: str) -> str:
@@ -172,12 +124,33 @@ class Row:
             raise self.error(name, f"must be the number of an option, from 0 to {count - 1}, got {value!r:.200}")
         return index
 
+    def seconds(self, name: str, unit: str) -> float | None:
+        """Return a time: a number, or a string such as `62.5`, `1:02.5` or `00:01:02,500`, where `unit` says nothing."""
+        value = self.get(name)
+        if value is None:
+            return None
+        match = TIME.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is not None:
+            hours, minutes, seconds = match.groups()
+            seconds = int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds.replace(",", "."))
+            return seconds if minutes else seconds * UNITS[unit]
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise self.error(name, f"must be a time, such as 62.5 or 00:01:02.500, got {value!r:.200}")
+        return value * UNITS[unit]
+
+    def span(self, unit: str) -> dict[str, float | None]:
+        """Return `start` and `end` in seconds, None where the row has none."""
+        start, end = self.seconds("start", unit), self.seconds("end", unit)
+        if end is not None and end <= (start or 0):
+            raise self.error("end", f"must be after the start, {start or 0:g} s, got {end:g} s")
+        return {"start": start, "end": end}
+
     def check_new(self, name: str, value, key=None):
         """Raise an `InputError` for a value, or `key`, that an earlier row has."""
         key = name, value if key is None else key
         if key in self.seen:
-            raise self.error(name, f"{value!r:.200} was already used in {self.seen[key]}")
-        self.seen[key] = self.where.rpartition(", ")[2]
+            raise self.error(name, f"{value!r:.200} was already used in row {self.seen[key]}")
+        self.seen[key] = self.number
 
 
 def is_text(value) -> bool:
@@ -194,57 +167,96 @@ class Rows:
     """
 
     source: str | Path | Dataset | Iterable[tuple[str, int, dict]]  # annotation, of `open_hub`, or of `open_shards`
-    video_dir: str | Path | None = None  # folder that the names in an annotation are relative to; or where it lies
-    columns: dict[str, str] = field(default_factory=dict)  # what the rows call our fields: see [`Row`]
+    video_dir: str | Path | None = None  # folder or URL that the names in an annotation are relative to; or its own
+    # By our field: the name of theirs, a template such as "{id}.mp4" that is filled in with theirs, or a list of these.
+    # Of a video, a template may begin with `*/`, in any folder, and end with `.*`, with any extension.
+    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
+    layout: Layout | None = None  # of an annotation
+    unit: str = "s"  # of `start` and `end`, see `UNITS`
+    remove: str = ""  # characters that captions are to lose, such as "[]"
     allow_missing: bool = False  # one must exist, and a loader will deal with the others; else each must
     allow_outside: bool = False  # take names that lead out of the folder: annotations are often somebody else's
 
     def __post_init__(self):
-        if self.video_dir is not None and not os.path.isdir(self.video_dir):
+        if self.video_dir is not None and "://" not in str(self.video_dir) and not os.path.isdir(self.video_dir):
             raise InputError(f"{self.video_dir}: there is no such folder of videos.")
+        self.unused = set(self.columns)  # as long as no row has had the field that one of ours is mapped to
+        self.found_below: dict[str, dict[str, list[str]]] = {}
 
     def __iter__(self) -> Iterator[Row]:
         rows, seen = self.source, {}
         if isinstance(rows, (str, Path)):
-            rows = read_annotations(rows)
+            rows = read_annotations(rows, self.layout)
         elif isinstance(rows, Dataset):
             texts = [name for name, kind in rows.features.items() if not hasattr(kind, "decode_example")]
             name = rows.info.dataset_name or "dataset"
             rows = ((name, number, fields) for number, fields in enumerate(rows.select_columns(texts), start=1))
+        if not isinstance(self.source, (str, Path)):
+            self.unused -= {"video"}  # the extension of a shard's videos, or a column that was renamed
         for file, number, fields in rows:
-            folder = os.fspath(Path(file).parent if self.video_dir is None else self.video_dir)
-            yield Row(f"{file}, row {number}", fields, self.columns, folder, seen)
+            row = Row(file, number, fields, self.columns, self.remove, seen)
+            if self.unused:
+                self.unused -= {name for name in self.unused if row.get(name) is not None}
+            yield row
+        for name in sorted(self.unused):
+            names = ", ".join(map(str, list(fields)[:20]))
+            problem = f"`{name}` is to be `{self.columns[name]}`, which no row has; the last one has: {names}"
+            raise InputError(f"{file}: {problem}.")
 
-    def videos_of(self, row: Row, only_one: bool = False, unique: bool = False) -> list:
+    def videos_of(self, row: Row, only_one: bool = False) -> list:
         """Return the videos of a row: paths; a [`Member`] of a shard; None for that of a dataset, which holds it.
 
-        Raises an `InputError` if a name leads out of the folder, or there is no such file.
+        Raises an `InputError` if a name leads out of the folder, or there is no such file, or folder of frames.
         """
         if not isinstance(self.source, (str, Path)):
             return [None if isinstance(self.source, Dataset) else row.fields["video"]]
-        paths = []
-        for name in [row.string("video")] if only_one else row.strings("video"):
-            path = os.path.join(row.folder, name)
-            if not self.allow_outside and (os.path.isabs(name) or (".." in name and ".." in Path(name).parts)):
-                problem = f"{name!r:.200} must be a path below {row.folder}; --allow_outside takes it"
-                raise row.error("video", problem)
-            if not self.allow_missing and not os.path.isfile(path):
-                raise row.error("video", f"{name!r:.200} is not in {row.folder}")
-            if unique:
-                row.check_new("video", name, os.path.normpath(path))
-            paths.append(path)
-        return paths
+        folder = os.fspath(Path(row.file).parent if self.video_dir is None else self.video_dir)
+        names = [row.string("video")] if only_one else row.strings("video")
+        return [self.path_of(row, folder, name) for name in names]
 
-    def load(self, read_fields: Callable[[Row], dict], **options) -> Dataset:
-        """Return `video`, what `read_fields` makes of a row, and its number `row`: a row for each video.
+    def path_of(self, row: Row, folder: str, name: str) -> str:
+        leads_out = os.path.isabs(name) or "://" in name or (".." in name and ".." in Path(name).parts)
+        if leads_out and not self.allow_outside:
+            problem = f"{name!r:.200} must be a path below {folder}; --allow_outside takes it"
+            raise row.error("video", problem)
+        if "*" in name and "*" in self.columns.get("video", ""):
+            name = self.match(row, folder, name)
+        path = name if "://" in name else os.path.join(folder, name)
+        if not self.allow_missing and not is_there(path):
+            raise row.error("video", f"{name!r:.200} is not in {folder}")
+        return path
 
-        Columns that no row has are left out. `options` are those of [`videos_of`].
+    def match(self, row: Row, folder: str, name: str) -> str:
+        """Return the only file below a folder that fits `*/NAME.*`, or the pattern itself where there is none."""
+        if folder not in self.found_below:
+            files = self.found_below[folder] = defaultdict(list)
+            for path in files_below(folder):
+                path = os.path.relpath(path, folder)
+                for place in {path, f"*/{os.path.basename(path)}"}:
+                    for pattern in (place, f"{os.path.splitext(place)[0]}.*"):
+                        files[pattern].append(path)
+        found = self.found_below[folder].get(name, [name])
+        if len(found) > 1:
+            raise row.error("video", f"{name!r:.200} may be {' or '.join(sorted(found)[:5])} in {folder}")
+        return found[0]
+
+    def load(self, read_fields: Callable[[Row], dict], only_one: bool = False, unique: bool = False) -> Dataset:
+        """Return `video`, what `read_fields` makes of a row, its span, and its number `row`: a row for each video.
+
+        Columns that no row has are left out.
+
+        Args:
+            only_one: whether a row must have one video.
+            unique: whether no two rows may be about the same video, or span of it.
         """
         videos, columns = [], defaultdict(list)
         for number, row in enumerate(self):
-            found = self.videos_of(row, **options)
+            found, span = self.videos_of(row, only_one), row.span(self.unit)
+            if unique and isinstance(self.source, (str, Path)):
+                for name, video in zip(row.strings("video"), found, strict=True):
+                    row.check_new("video", name, (os.path.normpath(video), *span.values()))
             videos += found
-            for name, value in (read_fields(row) | {"row": number}).items():
+            for name, value in (read_fields(row) | span | {"row": number}).items():
                 columns[name] += [value] * len(found)
         if not videos:
             raise InputError(f"{self.source}: has no rows.")
@@ -255,7 +267,7 @@ class Rows:
         if isinstance(videos[0], Member):
             videos, *places = zip(*videos, strict=True)
             columns |= dict(zip(Member._fields[1:], map(pa.array, places), strict=True))
-        elif not any(map(os.path.isfile, videos)):
+        elif not any(map(is_there, videos)):
             raise InputError(f"{self.source}: none of its videos exists; the first would be {videos[0]}.")
         paths = pa.array(videos, pa.string())
         # As Arrow stores videos; a dictionary for each would take a hundred times longer.
@@ -263,15 +275,21 @@ class Rows:
         return beside(Dataset.from_dict({"video": videos}, Features(video=VIDEO)), columns)
 
 
+def is_there(path: str) -> bool:
+    """Return whether a path is a file, or a folder of frames; a URL is asked for when it is read."""
+    if "://" in path or os.path.isfile(path):
+        return True
+    return os.path.isdir(path) and any(is_video(name, PHOTO_EXTENSIONS) for name in os.listdir(path))
+
+
 def beside(dataset: Dataset, columns: dict[str, pa.Array]) -> Dataset:
     """Return a dataset with more columns, in Arrow."""
     return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
 
 
-def caption_fields(row: Row, join: bool = False) -> dict[str, Any]:
-    """Return the captions of a row, perhaps joined into one; raise an `InputError` for a fault."""
-    captions = row.strings("caption")
-    return {"caption": [" ".join(captions)] if join else captions}
+def caption_fields(row: Row) -> dict[str, Any]:
+    """Return the captions of a row; raise an `InputError` for a fault."""
+    return {"caption": row.strings("caption")}
 
 
 def question_fields(row: Row) -> dict[str, Any]:
@@ -307,7 +325,7 @@ def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
 FIELDS_OF = {"captions": caption_fields, "questions": question_fields, "multiple_choice": choice_fields}
 
 
-def kind_of(source: str | Path) -> str:
+def kind_of(source: str | Path) -> Kind:
     """Return which of `FIELDS_OF` the first row of an annotation has."""
     _, _, row = next(read_annotations(source))
     row = row if isinstance(row, dict) else {}
@@ -318,7 +336,12 @@ def kind_of(source: str | Path) -> str:
 
 
 def load_captions(
-    source, video_dir=None, join_captions: bool = False, unique_videos: bool = False, **options
+    source,
+    video_dir=None,
+    join_captions: bool = False,
+    unique_videos: bool = False,
+    group_by_video: bool = False,
+    **options,
 ) -> Dataset:
     """Load annotations such as `{"video": "a.mp4", "caption": "a cat plays"}`; each may also be a list of strings.
 
@@ -326,15 +349,29 @@ def load_captions(
         source, video_dir, options: see [`Rows`].
         join_captions: paragraph retrieval: a row's captions are joined with spaces into one.
         unique_videos: whether a video must not occur twice, as for evaluation, where it would be its own rival.
+        group_by_video: rows about one video, or span of it, become one with all their captions.
 
     Returns:
         A dataset with one row per video: `video`; `caption`, the list of its captions; `row`, which is equal for videos
-        that share their captions, as they were annotated in one row.
+        that share their captions, as they were annotated in one row; `start` and `end` where any row has them.
 
     Raises:
         InputError: for a fault of a file or a row, which it names.
     """
-    return Rows(source, video_dir, **options).load(partial(caption_fields, join=join_captions), unique=unique_videos)
+    captions = Rows(source, video_dir, **options).load(caption_fields, unique=unique_videos and not group_by_video)
+    texts = captions["caption"][:]
+    if group_by_video:
+        rows = defaultdict(list)
+        for number, key in enumerate(video_keys(captions).to_pylist()):
+            rows[key].append(number)
+        if len(rows) < len(captions):
+            texts = [[text for number in numbers for text in texts[number]] for numbers in rows.values()]
+            captions = take(captions, pa.array([numbers[0] for numbers in rows.values()]))
+    if join_captions:
+        texts = [[" ".join(captions_of_row)] for captions_of_row in texts]
+    if group_by_video or join_captions:
+        captions = beside(captions.remove_columns("caption"), {"caption": pa.array(texts)})
+    return captions
 
 
 def load_questions(source, video_dir=None, **options) -> Dataset:
@@ -384,18 +421,33 @@ def training_pairs(captions: Dataset, match_by: str = "video") -> Dataset:
         A dataset with `video` (and its place in a shard), `caption` and `video_id`, which is equal for positives.
     """
     table = captions.with_format("arrow")[:]
-    lists, videos = table["caption"].combine_chunks(), table["video"]
+    lists = table["caption"].combine_chunks()
     parents, texts = pc.list_parent_indices(lists), pc.list_flatten(lists)
-    others = captions.remove_columns(["caption", "row"])
-    if pc.struct_field(videos, "bytes").null_count == len(videos):
-        keys = pc.struct_field(videos, "path").take(parents).combine_chunks()
-        taken = table.select(others.column_names).take(parents)
-        others = Dataset.from_dict(dict(zip(taken.column_names, taken.columns, strict=True)), others.features)
-    else:  # embedded files, of which Arrow could not take as many; their names may repeat
-        keys = parents
-        others = others if len(texts) == len(videos) else others.select(parents.to_numpy())
+    keys = video_keys(captions).take(parents)
+    others = captions.remove_columns("caption")
+    if len(texts) > len(captions):
+        is_embedded = pc.struct_field(table["video"], "bytes").null_count < len(captions)
+        # Arrow could not take as many embedded files.
+        others = others.select(parents.to_numpy()) if is_embedded else take(others, parents)
     video_ids = pc.dictionary_encode(texts if match_by == "caption" else keys).indices.cast(pa.int64())
     return beside(others, {"caption": texts, "video_id": video_ids})
+
+
+def take(rows: Dataset, numbers: pa.Array) -> Dataset:
+    """Return rows by their numbers, in Arrow."""
+    table = rows.with_format("arrow")[:].take(numbers)
+    return Dataset.from_dict(dict(zip(table.column_names, table.columns, strict=True)), rows.features)
+
+
+def video_keys(rows: Dataset) -> pa.Array:
+    """Return strings that are equal for rows about one video and span; embedded videos are taken to be different."""
+    columns = {"video", "start", "end"} & set(rows.column_names)
+    table = rows.select_columns(sorted(columns)).with_format("arrow")[:]
+    if pc.struct_field(table["video"], "bytes").null_count < len(rows):
+        return pa.array(range(len(rows))).cast(pa.string())
+    keys = pc.struct_field(table["video"], "path").combine_chunks()
+    spans = [pc.fill_null(table[name].combine_chunks().cast(pa.string()), "") for name in sorted(columns - {"video"})]
+    return pc.binary_join_element_wise(keys, *spans, "\0") if spans else keys
 
 
 def join_pairs(corpora: list[Dataset]) -> Dataset:
@@ -423,7 +475,7 @@ def retrieval_set(captions: Dataset) -> RetrievalSet:
         if row not in texts_of_row:
             texts_of_row[row] = list(range(len(texts), len(texts) + len(captions_of_row)))
             texts += captions_of_row
-    videos = captions.remove_columns(["caption", "row"])
+    videos = captions.remove_columns("caption")
     return RetrievalSet(videos, texts, [texts_of_row[row] for row in captions["row"]])
 
 
@@ -475,7 +527,7 @@ def open_hub(name: str, split: str, columns: dict[str, str] | None = None) -> Da
     except Exception as error:  # of the network, of the Hub, of any of many file formats
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"{name}, split {split}: cannot be loaded ({reason}).") from error
-    video = Row("", dict.fromkeys(dataset.column_names), columns or {}).name_of("video")
+    video = Row("", 0, dict.fromkeys(dataset.column_names), columns or {}).name_of("video")
     if video not in dataset.column_names:
         raise InputError(f"{name}, split {split}: has no column `{video}`, but: {', '.join(dataset.column_names)}.")
     return dataset.cast_column(video, VIDEO).rename_columns({} if video == "video" else {video: "video"})

@@ -24,9 +24,10 @@ import numpy as np
 from ..distributed import whole_files
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from .annotations import FIELDS_OF, Rows, kind_of, read_annotations
+from .annotations import FIELDS_OF, Rows, kind_of
 from .check import in_workers
 from .files import write_bad_videos
+from .formats import read_annotations
 from .mp4 import timed, write_mp4
 
 CHUNK_BYTES = 2**28  # of frames that are decoded at once

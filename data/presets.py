@@ -1,13 +1,15 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Datasets by name: the files of each split and the settings published with it, in the YAML files of `presets/`.
 
-One's own files look the same. A split has one of `annotation`, `hub` and `shards`, and paths are below --data_dir:
+One's own files look the same. A split has one of `annotation`, `hub` and `shards`, and paths are below --data_dir. How a
+file holds its rows is said as in `formats.Layout`:
 
     splits:
       train: {annotation: train.json, videos: videos}           # or JSON lines, or CSV
       train_images: {annotation: images.json, videos: images, medium: image}
       train_shards: {shards: "packed/train-*.tar", columns: {caption: text}}
       train_hub: {hub: user/name, hub_split: train}
+      train_spans: {annotation: spans.json.gz, columns: {video: "{vid}.*", start: from, end: to}, unit: ms}
       test: {annotation: clips}                                 # a folder with metadata.jsonl, as for "videofolder"
     settings: {num_frames: 4, learning_rate: 1.0e-5, stop_key: test}
 """
@@ -18,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from datasets import Dataset
@@ -28,34 +30,47 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
 from ..errors import InputError
-from .annotations import LOADERS, open_hub
+from .annotations import FIELDS, LOADERS, Kind, Rows, open_hub
+from .formats import Join, Layout
 from .shards import open_shards
 
 PRESETS = Path(__file__).parent / "presets"
-Kind = Literal["captions", "questions", "multiple_choice"]
 ROWS_OF_TASK: dict[str, Kind] = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
 NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outside")
 
 
 @strict
 @dataclass
-class Split:
+class Split(Layout):
     """Where the rows of a split are, and of which kind: the keys of a split in YAML, which are checked."""
 
     annotation: str | Path | None = None  # file, or folder with metadata files
-    videos: str | Path | None = None  # folder that the annotation's names are relative to; by default where it lies
+    videos: str | Path | None = None  # folder or URL that its names are relative to; by default where it lies
     hub: str | None = None  # dataset of the Hub, or folder that `load_dataset` takes
     hub_split: str = "train"
     shards: str | list[str] | None = None  # paths or URLs, with or without `*`
     rows: Kind = "captions"
     num_options: int | None = None  # of multiple choice
     medium: Literal["video", "image"] = "video"
-    columns: dict[str, str] = field(default_factory=dict)  # what the rows call our columns
+    columns: dict[str, str | list[str]] = field(default_factory=dict)  # see `annotations.Rows`
+    unit: Literal["s", "ms"] = "s"  # of `start` and `end`
+    remove: str = ""  # characters that captions lose
+    group_by_video: bool = False  # rows about one video are one row with all their captions
     allow_outside: bool = False  # take names of videos that lead out of their folder; no key in YAML
 
     def validate_source(self):
         if sum(source is not None for source in (self.annotation, self.hub, self.shards)) != 1:
             raise ValueError("it must have one of annotation, hub and shards")
+
+    def validate_layout(self):
+        used = [key.name for key in fields(Layout) if getattr(self, key.name)]
+        if used and not self.annotation:
+            raise ValueError(f"{used[0]} is for an annotation")
+
+    def validate_columns(self):
+        for name in self.columns:
+            if name not in FIELDS[self.rows]:
+                raise ValueError(f"columns: there is no {name}, but: {', '.join(FIELDS[self.rows])}")
 
     @property
     def source(self) -> str:
@@ -64,7 +79,11 @@ class Split:
 
     def below(self, folder: Path) -> "Split":
         """Return this split with its paths relative to a folder."""
-        paths = {key: folder / value for key in ("annotation", "videos") if (value := getattr(self, key))}
+        paths: dict[str, Any] = {"annotation": self.annotation and folder / self.annotation}
+        if self.videos and "://" not in str(self.videos):
+            paths["videos"] = folder / self.videos
+        if self.join:
+            paths["join"] = dataclasses.replace(self.join, annotation=folder / self.join.annotation)
         if self.hub and (folder / self.hub).is_dir():
             paths["hub"] = str(folder / self.hub)
         if self.shards:
@@ -72,13 +91,20 @@ class Split:
             paths["shards"] = [path if "://" in path else str(folder / path) for path in shards]
         return dataclasses.replace(self, **paths)
 
+    def options(self, allow_missing: bool = False) -> dict:
+        """Return the options of [`Rows`] that this split says."""
+        said = {name: getattr(self, name) for name in ("columns", "unit", "remove", "allow_outside")}
+        return said | {"layout": self, "allow_missing": allow_missing}
+
     def load(self, allow_missing: bool = False, **options) -> Dataset:
         """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to.
 
         Raises:
             InputError: if a file is missing or wrong.
         """
-        options |= {"columns": self.columns, "allow_missing": allow_missing, "allow_outside": self.allow_outside}
+        options |= self.options(allow_missing)
+        if self.rows == "captions":
+            options["group_by_video"] = self.group_by_video
         if self.rows == "multiple_choice":
             options["num_options"] = self.num_options
         source = self.annotation
@@ -163,8 +189,10 @@ def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None
         if name_or_file not in names:
             raise InputError(f"{name_or_file}: there is no such dataset for {task}, but: {', '.join(names)}.")
         file = PRESETS / task / f"{name_or_file}.yaml"
-    content = read_yaml(file, ("splits", "settings", "answer_list"))
+    content = read_yaml(file, ("splits", "settings", "settings_of", "answer_list"))
     splits, settings = (check_mapping(f"{origin}, {key}", content.get(key) or {}) for key in ("splits", "settings"))
+    if "settings_of" in content:
+        settings = load_preset(task, content["settings_of"]).settings | settings
     splits = {
         str(name): parse_split(f"{origin}, split {name}", keys, ROWS_OF_TASK[task]).below(data_dir)
         for name, keys in splits.items()
@@ -194,8 +222,12 @@ def check_mapping(origin, content, keys: Sequence[str] = ()) -> dict:
 
 def parse_split(origin: str, keys, rows: Kind) -> Split:
     known = [key.name for key in fields(Split) if key.name != "allow_outside"]
+    keys = {"rows": rows} | check_mapping(origin, keys, known)
     try:
-        return Split(**{"rows": rows} | check_mapping(origin, keys, known))
+        if "join" in keys:
+            names = [key.name for key in fields(Join)]
+            keys["join"] = Join(**check_mapping(f"{origin}, join", keys["join"], names))
+        return Split(**keys)
     except StrictDataclassError as error:
         raise InputError(f"{origin}: {' '.join(str(error).split())}") from error
 

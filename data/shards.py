@@ -12,7 +12,8 @@ from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
-from .annotations import Member, parse_json
+from .annotations import Member
+from .formats import parse_json
 
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.][^/.]*)\.([^/]+)")  # of a member: key and extension
 

@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
+from ..data.files import PHOTO_EXTENSIONS, VIDEO_EXTENSIONS, files_below, is_video
 from ..errors import InputError
 from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
 from .places import asking, canonical, is_url, open_store, read_bytes, versions_below
 
-# Those that FFmpeg reads as one picture; of HEIC, it would read a corner.
-PHOTO_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 BYTES_AT_ONCE = 2**29  # of frames of one video, as small as the model sees them, that are read at once
 ROUNDING = 1e-6  # in times, of seconds or of strides
 

@@ -182,8 +182,8 @@ LINE_FAULTS = [  # file, content, words
     ("a.jsonl", "\n", "at least one row"),
     ("a.csv", "video,caption\n", "at least one row"),
     ("a.csv", "", "at least one row"),
-    ("a.csv", "video,caption\na.mp4,x\nb.mp4\n", "line 3: must have 2 cells"),
-    ("a.csv", "video,caption\na.mp4,x,y\n", "line 2: must have 2 cells"),
+    ("a.csv", "video,caption\na.mp4,x\nb.mp4\n", "row 2: must have 2 cells"),
+    ("a.csv", "video,caption\na.mp4,x,y\n", "row 1: must have 2 cells"),
     ("a.csv", 'video,caption\na.mp4,"x\n', "cannot be read after row 0 .unexpected end of data"),
     ("a.csv", "video,caption\na.mp4,\n", "row 1: `caption` is missing"),
 ]
