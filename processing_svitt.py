@@ -35,6 +35,7 @@ from transformers.video_utils import VideoMetadata, make_batched_metadata
 MAX_FRAME_PIXELS = 2**25  # a little above 8K UHD: one RGB frame takes at most 100 MB, whatever a file claims
 MAX_FRAMES = 2**20  # nearly ten hours at 30 frames per second
 MAX_CLIP_BYTES = 2**32  # of the frames returned, as RGB
+ROUNDING = 1e-6  # in times, of seconds or of strides
 # Packets of files up to this size stay in memory, still compressed. Those of larger files are read again: that is
 # faster from some 4 MB on, but only formats with an index are sure to land where they should.
 MAX_HELD_BYTES, MAX_HELD_BYTES_OF_INDEXED = 2**26, 2**22
@@ -68,7 +69,8 @@ def read_video(
 
     Args:
         source: path, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}` of
-            `datasets.Video(decode=False)`.
+            `datasets.Video(decode=False)`. The dict may have `start` and `end`, in seconds after the first frame: the
+            video is then what is shown between them; `None` is the beginning, or the end.
         pick: gets the `VideoMetadata` (`total_num_frames`, `fps`, `duration` in seconds) and returns the indices of
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
@@ -76,7 +78,7 @@ def read_video(
 
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
-        `frame_times` (total_num_frames,) holds seconds after the first frame; it is `None` if they are unknown.
+        `frame_times` (total_num_frames,) holds seconds after the first frame of the file, `None` if they are unknown.
 
     Raises:
         [`VideoDecodeError`] if the file is missing, empty, no video, larger than the limits of this module, encrypted,
@@ -85,6 +87,8 @@ def read_video(
     """
     if short_side is not None and short_side < 1:
         raise ValueError(f"`short_side` must be at least 1, got {short_side}.")
+    if isinstance(source, dict) and (source.get("start") or source.get("end") is not None):
+        return _read_span(source, pick, short_side=short_side, shrink=shrink)
     name, data = _name_and_data(source)
     with _errors_about(name), _open_stream(data) as (container, stream):
         index = _PacketIndex(container, stream)
@@ -99,6 +103,56 @@ def read_video(
     if shrink is None:
         metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
+
+
+def times_of(metadata: VideoMetadata) -> np.ndarray:
+    """Return when each frame is shown, in seconds; without a frame rate, all of them within one."""
+    num_frames, times = metadata.total_num_frames, metadata.frame_times
+    return np.arange(num_frames) / (metadata.fps or num_frames) if times is None else times
+
+
+def frames_during(times: np.ndarray, starts, ends) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frames that are shown during stretches of time, from -1, and those behind their last ones."""
+    return np.searchsorted(times, starts + ROUNDING, side="right") - 1, np.searchsorted(times, ends - ROUNDING)
+
+
+def _read_span(source: dict, pick, **how) -> tuple[np.ndarray, VideoMetadata]:
+    """What [`read_video`] does, for a dict with `start` and `end`."""
+    span: VideoMetadata
+
+    def pick_in_span(whole: VideoMetadata) -> list[int]:
+        nonlocal span
+        first, span = _span_of(whole, source.get("start"), source.get("end"))
+        span.frames_indices = _picked(pick, span)
+        return [first + index for index in span.frames_indices]
+
+    frames, whole = read_video(source | {"start": None, "end": None}, pick_in_span, **how)
+    span.height, span.width = whole.height, whole.width
+    return frames, span
+
+
+def _span_of(whole: VideoMetadata, start, end) -> tuple[int, VideoMetadata]:
+    """The first frame and the metadata of what is shown from `start` to `end`."""
+    try:
+        start, end = float(start or 0), math.inf if end is None else float(end)
+    except (TypeError, ValueError, OverflowError):
+        raise VideoDecodeError(f"`start` and `end` must be seconds, got {start!r} and {end!r}") from None
+    name = f"its span from {start:.10g} {'s on' if end == math.inf else f'to {end:.10g} s'}"
+    if not 0 <= start < end:
+        raise VideoDecodeError(f"{name} is none: it must begin at 0 or later, and end after that")
+    if not whole.fps:
+        raise VideoDecodeError(f"{name} cannot be found, as the video has no frame rate")
+    times = times_of(whole)
+    last_end = float(times[-1]) + 1 / whole.fps
+    if start >= last_end - ROUNDING or 2 * last_end - start < end < math.inf:
+        where = "begins" if start >= last_end - ROUNDING else "lies for the most part"
+        advice = "if these are milliseconds, say so with `unit`"
+        raise VideoDecodeError(f"{name} {where} behind the end of the video, at {last_end:.5g} s; {advice}")
+    first, last = (int(number) for number in frames_during(times, start, end))
+    last = max(last, first + 1)  # if no frame begins during the span
+    metadata = VideoMetadata(last - first, whole.fps, duration=min(end, last_end) - start, video_backend="pyav")
+    metadata.frame_times = times[first:last]
+    return first, metadata
 
 
 @contextmanager
@@ -309,10 +363,7 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
     metadata = VideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
     # No field, so that the metadata stay the mapping that Transformers knows.
     metadata.frame_times = seconds if num_frames == index.num_frames else None
-    indices = list(range(num_frames)) if pick is None else list(pick(metadata))
-    if indices and not 0 <= min(indices) <= max(indices) < num_frames:
-        raise ValueError(f"`pick` must return indices from 0 to {num_frames - 1}, got {indices}.")
-    metadata.frames_indices = indices
+    metadata.frames_indices = indices = _picked(pick, metadata)
     width, height = stream.codec_context.width, stream.codec_context.height
     scale = min(1, (short_side or math.inf) / max(1, min(width, height)))
     num_bytes = 3 * len(indices) * width * height * scale**2
@@ -321,6 +372,14 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
         advice = "take fewer, or scale them down with `short_side`"
         raise VideoDecodeError(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
     return metadata
+
+
+def _picked(pick: Callable[[VideoMetadata], list[int]] | None, metadata: VideoMetadata) -> list[int]:
+    num_frames = metadata.total_num_frames
+    indices = list(range(num_frames)) if pick is None else list(pick(metadata))
+    if indices and not 0 <= min(indices) <= max(indices) < num_frames:
+        raise ValueError(f"`pick` must return indices from 0 to {num_frames - 1}, got {indices}.")
+    return indices
 
 
 def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callable) -> dict[int, np.ndarray] | None:

@@ -14,13 +14,20 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
 from ..errors import InputError
-from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+from ..processing_svitt import (
+    ROUNDING,
+    SViTTVideoProcessor,
+    VideoDecodeError,
+    frames_during,
+    read_video,
+    sample_frame_indices,
+    times_of,
+)
 from .places import asking, canonical, is_url, open_store, read_bytes, versions_below
 
 # Those that FFmpeg reads as one picture; of HEIC, it would read a corner.
 PHOTO_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 BYTES_AT_ONCE = 2**29  # of frames of one video, as small as the model sees them, that are read at once
-ROUNDING = 1e-6  # in times, of seconds or of strides
 
 
 # ---- Videos
@@ -155,17 +162,6 @@ class Span(NamedTuple):
     end: float
     first: int
     last: int
-
-
-def times_of(metadata) -> np.ndarray:
-    """Return when each frame is shown, in seconds; without a frame rate, all of them within one."""
-    num_frames, times = metadata.total_num_frames, metadata.frame_times
-    return np.arange(num_frames) / (metadata.fps or num_frames) if times is None else times
-
-
-def frames_during(times: np.ndarray, starts, ends) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first frames that are shown during stretches of time, from -1, and those behind their last ones."""
-    return np.searchsorted(times, starts + ROUNDING, side="right") - 1, np.searchsorted(times, ends - ROUNDING)
 
 
 def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:

@@ -1,0 +1,150 @@
+# Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
+"""What else is a video: a span of one, a folder or a list of images, a URL."""
+
+import math
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from svitt import processing_svitt
+from svitt.processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+
+from ..streams import STREAMS, X264
+
+AS_IS = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_sample_frames": False}
+
+
+def frames_of(video, **settings):
+    """What the processor makes of a video, untouched, (T, H, W, 3)."""
+    [clip] = SViTTVideoProcessor(**AS_IS | settings)(video)["pixel_values"]
+    return clip.permute(0, 2, 3, 1).numpy()
+
+
+# ---- Spans
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory, write_video):
+    """Frames of varying length, and those of [`STREAMS`] that may differ: B-frames, open groups, no packet a frame."""
+    folder = tmp_path_factory.mktemp("streams")
+    times = np.cumsum(np.random.default_rng(0).integers(20, 400, 40)).tolist()
+    paths = [
+        write_video(folder / name, "libx264", options=X264, num_frames=40, times=times)
+        for name in ("varying.mp4", "varying.mkv")
+    ]
+    names = ("b_frames.mp4", "open_gop.ts", "mpeg2.ts", "mpeg4.avi", "intra_refresh.mp4")
+    return paths + [write_video(folder / name, *STREAMS[name], num_frames=40) for name in names if name in STREAMS]
+
+
+def all_frames(path):
+    """The frames, when each is shown, in seconds after the first, and the end of the last, all by decoding."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        times = np.array([float(frame.pts * container.streams.video[0].time_base) for frame in frames])
+    times -= times[0]
+    last = times[-1] / (len(times) - 1)  # as long as the others, on average
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), times, times[-1] + last
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(which=st.integers(0, 6), start=st.floats(0, 0.95), length=st.floats(0.001, 0.5), in_memory=st.booleans())
+def test_a_span_has_the_frames_shown_during_it(streams, which, start, length, in_memory):
+    path = streams[which % len(streams)]
+    frames, times, duration = all_frames(path)
+    start, end = start * duration, (start + length) * duration
+    ends = np.append(times[1:], duration)
+    wanted = np.flatnonzero((times < end - 1e-6) & (ends > start + 1e-6))
+    if end - duration > duration - start:
+        with pytest.raises(VideoDecodeError, match="lies for the most part behind the end of the video"):
+            read_video({"path": path, "start": start, "end": end})
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        if not in_memory:
+            patch.setattr(processing_svitt, "MAX_HELD_BYTES_OF_INDEXED", 0)
+        picks = []
+
+        def pick(metadata):
+            picks[:] = sample_frame_indices(3, metadata.total_num_frames)
+            return picks
+
+        some, metadata = read_video({"path": path, "start": start, "end": end}, pick)
+    assert metadata.total_num_frames == len(wanted) and metadata.frames_indices == picks
+    np.testing.assert_array_equal(some, frames[wanted[picks]])
+    np.testing.assert_allclose(metadata.frame_times, times[wanted], atol=1e-6)
+    assert metadata.duration == pytest.approx(min(end, duration) - start, rel=0.03)
+    assert (metadata.height, metadata.width) == (48, 64)
+
+
+def test_spans_join_to_the_whole_and_one_may_be_shorter_than_a_frame(streams):
+    frames, times, duration = all_frames(streams[0])
+    cuts = [0, *times[[7, 8, 20]], duration]
+    parts = [read_video({"path": streams[0], "start": a, "end": b})[0] for a, b in zip(cuts, cuts[1:], strict=False)]
+    np.testing.assert_array_equal(np.concatenate(parts), frames)
+    assert times[8] + 0.015 < times[9]
+    for start, length in ((times[8], 1e-9), (times[8] + 0.01, 1e-7), (times[8] + 0.01, 0.004)):
+        one, metadata = read_video({"path": streams[0], "start": start, "end": start + length})
+        np.testing.assert_array_equal(one, frames[[8]])
+        assert metadata.frame_times == pytest.approx(times[[8]])
+
+
+def test_only_the_packets_near_a_span_are_decoded(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "long.mp4", "libx264", options=X264, num_frames=300)
+    decoded, to_rgb = [], processing_svitt._to_rgb
+    monkeypatch.setattr(processing_svitt, "_to_rgb", lambda *args: decoded.append(1) or to_rgb(*args))
+    monkeypatch.setattr(processing_svitt, "_decode_everything", None)
+    assert len(read_video({"path": path, "start": 8, "end": 8.4})[0]) == 10 == len(decoded)
+
+
+def test_spans_are_a_batch_and_what_is_not_said_is_the_beginning_or_the_end(videos):
+    path, reference = videos["end.mp4"], read_video(videos["end.mp4"])[0]
+    for span, first, last in (
+        ({"start": 0.2}, 5, 24),
+        ({"end": 0.4}, 0, 10),
+        ({"start": np.float32(0.2), "end": 0.4}, 5, 10),
+        ({"start": None, "end": None}, 0, 24),
+        ({"start": 0.0}, 0, 24),
+        ({"start": 0.5, "end": 1.3}, 12, 24),  # published spans end a little late
+        ({"start": "0.2", "end": "0.4"}, 5, 10),
+    ):
+        for video in {"path": str(path)}, {"path": "x", "bytes": path.read_bytes()}:
+            np.testing.assert_array_equal(frames_of(video | span), reference[first:last])
+    processor = SViTTVideoProcessor(size=16)
+    batch = [{"path": path, "start": 0.2, "end": 0.6}, path, {"path": path, "start": 0.6}]
+    found = processor(batch, return_tensors="pt", return_metadata=True)
+    assert [one.total_num_frames for one in found["video_metadata"]] == [10, 24, 9]
+    assert torch.equal(found["pixel_values"][0], processor(reference[5:15], return_tensors="pt")["pixel_values"][0])
+    assert torch.equal(processor.read_clip(batch[0]), processor.read_clip(reference[5:15]))
+
+
+@pytest.mark.parametrize(
+    "start, end, message",
+    [
+        (70, 80, "its span from 70 to 80 s begins behind the end of the video, at 0.96 s; if these are milliseconds, "),
+        (0.96, None, "its span from 0.96 s on begins behind the end of the video, at 0.96 s"),
+        (0, 2000, "its span from 0 to 2000 s lies for the most part behind the end of the video, at 0.96 s; if these"),
+        (3, 3, "its span from 3 to 3 s is none: it must begin at 0 or later, and end after that"),
+        (3, 2.5, "its span from 3 to 2.5 s is none"),
+        (-1, 2, "its span from -1 to 2 s is none"),
+        (None, 0, "its span from 0 to 0 s is none"),
+        (math.nan, 2, "its span from nan to 2 s is none"),
+        (0, math.nan, "its span from 0 to nan s is none"),
+        (math.inf, None, "its span from inf s on is none"),
+        ("00:01", 2, "`start` and `end` must be seconds, got '00:01' and 2"),
+        ([1], 2, "`start` and `end` must be seconds"),
+        (10**400, None, "`start` and `end` must be seconds"),
+    ],
+)
+def test_a_span_that_is_not_there_is_one_sentence(videos, start, end, message):
+    with pytest.raises(VideoDecodeError) as error:
+        SViTTVideoProcessor()({"path": videos["end.mp4"], "start": start, "end": end})
+    assert str(error.value).startswith(f"{videos['end.mp4']}: {message}") and str(error.value).endswith(".")
+
+
+def test_indices_of_a_span_are_checked_within_it(videos):
+    for picked in ([-1], [10]):
+        with pytest.raises(ValueError, match=r"`pick` must return indices from 0 to 9, got"):
+            read_video({"path": videos["end.mp4"], "start": 0.2, "end": 0.6}, lambda metadata, picked=picked: picked)
