@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain, dropwhile, islice
 from types import SimpleNamespace
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import av
 import numpy as np
@@ -21,7 +23,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from huggingface_hub.dataclasses import validate_typed_dict
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
@@ -36,6 +38,8 @@ MAX_FRAME_PIXELS = 2**25  # a little above 8K UHD: one RGB frame takes at most 1
 MAX_FRAMES = 2**20  # nearly ten hours at 30 frames per second
 MAX_CLIP_BYTES = 2**32  # of the frames returned, as RGB
 ROUNDING = 1e-6  # in times, of seconds or of strides
+# Of the frames of a clip. FFmpeg reads each as one picture; of HEIC, it would read a corner.
+IMAGE_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Packets of files up to this size stay in memory, still compressed. Those of larger files are read again: that is
 # faster from some 4 MB on, but only formats with an index are sure to land where they should.
 MAX_HELD_BYTES, MAX_HELD_BYTES_OF_INDEXED = 2**26, 2**22
@@ -65,12 +69,13 @@ def read_video(
 
     Reading all packets counts the frames and finds the keyframes; then decoding starts at the keyframe before each
     wanted frame, or at the first where keyframes or times cannot be trusted. Rotation metadata is applied. A still
-    image or a GIF is a video too; the cover picture of a song is not.
+    image or a GIF is a video too, and a folder of numbered images; the cover picture of a song is not.
 
     Args:
-        source: path, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}` of
-            `datasets.Video(decode=False)`. The dict may have `start` and `end`, in seconds after the first frame: the
-            video is then what is shown between them; `None` is the beginning, or the end.
+        source: path, URL that fsspec can open, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}`
+            of `datasets.Video(decode=False)`. The dict may have `start` and `end`, in seconds after the first frame:
+            the video is then what is shown between them; `None` is the beginning, or the end. It may have the `fps` of
+            a folder of images.
         pick: gets the `VideoMetadata` (`total_num_frames`, `fps`, `duration` in seconds) and returns the indices of
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
@@ -90,9 +95,16 @@ def read_video(
     if isinstance(source, dict) and (source.get("start") or source.get("end") is not None):
         return _read_span(source, pick, short_side=short_side, shrink=shrink)
     name, data = _name_and_data(source)
+    to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
+    if isinstance(data, str) and os.path.isdir(data):
+        fps = source.get("fps") if isinstance(source, dict) else None
+        if fps is not None and not (isinstance(fps, (int, float)) and 0 < fps < math.inf):
+            raise VideoDecodeError(f"{name}: `fps` must be a positive number, got {fps!r}.")
+        frames, metadata = _index_frames(name, _images_in(data), pick, fps, keep=to_rgb)
+        metadata.height, metadata.width = (None, None) if shrink else frames.shape[1:3]
+        return frames, metadata
     with _errors_about(name), _open_stream(data) as (container, stream):
         index = _PacketIndex(container, stream)
-        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
         metadata = _describe(index, index.num_frames, pick, short_side, shrink)
         frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
         while frames is None:
@@ -141,7 +153,8 @@ def _span_of(whole: VideoMetadata, start, end) -> tuple[int, VideoMetadata]:
     if not 0 <= start < end:
         raise VideoDecodeError(f"{name} is none: it must begin at 0 or later, and end after that")
     if not whole.fps:
-        raise VideoDecodeError(f"{name} cannot be found, as the video has no frame rate")
+        advice = "a folder of images has one if `fps` is given beside its `path`"
+        raise VideoDecodeError(f"{name} cannot be found without a frame rate; {advice}")
     times = times_of(whole)
     last_end = float(times[-1]) + 1 / whole.fps
     if start >= last_end - ROUNDING or 2 * last_end - start < end < math.inf:
@@ -161,7 +174,7 @@ def _errors_about(name: str) -> Iterator[None]:
     try:
         yield
     except VideoDecodeError as error:
-        raise VideoDecodeError(f"{name}: {error}.") from error.__cause__
+        raise VideoDecodeError(f"{name}: {str(error).rstrip('.')}.") from error.__cause__
     except (FFmpegError, OSError, MemoryError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoDecodeError(f"{name}: damaged or cut off, FFmpeg says '{reason}'.") from error
@@ -173,12 +186,44 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
         path, content = source.get("path"), source.get("bytes")
         if path is None and content is None:
             raise VideoDecodeError(f"A video given as a dict needs `path` or `bytes`, this one has {sorted(source)}.")
-        return str(path or "<bytes>"), os.fspath(path) if content is None else content
+        return str(path or "<bytes>"), _name_and_data(path if content is None else content)[1]
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>", bytes(source)
     if hasattr(source, "read"):
         return str(getattr(source, "name", "<file object>")), source.read()
-    return os.fspath(source), os.fspath(source)
+    path = os.fspath(source)
+    if path.startswith("file://"):
+        return path, url2pathname(path.removeprefix("file://"))
+    return path, _download(path) if "://" in path else path
+
+
+def _download(url: str) -> bytes:
+    import fsspec  # comes with huggingface_hub; here, as few need it
+
+    try:
+        files, path = fsspec.url_to_fs(url)
+        return files.cat_file(path)
+    except Exception as error:  # each store has its own kinds
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        problem = "needs one more package" if isinstance(error, ImportError) else "cannot be downloaded"
+        problem = "is not there" if isinstance(error, FileNotFoundError) else f"{problem} ({reason})"
+        raise VideoDecodeError(f"{url}: {problem}.") from error
+
+
+def _images_in(folder: str) -> list[str]:
+    """The images in a folder by their numbers: 2 before 10."""
+    try:
+        names = [name for name in os.listdir(folder) if _is_image_path(name) and not name.startswith(".")]
+    except OSError as error:
+        raise VideoDecodeError(f"{folder}: cannot be opened ({error.strerror}).") from error
+    kinds = {re.sub(r"\d+", "", os.path.splitext(name)[0]): name for name in sorted(names, reverse=True)}
+    if len(kinds) != 1:
+        problem = "a folder without images is no video, nor is one of videos: name its files"
+        if kinds:  # such as the flow beside the frames
+            problem = f"its images must be numbered, their names be alike, got {', '.join(sorted(kinds.values())[:3])}"
+        raise VideoDecodeError(f"{folder}: {problem}.")
+    names.sort(key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], name))
+    return [os.path.join(folder, name) for name in names]
 
 
 @contextmanager
@@ -669,14 +714,15 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
         def sample(metadata: VideoMetadata) -> list[int]:
             sampling = settings["sampling"] if settings["fps"] is None else f"fps{settings['fps']}"
-            how = {"fps": metadata.fps, "max_num_frames": settings["max_num_frames"], "generator": generator}
+            fps = metadata.fps or (known and known.fps)
+            how = {"fps": fps, "max_num_frames": settings["max_num_frames"], "generator": generator}
             return sample_frame_indices(settings["num_frames"], metadata.total_num_frames, sampling, **how)
 
         pick = sample if settings["do_sample_frames"] else None
         if _is_file(video):
             frames, metadata = read_video(video, pick, short_side=settings["decode_short_side"])
         else:
-            frames, metadata = _index_frames(name, video, pick, known, settings["input_data_format"])
+            frames, metadata = _index_frames(name, video, pick, known and known.fps, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
         if settings["do_augment"]:
             height, width = clip.shape[-2:]
@@ -710,8 +756,16 @@ def _is_file(video) -> bool:
     return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(video, "read")
 
 
+def _is_image_path(video) -> bool:
+    if not isinstance(video, (str, os.PathLike)):
+        return False
+    path = os.fsdecode(video)
+    return (urlsplit(path).path if "://" in path else path).lower().endswith(IMAGE_EXTENSIONS)
+
+
 def _is_frame(video) -> bool:
-    return isinstance(video, Image.Image) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (2, 3))
+    is_picture = isinstance(video, Image.Image) or _is_image_path(video)
+    return is_picture or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (2, 3))
 
 
 def _list_videos(videos) -> list:
@@ -728,24 +782,68 @@ def _list_videos(videos) -> list:
     return [videos] if all(map(_is_frame, videos)) else [video for entry in videos for video in _list_videos(entry)]
 
 
-def _index_frames(name, video, pick, known: VideoMetadata | None, data_format) -> tuple[np.ndarray, VideoMetadata]:
-    """What [`read_video`] does, for an array or a list of frames."""
-    metadata = VideoMetadata(total_num_frames=len(video), fps=known and known.fps)
-    metadata.duration = len(video) / metadata.fps if metadata.fps else None
-    metadata.frames_indices = list(range(len(video))) if pick is None else pick(metadata)
+def _index_frames(name, video, pick, fps, data_format=None, keep=None) -> tuple[np.ndarray, VideoMetadata]:
+    """What [`read_video`] does, for an array or a list of frames; `keep` returns what is wanted of a `VideoFrame`."""
+    metadata = VideoMetadata(total_num_frames=len(video), fps=fps, duration=len(video) / fps if fps else None)
+    metadata.frame_times = None
     with _errors_about(name):
-        frames = _stack_frames([_rgb_frame(name, video[index], data_format) for index in metadata.frames_indices])
-    metadata.height, metadata.width = frames.shape[1:3]
+        metadata.frames_indices = _picked(pick, metadata)
+        white, frames = _white_of(name, video), []
+        for index in metadata.frames_indices:
+            frame = _rgb_frame(name, video[index], data_format, white)
+            frames.append(keep(av.VideoFrame.from_ndarray(frame)) if keep else frame)
+        frames = _stack_frames(frames)
+    if keep is None:
+        metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
 
 
-def _rgb_frame(name: str, frame, data_format: str | None) -> np.ndarray:
-    """A PIL image, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
+def _as_array(frame: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(frame, np.ndarray):
+        return frame
+    return (frame.float() if frame.is_floating_point() else frame).numpy(force=True)  # NumPy has no bfloat16
+
+
+def _white_of(name: str, video) -> int:
+    """The value of white where it is not 255 anyway: 1 or 255 for floats, as all frames together say."""
+    numbers = [frame for frame in video if isinstance(frame, (np.ndarray, torch.Tensor)) and 0 not in frame.shape]
+    arrays = [_as_array(frame) for frame in numbers if frame.dtype not in (np.uint8, torch.uint8)]
+    if any(array.dtype.kind not in "fiub" for array in arrays):
+        raise ValueError(f"{name}: frames must be numbers, got {arrays[0].dtype}.")
+    if not arrays:
+        return 255
+    low, high = (float(of([of(array) for array in arrays])) for of in (np.min, np.max))
+    white = 1 if high < 2 and arrays[0].dtype.kind in "fb" else 255  # one that goes beyond 1 a little is not black
+    if not -0.5 < low / white * 255 <= high / white * 255 < 255.5:
+        raise ValueError(
+            f"{name}: values of frames must go from 0 to 255, or of floats, to 1; got {low:g} to {high:g}."
+        )
+    return white
+
+
+def _open_image(source) -> Image.Image:
+    """An image file, upright."""
+    name, data = _name_and_data(source)
+    with _errors_about(name), _open_file(data) as file:
+        try:
+            image = Image.open(file)
+            if image.width * image.height <= MAX_FRAME_PIXELS:
+                return ImageOps.exif_transpose(image)
+        except Exception as error:  # Pillow's decoders have many kinds
+            raise VideoDecodeError(f"damaged or no image, Pillow says '{error}'") from error
+        raise VideoDecodeError(f"{image.width}x{image.height} is above the limit of {MAX_FRAME_PIXELS} pixels")
+
+
+def _rgb_frame(name: str, frame, data_format: str | None, white: int) -> np.ndarray:
+    """An image or its file, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
+    frame = _open_image(frame) if _is_image_path(frame) else frame
     if isinstance(frame, Image.Image):
+        if frame.mode[0] in "IF" and np.max(frame.getextrema()) > 255:
+            raise VideoDecodeError(f"holds an image of more than 8 bits (Pillow's mode {frame.mode})")
         return np.asarray(frame.convert("RGB"))
-    frame = frame.numpy(force=True) if isinstance(frame, torch.Tensor) else frame
+    frame = _as_array(frame)
     if frame.dtype != np.uint8:
-        raise ValueError(f"{name}: frames must be uint8 with values from 0 to 255, got {frame.dtype}.")
+        frame = np.rint(frame.astype(np.float32) * (255 / white)).astype(np.uint8)
     frame = frame[..., None] if frame.ndim == 2 else frame
     shape, channels = frame.shape, (3,) if 3 in (frame.shape[0], frame.shape[-1]) else (1, 4)
     if data_format == "channels_first" or (data_format is None and shape[-1] not in channels):

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
 from ..errors import InputError
 from ..processing_svitt import (
+    IMAGE_EXTENSIONS,
     ROUNDING,
     SViTTVideoProcessor,
     VideoDecodeError,
@@ -25,8 +26,6 @@ from ..processing_svitt import (
 )
 from .places import asking, canonical, is_url, open_store, read_bytes, versions_below
 
-# Those that FFmpeg reads as one picture; of HEIC, it would read a corner.
-PHOTO_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 BYTES_AT_ONCE = 2**29  # of frames of one video, as small as the model sees them, that are read at once
 
 
@@ -100,7 +99,7 @@ def find_sources(paths: list[str], own: str = "") -> tuple[dict[str, Source], di
 
     def is_wanted(file: str) -> bool:
         name = os.path.basename(file).rpartition("::")[2]
-        wanted = is_video(name, VIDEO_EXTENSIONS + PHOTO_EXTENSIONS)
+        wanted = is_video(name, VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
         if not wanted and not (own and is_below(file, own)):
             skipped["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"] += 1
         return wanted

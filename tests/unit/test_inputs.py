@@ -1,7 +1,10 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """What else is a video: a span of one, a folder or a list of images, a URL."""
 
+import http.server
 import math
+import sys
+import threading
 
 import av
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from svitt import processing_svitt
 from svitt.processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
@@ -148,3 +152,169 @@ def test_indices_of_a_span_are_checked_within_it(videos):
     for picked in ([-1], [10]):
         with pytest.raises(ValueError, match=r"`pick` must return indices from 0 to 9, got"):
             read_video({"path": videos["end.mp4"], "start": 0.2, "end": 0.6}, lambda metadata, picked=picked: picked)
+
+
+# ---- Folders and lists of images
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve frames from number 1 on, without zeros in front."""
+    (tmp_path / "clip").mkdir()
+    for number, pixels in enumerate(PIXELS, 1):
+        Image.fromarray(pixels).save(tmp_path / f"clip/img_{number}.png")
+    return tmp_path / "clip"
+
+
+def test_a_folder_of_numbered_images_is_a_video(folder, monkeypatch):
+    for name in (".img_0.png", "Thumbs.db", "info.json", "img_13.txt"):
+        (folder / name).write_bytes(b"no picture")
+    (folder / "img_2.png").rename(folder / "img_0002.PNG")
+    frames, metadata = read_video(folder)
+    np.testing.assert_array_equal(frames, PIXELS)
+    assert (metadata.total_num_frames, metadata.fps, metadata.frame_times) == (12, None, None)
+    assert (metadata.height, metadata.width) == (20, 30)
+    opened, open_image = [], processing_svitt._open_image
+    monkeypatch.setattr(processing_svitt, "_open_image", lambda path: opened.append(path) or open_image(path))
+    frames, _ = read_video(str(folder), lambda metadata: [9, 1, 1], short_side=10)
+    assert len(opened) == 3 and frames.shape == (3, 10, 15, 3)
+    averages = PIXELS[[9, 1, 1]].reshape(3, 10, 2, 15, 2, 3).mean((2, 4))
+    assert np.abs(averages - frames).max() <= 1
+    means, metadata = read_video(folder, shrink=lambda frame: frame.mean(axis=0))
+    assert means.shape == (12, 30, 3) and metadata.height is None
+
+
+def test_seconds_of_a_folder_are_known_from_its_frame_rate(folder):
+    with pytest.raises(VideoDecodeError, match="without a frame rate; a folder of images has one if `fps` is given"):
+        read_video({"path": folder, "start": 1, "end": 2})
+    video = {"path": folder, "fps": 4, "start": 1, "end": 2}
+    frames, metadata = read_video(video)
+    np.testing.assert_array_equal(frames, PIXELS[4:8])
+    assert metadata.frame_times.tolist() == [1, 1.25, 1.5, 1.75]
+    np.testing.assert_array_equal(frames_of({"path": folder, "start": 0, "end": None}), PIXELS)
+    told = {"video_metadata": [{"total_num_frames": 12, "fps": 4}], "sampling": "fps2", "do_sample_frames": True}
+    np.testing.assert_array_equal(frames_of(folder, **told), PIXELS[1::2])
+    for fps in (0, -1, "fast", math.nan):
+        with pytest.raises(VideoDecodeError, match="clip: `fps` must be a positive number, got"):
+            read_video(video | {"fps": fps})
+
+
+def test_what_a_folder_may_not_be(folder, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/a.mp4").touch()
+    with pytest.raises(VideoDecodeError, match="videos: a folder without images is no video, nor is one of videos"):
+        read_video(tmp_path / "videos")
+    Image.fromarray(PIXELS[0, :9]).save(folder / "img_11.png")
+    with pytest.raises(VideoDecodeError, match="clip: its frames must have one size, they have 30x9, 30x20"):
+        read_video(folder)
+    (folder / "img_3.png").write_bytes((folder / "img_3.png").read_bytes()[:400])
+    with pytest.raises(VideoDecodeError, match=r"clip: .*img_3.png: damaged or no image, Pillow says '.*truncated"):
+        read_video(folder)
+    (folder / "flow_1.png").write_bytes((folder / "img_1.png").read_bytes())
+    with pytest.raises(VideoDecodeError, match="clip: its images must be .* alike, got flow_1.png, img_1.png"):
+        read_video(folder)
+
+
+def test_images_are_turned_upright_and_not_darkened(tmp_path):
+    exif = Image.Exif()
+    for orientation in (1, 3, 6, 8):
+        exif[0x0112] = orientation  # as a video of one frame, and as one of a folder
+        path = tmp_path / f"{orientation}/1.png"
+        path.parent.mkdir()
+        Image.fromarray(PIXELS[0]).save(path, exif=exif)
+        np.testing.assert_array_equal(read_video(path)[0], read_video(path.parent)[0])
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "deep/1.png")
+    with pytest.raises(VideoDecodeError, match="deep: holds an image of more than 8 bits"):
+        read_video(tmp_path / "deep")
+
+
+def test_a_list_of_paths_to_images_is_a_clip_as_a_list_of_images(folder, videos):
+    paths = [folder / f"img_{number}.png" for number in (1, 2, 3, 10)]
+    images = [Image.open(path) for path in paths]
+    expected = PIXELS[[0, 1, 2, 9]]
+    for clip in (paths, list(map(str, paths)), tuple(paths), images, [images[0], *paths[1:]], [paths]):
+        np.testing.assert_array_equal(frames_of(clip), expected)
+    processor = SViTTVideoProcessor(size=16)
+    batch = processor([paths, images, folder, videos["end.mp4"]], return_tensors="pt")["pixel_values"]
+    assert batch.shape == (4, 4, 3, 16, 16) and torch.equal(batch[0], batch[1])
+    assert len(processor([paths[0], videos["end.mp4"]])["pixel_values"]) == 2  # a photo and a video
+    assert len(processor([[paths[0]], [paths[1]]])["pixel_values"]) == 2
+    with pytest.raises(VideoDecodeError, match=r"`videos\[0\]`: .*img_99.png: cannot be opened \(No such file"):
+        processor([paths[0], folder / "img_99.png"])
+
+
+# ---- URLs
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.path.startswith("/old/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/old"))
+            self.end_headers()
+        elif self.path.startswith("/secret"):
+            self.send_error(403)
+        else:
+            super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web(videos):
+    """The address of a server of [`videos`]."""
+
+    def handler(*args):
+        return Handler(*args, directory=videos["end.mp4"].parent)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_url_is_downloaded(web, videos, tmp_path, folder):
+    reference = read_video(videos["end.mp4"])[0]
+    for url in ("/end.mp4", "/end.mp4?token=a%20b&x=.jpg", "/old/end.mp4"):
+        np.testing.assert_array_equal(read_video(web + url)[0], reference)
+    np.testing.assert_array_equal(frames_of({"path": f"{web}/end.mp4", "start": 0.2, "end": 0.4}), reference[5:10])
+    (tmp_path / "a b%.mp4").write_bytes(videos["end.mp4"].read_bytes())
+    np.testing.assert_array_equal(read_video((tmp_path / "a b%.mp4").as_uri())[0], reference)
+    np.testing.assert_array_equal(read_video(folder.as_uri())[0], PIXELS)
+    np.testing.assert_array_equal(frames_of([(folder / "img_3.png").as_uri()]), PIXELS[[2]])
+    stored = {"path": "http://127.0.0.1:1/none.mp4", "bytes": videos["end.mp4"].read_bytes()}
+    np.testing.assert_array_equal(read_video(stored)[0], reference)
+
+
+def test_a_url_that_gives_no_video_is_one_sentence(web, monkeypatch):
+    for url, words in {
+        f"{web}/none.mp4": "is not there",
+        f"{web}/secret.mp4": "cannot be downloaded (403",
+        f"{web}/": "not a video file",
+        "http://127.0.0.1:1/a.mp4": "cannot be downloaded (Cannot connect to host 127.0.0.1:1",
+        "http://no.such.host.invalid/a.mp4": "cannot be downloaded (Cannot connect to host no.such.host.invalid",
+        "nothing://a.mp4": "cannot be downloaded (Protocol not known: nothing",
+        "file:///none/a%20b.mp4": "cannot be opened (No such file or directory)",
+    }.items():
+        with pytest.raises(VideoDecodeError) as error:
+            SViTTVideoProcessor()(url)
+        message = str(error.value)
+        assert message.startswith(f"{url}: {words}") and message.endswith(".") and "\n" not in message
+    with pytest.raises(VideoDecodeError, match=r"`videos\[0\]`: .*/none.jpg: is not there\.$"):
+        SViTTVideoProcessor()([f"{web}/none.jpg"])
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(
+        VideoDecodeError, match=r"s3://a/b.mp4: needs one more package \(Install s3fs to access S3\)\.$"
+    ):
+        read_video("s3://a/b.mp4")
+
+
+def test_a_video_in_an_object_store(server, bucket, videos):
+    server[1].put_file(str(videos["end.mp4"]), f"{bucket}/end.mp4")
+    np.testing.assert_array_equal(read_video(f"{bucket}/end.mp4")[0], read_video(videos["end.mp4"])[0])
+    with pytest.raises(VideoDecodeError, match="none.mp4: is not there"):
+        read_video(f"{bucket}/none.mp4")
