@@ -96,13 +96,9 @@ def read_video(
         return _read_span(source, pick, short_side=short_side, shrink=shrink)
     name, data = _name_and_data(source)
     to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
-    if isinstance(data, str) and os.path.isdir(data):
+    if isinstance(data, str) and os.path.isdir(data) and os.access(data, os.R_OK):
         fps = source.get("fps") if isinstance(source, dict) else None
-        if fps is not None and not (isinstance(fps, (int, float)) and 0 < fps < math.inf):
-            raise VideoDecodeError(f"{name}: `fps` must be a positive number, got {fps!r}.")
-        frames, metadata = _index_frames(name, _images_in(data), pick, fps, keep=to_rgb)
-        metadata.height, metadata.width = (None, None) if shrink else frames.shape[1:3]
-        return frames, metadata
+        return _index_frames(name, _images_in(data), pick, fps, keep=to_rgb)
     with _errors_about(name), _open_stream(data) as (container, stream):
         index = _PacketIndex(container, stream)
         metadata = _describe(index, index.num_frames, pick, short_side, shrink)
@@ -139,8 +135,9 @@ def _read_span(source: dict, pick, **how) -> tuple[np.ndarray, VideoMetadata]:
         return [first + index for index in span.frames_indices]
 
     frames, whole = read_video(source | {"start": None, "end": None}, pick_in_span, **how)
-    span.height, span.width = whole.height, whole.width
-    return frames, span
+    for name in ("total_num_frames", "duration", "frame_times", "frames_indices"):
+        setattr(whole, name, getattr(span, name))
+    return frames, whole
 
 
 def _span_of(whole: VideoMetadata, start, end) -> tuple[int, VideoMetadata]:
@@ -163,9 +160,9 @@ def _span_of(whole: VideoMetadata, start, end) -> tuple[int, VideoMetadata]:
         raise VideoDecodeError(f"{name} {where} behind the end of the video, at {last_end:.5g} s; {advice}")
     first, last = (int(number) for number in frames_during(times, start, end))
     last = max(last, first + 1)  # if no frame begins during the span
-    metadata = VideoMetadata(last - first, whole.fps, duration=min(end, last_end) - start, video_backend="pyav")
-    metadata.frame_times = times[first:last]
-    return first, metadata
+    span = VideoMetadata(last - first, whole.fps, duration=min(end, last_end) - start)
+    span.frame_times = times[first:last]
+    return first, span
 
 
 @contextmanager
@@ -204,24 +201,18 @@ def _download(url: str) -> bytes:
         files, path = fsspec.url_to_fs(url)
         return files.cat_file(path)
     except Exception as error:  # each store has its own kinds
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         problem = "needs one more package" if isinstance(error, ImportError) else "cannot be downloaded"
-        problem = "is not there" if isinstance(error, FileNotFoundError) else f"{problem} ({reason})"
-        raise VideoDecodeError(f"{url}: {problem}.") from error
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+        raise VideoDecodeError(f"{url}: {problem} ({' '.join(reason.split())[:300]}).") from error
 
 
 def _images_in(folder: str) -> list[str]:
     """The images in a folder by their numbers: 2 before 10."""
-    try:
-        names = [name for name in os.listdir(folder) if _is_image_path(name) and not name.startswith(".")]
-    except OSError as error:
-        raise VideoDecodeError(f"{folder}: cannot be opened ({error.strerror}).") from error
-    kinds = {re.sub(r"\d+", "", os.path.splitext(name)[0]): name for name in sorted(names, reverse=True)}
-    if len(kinds) != 1:
-        problem = "a folder without images is no video, nor is one of videos: name its files"
-        if kinds:  # such as the flow beside the frames
-            problem = f"its images must be numbered, their names be alike, got {', '.join(sorted(kinds.values())[:3])}"
-        raise VideoDecodeError(f"{folder}: {problem}.")
+    names = [name for name in os.listdir(folder) if _is_image_path(name) and not name.startswith(".")]
+    kinds = sorted({re.sub(r"\d+", "1", os.path.splitext(name)[0]) for name in names})
+    if len(kinds) != 1:  # but two or three where there is optical flow beside the frames
+        found = " and ".join(kinds[:3]) or "no images"
+        raise VideoDecodeError(f"{folder}: a folder must hold images whose names differ in numbers, not {found}.")
     names.sort(key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], name))
     return [os.path.join(folder, name) for name in names]
 
@@ -616,9 +607,10 @@ class SViTTVideoProcessor(VideoProcessorMixin):
     r"""
     Turn videos into `pixel_values` (B, T, 3, H, W) float32: decode, sample, crop, resize, flip, rescale, normalise.
 
-    One video is what [`read_video`] takes, an array (T, H, W, C) or tensor (T, C, H, W) or (T, H, W, C) of uint8, or a
-    list of frames (PIL images, arrays, tensors). An image file, PIL image or array (H, W, C) is a clip of one frame. A
-    list of these, or a 5-D array, is a batch. Sampling applies to all; `do_sample_frames=False` takes all frames.
+    One video is what [`read_video`] takes, an array or tensor (T, H, W, C) or (T, C, H, W), or a list of frames (PIL
+    images, paths or URLs of image files, arrays, tensors). Values go from 0 to 255, or if all floats of a clip do, from
+    0 to 1. An image file on its own, PIL image or array (H, W, C) is a clip of one frame. A list of videos, or a 5-D
+    array, is a batch. Sampling applies to all; `do_sample_frames=False` takes all frames.
 
     The defaults are the original's evaluation: the middle frames of `num_frames` intervals, each resized to `size`
     without keeping the aspect ratio, bicubic without antialiasing and rounded to uint8 again, then / 255, then
@@ -757,9 +749,7 @@ def _is_file(video) -> bool:
 
 
 def _is_image_path(video) -> bool:
-    if not isinstance(video, (str, os.PathLike)):
-        return False
-    path = os.fsdecode(video)
+    path = os.fsdecode(video) if isinstance(video, (str, os.PathLike)) else ""
     return (urlsplit(path).path if "://" in path else path).lower().endswith(IMAGE_EXTENSIONS)
 
 
@@ -784,7 +774,9 @@ def _list_videos(videos) -> list:
 
 def _index_frames(name, video, pick, fps, data_format=None, keep=None) -> tuple[np.ndarray, VideoMetadata]:
     """What [`read_video`] does, for an array or a list of frames; `keep` returns what is wanted of a `VideoFrame`."""
-    metadata = VideoMetadata(total_num_frames=len(video), fps=fps, duration=len(video) / fps if fps else None)
+    if fps is not None and not (isinstance(fps, (int, float, np.number)) and 0 < fps < math.inf):
+        raise VideoDecodeError(f"{name}: `fps` must be a positive number, got {fps!r}.")
+    metadata = VideoMetadata(len(video), fps, duration=len(video) / fps if fps else None)
     metadata.frame_times = None
     with _errors_about(name):
         metadata.frames_indices = _picked(pick, metadata)
@@ -793,7 +785,7 @@ def _index_frames(name, video, pick, fps, data_format=None, keep=None) -> tuple[
             frame = _rgb_frame(name, video[index], data_format, white)
             frames.append(keep(av.VideoFrame.from_ndarray(frame)) if keep else frame)
         frames = _stack_frames(frames)
-    if keep is None:
+    if frames.shape[3:] == (3,):
         metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
 
@@ -808,16 +800,14 @@ def _white_of(name: str, video) -> int:
     """The value of white where it is not 255 anyway: 1 or 255 for floats, as all frames together say."""
     numbers = [frame for frame in video if isinstance(frame, (np.ndarray, torch.Tensor)) and 0 not in frame.shape]
     arrays = [_as_array(frame) for frame in numbers if frame.dtype not in (np.uint8, torch.uint8)]
-    if any(array.dtype.kind not in "fiub" for array in arrays):
-        raise ValueError(f"{name}: frames must be numbers, got {arrays[0].dtype}.")
     if not arrays:
         return 255
-    low, high = (float(of([of(array) for array in arrays])) for of in (np.min, np.max))
-    white = 1 if high < 2 and arrays[0].dtype.kind in "fb" else 255  # one that goes beyond 1 a little is not black
-    if not -0.5 < low / white * 255 <= high / white * 255 < 255.5:
-        raise ValueError(
-            f"{name}: values of frames must go from 0 to 255, or of floats, to 1; got {low:g} to {high:g}."
-        )
+    kind, is_real = arrays[0].dtype, all(array.dtype.kind in "fiub" for array in arrays)
+    low, high = (float(of([of(array) for array in arrays])) if is_real else math.nan for of in (np.min, np.max))
+    white = 1 if high < 2 and kind.kind in "fb" else 255  # 1.1 is a little too bright, and not black
+    if not -0.5 < low * 255 / white <= high * 255 / white < 255.5:
+        found = f"{kind} from {low:g} to {high:g}"
+        raise ValueError(f"{name}: frames must be numbers from 0 to 255, or floats from 0 to 1, got {found}.")
     return white
 
 
@@ -827,11 +817,11 @@ def _open_image(source) -> Image.Image:
     with _errors_about(name), _open_file(data) as file:
         try:
             image = Image.open(file)
-            if image.width * image.height <= MAX_FRAME_PIXELS:
-                return ImageOps.exif_transpose(image)
+            if image.width * image.height > MAX_FRAME_PIXELS:
+                raise ValueError(f"it is above the limit of {MAX_FRAME_PIXELS} pixels")
+            return ImageOps.exif_transpose(image)
         except Exception as error:  # Pillow's decoders have many kinds
-            raise VideoDecodeError(f"damaged or no image, Pillow says '{error}'") from error
-        raise VideoDecodeError(f"{image.width}x{image.height} is above the limit of {MAX_FRAME_PIXELS} pixels")
+            raise VideoDecodeError(f"cannot be read as an image ({str(error).partition(' <')[0]})") from error
 
 
 def _rgb_frame(name: str, frame, data_format: str | None, white: int) -> np.ndarray:
