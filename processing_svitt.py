@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain, dropwhile, islice
 from types import SimpleNamespace
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import av
 import numpy as np
@@ -21,7 +23,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from huggingface_hub.dataclasses import validate_typed_dict
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
@@ -35,6 +37,9 @@ from transformers.video_utils import VideoMetadata, make_batched_metadata
 MAX_FRAME_PIXELS = 2**25  # a little above 8K UHD: one RGB frame takes at most 100 MB, whatever a file claims
 MAX_FRAMES = 2**20  # nearly ten hours at 30 frames per second
 MAX_CLIP_BYTES = 2**32  # of the frames returned, as RGB
+ROUNDING = 1e-6  # in times, of seconds or of strides
+# Of the frames of a clip. FFmpeg reads each as one picture; of HEIC, it would read a corner.
+IMAGE_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Packets of files up to this size stay in memory, still compressed. Those of larger files are read again: that is
 # faster from some 4 MB on, but only formats with an index are sure to land where they should.
 MAX_HELD_BYTES, MAX_HELD_BYTES_OF_INDEXED = 2**26, 2**22
@@ -64,11 +69,13 @@ def read_video(
 
     Reading all packets counts the frames and finds the keyframes; then decoding starts at the keyframe before each
     wanted frame, or at the first where keyframes or times cannot be trusted. Rotation metadata is applied. A still
-    image or a GIF is a video too; the cover picture of a song is not.
+    image or a GIF is a video too, and a folder of numbered images; the cover picture of a song is not.
 
     Args:
-        source: path, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}` of
-            `datasets.Video(decode=False)`.
+        source: path, URL that fsspec can open, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}`
+            of `datasets.Video(decode=False)`. The dict may have `start` and `end`, in seconds after the first frame:
+            the video is then what is shown between them; `None` is the beginning, or the end. It may have the `fps` of
+            a folder of images.
         pick: gets the `VideoMetadata` (`total_num_frames`, `fps`, `duration` in seconds) and returns the indices of
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
@@ -76,7 +83,7 @@ def read_video(
 
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
-        `frame_times` (total_num_frames,) holds seconds after the first frame; it is `None` if they are unknown.
+        `frame_times` (total_num_frames,) holds seconds after the first frame of the file, `None` if they are unknown.
 
     Raises:
         [`VideoDecodeError`] if the file is missing, empty, no video, larger than the limits of this module, encrypted,
@@ -85,10 +92,15 @@ def read_video(
     """
     if short_side is not None and short_side < 1:
         raise ValueError(f"`short_side` must be at least 1, got {short_side}.")
+    if isinstance(source, dict) and (source.get("start") or source.get("end") is not None):
+        return _read_span(source, pick, short_side=short_side, shrink=shrink)
     name, data = _name_and_data(source)
+    to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
+    if isinstance(data, str) and os.path.isdir(data) and os.access(data, os.R_OK):
+        fps = source.get("fps") if isinstance(source, dict) else None
+        return _index_frames(name, _images_in(data), pick, fps, keep=to_rgb)
     with _errors_about(name), _open_stream(data) as (container, stream):
         index = _PacketIndex(container, stream)
-        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
         metadata = _describe(index, index.num_frames, pick, short_side, shrink)
         frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
         while frames is None:
@@ -101,13 +113,65 @@ def read_video(
     return frames, metadata
 
 
+def times_of(metadata: VideoMetadata) -> np.ndarray:
+    """Return when each frame is shown, in seconds; without a frame rate, all of them within one."""
+    num_frames, times = metadata.total_num_frames, metadata.frame_times
+    return np.arange(num_frames) / (metadata.fps or num_frames) if times is None else times
+
+
+def frames_during(times: np.ndarray, starts, ends) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frames that are shown during stretches of time, from -1, and those behind their last ones."""
+    return np.searchsorted(times, starts + ROUNDING, side="right") - 1, np.searchsorted(times, ends - ROUNDING)
+
+
+def _read_span(source: dict, pick, **how) -> tuple[np.ndarray, VideoMetadata]:
+    """What [`read_video`] does, for a dict with `start` and `end`."""
+    span: VideoMetadata
+
+    def pick_in_span(whole: VideoMetadata) -> list[int]:
+        nonlocal span
+        first, span = _span_of(whole, source.get("start"), source.get("end"))
+        span.frames_indices = _picked(pick, span)
+        return [first + index for index in span.frames_indices]
+
+    frames, whole = read_video(source | {"start": None, "end": None}, pick_in_span, **how)
+    for name in ("total_num_frames", "duration", "frame_times", "frames_indices"):
+        setattr(whole, name, getattr(span, name))
+    return frames, whole
+
+
+def _span_of(whole: VideoMetadata, start, end) -> tuple[int, VideoMetadata]:
+    """The first frame and the metadata of what is shown from `start` to `end`."""
+    try:
+        start, end = float(start or 0), math.inf if end is None else float(end)
+    except (TypeError, ValueError, OverflowError):
+        raise VideoDecodeError(f"`start` and `end` must be seconds, got {start!r} and {end!r}") from None
+    name = f"its span from {start:.10g} {'s on' if end == math.inf else f'to {end:.10g} s'}"
+    if not 0 <= start < end:
+        raise VideoDecodeError(f"{name} is none: it must begin at 0 or later, and end after that")
+    if not whole.fps:
+        advice = "a folder of images has one if `fps` is given beside its `path`"
+        raise VideoDecodeError(f"{name} cannot be found without a frame rate; {advice}")
+    times = times_of(whole)
+    last_end = float(times[-1]) + 1 / whole.fps
+    if start >= last_end - ROUNDING or 2 * last_end - start < end < math.inf:
+        where = "begins" if start >= last_end - ROUNDING else "lies for the most part"
+        advice = "if these are milliseconds, say so with `unit`"
+        raise VideoDecodeError(f"{name} {where} behind the end of the video, at {last_end:.5g} s; {advice}")
+    first, last = (int(number) for number in frames_during(times, start, end))
+    last = max(last, first + 1)  # if no frame begins during the span
+    span = VideoMetadata(last - first, whole.fps, duration=min(end, last_end) - start)
+    span.frame_times = times[first:last]
+    return first, span
+
+
 @contextmanager
 def _errors_about(name: str) -> Iterator[None]:
     """Name the video in the errors raised here, which say only what is wrong with it, and in those of FFmpeg."""
     try:
         yield
     except VideoDecodeError as error:
-        raise VideoDecodeError(f"{name}: {error}.") from error.__cause__
+        raise VideoDecodeError(f"{name}: {str(error).rstrip('.')}.") from error.__cause__
     except (FFmpegError, OSError, MemoryError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoDecodeError(f"{name}: damaged or cut off, FFmpeg says '{reason}'.") from error
@@ -119,12 +183,38 @@ def _name_and_data(source) -> tuple[str, str | bytes]:
         path, content = source.get("path"), source.get("bytes")
         if path is None and content is None:
             raise VideoDecodeError(f"A video given as a dict needs `path` or `bytes`, this one has {sorted(source)}.")
-        return str(path or "<bytes>"), os.fspath(path) if content is None else content
+        return str(path or "<bytes>"), _name_and_data(path if content is None else content)[1]
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>", bytes(source)
     if hasattr(source, "read"):
         return str(getattr(source, "name", "<file object>")), source.read()
-    return os.fspath(source), os.fspath(source)
+    path = os.fspath(source)
+    if path.startswith("file://"):
+        return path, url2pathname(path.removeprefix("file://"))
+    return path, _download(path) if "://" in path else path
+
+
+def _download(url: str) -> bytes:
+    import fsspec  # comes with huggingface_hub; here, as few need it
+
+    try:
+        files, path = fsspec.url_to_fs(url)
+        return files.cat_file(path)
+    except Exception as error:  # each store has its own kinds
+        problem = "needs one more package" if isinstance(error, ImportError) else "cannot be downloaded"
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+        raise VideoDecodeError(f"{url}: {problem} ({' '.join(reason.split())[:300]}).") from error
+
+
+def _images_in(folder: str) -> list[str]:
+    """The images in a folder by their numbers: 2 before 10."""
+    names = [name for name in os.listdir(folder) if _is_image_path(name) and not name.startswith(".")]
+    kinds = sorted({re.sub(r"\d+", "1", os.path.splitext(name)[0]) for name in names})
+    if len(kinds) != 1:  # but two or three where there is optical flow beside the frames
+        found = " and ".join(kinds[:3]) or "no images"
+        raise VideoDecodeError(f"{folder}: a folder must hold images whose names differ in numbers, not {found}.")
+    names.sort(key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], name))
+    return [os.path.join(folder, name) for name in names]
 
 
 @contextmanager
@@ -309,10 +399,7 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
     metadata = VideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
     # No field, so that the metadata stay the mapping that Transformers knows.
     metadata.frame_times = seconds if num_frames == index.num_frames else None
-    indices = list(range(num_frames)) if pick is None else list(pick(metadata))
-    if indices and not 0 <= min(indices) <= max(indices) < num_frames:
-        raise ValueError(f"`pick` must return indices from 0 to {num_frames - 1}, got {indices}.")
-    metadata.frames_indices = indices
+    metadata.frames_indices = indices = _picked(pick, metadata)
     width, height = stream.codec_context.width, stream.codec_context.height
     scale = min(1, (short_side or math.inf) / max(1, min(width, height)))
     num_bytes = 3 * len(indices) * width * height * scale**2
@@ -321,6 +408,14 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
         advice = "take fewer, or scale them down with `short_side`"
         raise VideoDecodeError(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
     return metadata
+
+
+def _picked(pick: Callable[[VideoMetadata], list[int]] | None, metadata: VideoMetadata) -> list[int]:
+    num_frames = metadata.total_num_frames
+    indices = list(range(num_frames)) if pick is None else list(pick(metadata))
+    if indices and not 0 <= min(indices) <= max(indices) < num_frames:
+        raise ValueError(f"`pick` must return indices from 0 to {num_frames - 1}, got {indices}.")
+    return indices
 
 
 def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callable) -> dict[int, np.ndarray] | None:
@@ -512,9 +607,10 @@ class SViTTVideoProcessor(VideoProcessorMixin):
     r"""
     Turn videos into `pixel_values` (B, T, 3, H, W) float32: decode, sample, crop, resize, flip, rescale, normalise.
 
-    One video is what [`read_video`] takes, an array (T, H, W, C) or tensor (T, C, H, W) or (T, H, W, C) of uint8, or a
-    list of frames (PIL images, arrays, tensors). An image file, PIL image or array (H, W, C) is a clip of one frame. A
-    list of these, or a 5-D array, is a batch. Sampling applies to all; `do_sample_frames=False` takes all frames.
+    One video is what [`read_video`] takes, an array or tensor (T, H, W, C) or (T, C, H, W), or a list of frames (PIL
+    images, paths or URLs of image files, arrays, tensors). Values go from 0 to 255, or if all floats of a clip do, from
+    0 to 1. An image file on its own, PIL image or array (H, W, C) is a clip of one frame. A list of videos, or a 5-D
+    array, is a batch. Sampling applies to all; `do_sample_frames=False` takes all frames.
 
     The defaults are the original's evaluation: the middle frames of `num_frames` intervals, each resized to `size`
     without keeping the aspect ratio, bicubic without antialiasing and rounded to uint8 again, then / 255, then
@@ -610,14 +706,15 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
         def sample(metadata: VideoMetadata) -> list[int]:
             sampling = settings["sampling"] if settings["fps"] is None else f"fps{settings['fps']}"
-            how = {"fps": metadata.fps, "max_num_frames": settings["max_num_frames"], "generator": generator}
+            fps = metadata.fps or (known and known.fps)
+            how = {"fps": fps, "max_num_frames": settings["max_num_frames"], "generator": generator}
             return sample_frame_indices(settings["num_frames"], metadata.total_num_frames, sampling, **how)
 
         pick = sample if settings["do_sample_frames"] else None
         if _is_file(video):
             frames, metadata = read_video(video, pick, short_side=settings["decode_short_side"])
         else:
-            frames, metadata = _index_frames(name, video, pick, known, settings["input_data_format"])
+            frames, metadata = _index_frames(name, video, pick, known and known.fps, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
         if settings["do_augment"]:
             height, width = clip.shape[-2:]
@@ -651,8 +748,14 @@ def _is_file(video) -> bool:
     return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(video, "read")
 
 
+def _is_image_path(video) -> bool:
+    path = os.fsdecode(video) if isinstance(video, (str, os.PathLike)) else ""
+    return (urlsplit(path).path if "://" in path else path).lower().endswith(IMAGE_EXTENSIONS)
+
+
 def _is_frame(video) -> bool:
-    return isinstance(video, Image.Image) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (2, 3))
+    is_picture = isinstance(video, Image.Image) or _is_image_path(video)
+    return is_picture or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (2, 3))
 
 
 def _list_videos(videos) -> list:
@@ -669,24 +772,68 @@ def _list_videos(videos) -> list:
     return [videos] if all(map(_is_frame, videos)) else [video for entry in videos for video in _list_videos(entry)]
 
 
-def _index_frames(name, video, pick, known: VideoMetadata | None, data_format) -> tuple[np.ndarray, VideoMetadata]:
-    """What [`read_video`] does, for an array or a list of frames."""
-    metadata = VideoMetadata(total_num_frames=len(video), fps=known and known.fps)
-    metadata.duration = len(video) / metadata.fps if metadata.fps else None
-    metadata.frames_indices = list(range(len(video))) if pick is None else pick(metadata)
+def _index_frames(name, video, pick, fps, data_format=None, keep=None) -> tuple[np.ndarray, VideoMetadata]:
+    """What [`read_video`] does, for an array or a list of frames; `keep` returns what is wanted of a `VideoFrame`."""
+    if fps is not None and not (isinstance(fps, (int, float, np.number)) and 0 < fps < math.inf):
+        raise VideoDecodeError(f"{name}: `fps` must be a positive number, got {fps!r}.")
+    metadata = VideoMetadata(len(video), fps, duration=len(video) / fps if fps else None)
+    metadata.frame_times = None
     with _errors_about(name):
-        frames = _stack_frames([_rgb_frame(name, video[index], data_format) for index in metadata.frames_indices])
-    metadata.height, metadata.width = frames.shape[1:3]
+        metadata.frames_indices = _picked(pick, metadata)
+        white, frames = _white_of(name, video), []
+        for index in metadata.frames_indices:
+            frame = _rgb_frame(name, video[index], data_format, white)
+            frames.append(keep(av.VideoFrame.from_ndarray(frame)) if keep else frame)
+        frames = _stack_frames(frames)
+    if frames.shape[3:] == (3,):
+        metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
 
 
-def _rgb_frame(name: str, frame, data_format: str | None) -> np.ndarray:
-    """A PIL image, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
+def _as_array(frame: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(frame, np.ndarray):
+        return frame
+    return (frame.float() if frame.is_floating_point() else frame).numpy(force=True)  # NumPy has no bfloat16
+
+
+def _white_of(name: str, video) -> int:
+    """The value of white where it is not 255 anyway: 1 or 255 for floats, as all frames together say."""
+    numbers = [frame for frame in video if isinstance(frame, (np.ndarray, torch.Tensor)) and 0 not in frame.shape]
+    arrays = [_as_array(frame) for frame in numbers if frame.dtype not in (np.uint8, torch.uint8)]
+    if not arrays:
+        return 255
+    kind, is_real = arrays[0].dtype, all(array.dtype.kind in "fiub" for array in arrays)
+    low, high = (float(of([of(array) for array in arrays])) if is_real else math.nan for of in (np.min, np.max))
+    white = 1 if high < 2 and kind.kind in "fb" else 255  # 1.1 is a little too bright, and not black
+    if not -0.5 < low * 255 / white <= high * 255 / white < 255.5:
+        found = f"{kind} from {low:g} to {high:g}"
+        raise ValueError(f"{name}: frames must be numbers from 0 to 255, or floats from 0 to 1, got {found}.")
+    return white
+
+
+def _open_image(source) -> Image.Image:
+    """An image file, upright."""
+    name, data = _name_and_data(source)
+    with _errors_about(name), _open_file(data) as file:
+        try:
+            image = Image.open(file)
+            if image.width * image.height > MAX_FRAME_PIXELS:
+                raise ValueError(f"it is above the limit of {MAX_FRAME_PIXELS} pixels")
+            return ImageOps.exif_transpose(image)
+        except Exception as error:  # Pillow's decoders have many kinds
+            raise VideoDecodeError(f"cannot be read as an image ({str(error).partition(' <')[0]})") from error
+
+
+def _rgb_frame(name: str, frame, data_format: str | None, white: int) -> np.ndarray:
+    """An image or its file, array or tensor with 1, 3 or 4 channels as (H, W, 3) uint8. An alpha channel is dropped."""
+    frame = _open_image(frame) if _is_image_path(frame) else frame
     if isinstance(frame, Image.Image):
+        if frame.mode[0] in "IF" and np.max(frame.getextrema()) > 255:
+            raise VideoDecodeError(f"holds an image of more than 8 bits (Pillow's mode {frame.mode})")
         return np.asarray(frame.convert("RGB"))
-    frame = frame.numpy(force=True) if isinstance(frame, torch.Tensor) else frame
+    frame = _as_array(frame)
     if frame.dtype != np.uint8:
-        raise ValueError(f"{name}: frames must be uint8 with values from 0 to 255, got {frame.dtype}.")
+        frame = np.rint(frame.astype(np.float32) * (255 / white)).astype(np.uint8)
     frame = frame[..., None] if frame.ndim == 2 else frame
     shape, channels = frame.shape, (3,) if 3 in (frame.shape[0], frame.shape[-1]) else (1, 4)
     if data_format == "channels_first" or (data_format is None and shape[-1] not in channels):

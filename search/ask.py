@@ -13,7 +13,6 @@ from ..data.annotations import saved_answer_list
 from ..errors import InputError, check_number
 from ..processing_svitt import read_video, sample_frame_indices
 from .folder import load
-from .spans import frames_during, times_of
 
 # As BLIP's authors have answers written.
 GENERATION = {"num_beams": 3, "max_new_tokens": 10}
@@ -66,7 +65,7 @@ class SViTTAnswerer:
 
         Raises:
             InputError: if there is no question, or a number is out of bounds.
-            VideoDecodeError: if the video cannot be read.
+            VideoDecodeError: if the video cannot be read, or ends before `start`.
         """
         if not question.strip():
             raise InputError("There is no question.")
@@ -90,12 +89,9 @@ def frames_between(video: str | Path, start: float, end: float | None, num_frame
     """Return frames (T, H, W, 3) uint8 sampled from `start` to `end`, in seconds, or to the end of the video."""
 
     def pick(metadata) -> list[int]:
-        total, times = metadata.total_num_frames, times_of(metadata)
-        first, last = frames_during(times, start, np.inf if end is None else end)
-        first = int(np.clip(first, 0, total - 1))
-        return [first + i for i in sample_frame_indices(num_frames, max(int(last) - first, 1))]
+        return sample_frame_indices(num_frames, metadata.total_num_frames)
 
-    return read_video(str(video), pick)[0]
+    return read_video({"path": video, "start": start, "end": end}, pick)[0]
 
 
 def answers_table(answers: list[Answer]) -> str:

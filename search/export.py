@@ -14,10 +14,10 @@ from av.error import FFmpegError
 
 from ..data.mp4 import SOUND_RATE, TIME_BASE, timed, write_mp4
 from ..distributed import whole_files
-from ..processing_svitt import NO_FRAME, VideoDecodeError, _errors_about, _open_stream
+from ..processing_svitt import NO_FRAME, ROUNDING, VideoDecodeError, _errors_about, _open_stream
 from .hits import Hit
 from .places import asking, mark_of, open_store
-from .spans import ROUNDING, Source, members_of
+from .spans import Source, members_of
 
 STEPS_BACK = (0.0, 4.0, 30.0, math.inf)  # seconds before a span from where a keyframe is looked for
 LAG = 1.0  # seconds that sound may lie behind its picture in a file

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from ..conversion import load_model_and_processor
 from ..data.files import write_bad_videos
 from ..errors import ArgumentError, InputError, check_number, writing
-from ..processing_svitt import SViTTProcessor
+from ..processing_svitt import ROUNDING, SViTTProcessor
 from .places import is_url, new_files, place_of, read_file, remove_file
-from .spans import ROUNDING, absolute, is_below
+from .spans import absolute, is_below
 from .table import SpanTable
 from .tokens import DTYPES
 

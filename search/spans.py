@@ -14,11 +14,19 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.files import PHOTO_EXTENSIONS, VIDEO_EXTENSIONS, files_below, is_video
 from ..errors import InputError
-from ..processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+from ..processing_svitt import (
+    IMAGE_EXTENSIONS,
+    ROUNDING,
+    SViTTVideoProcessor,
+    VideoDecodeError,
+    frames_during,
+    read_video,
+    sample_frame_indices,
+    times_of,
+)
 from .places import asking, canonical, is_url, open_store, read_bytes, versions_below
 
 BYTES_AT_ONCE = 2**29  # of frames of one video, as small as the model sees them, that are read at once
-ROUNDING = 1e-6  # in times, of seconds or of strides
 
 
 # ---- Videos
@@ -91,7 +99,7 @@ def find_sources(paths: list[str], own: str = "") -> tuple[dict[str, Source], di
 
     def is_wanted(file: str) -> bool:
         name = os.path.basename(file).rpartition("::")[2]
-        wanted = is_video(name, VIDEO_EXTENSIONS + PHOTO_EXTENSIONS)
+        wanted = is_video(name, VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
         if not wanted and not (own and is_below(file, own)):
             skipped["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"] += 1
         return wanted
@@ -153,17 +161,6 @@ class Span(NamedTuple):
     end: float
     first: int
     last: int
-
-
-def times_of(metadata) -> np.ndarray:
-    """Return when each frame is shown, in seconds; without a frame rate, all of them within one."""
-    num_frames, times = metadata.total_num_frames, metadata.frame_times
-    return np.arange(num_frames) / (metadata.fps or num_frames) if times is None else times
-
-
-def frames_during(times: np.ndarray, starts, ends) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first frames that are shown during stretches of time, from -1, and those behind their last ones."""
-    return np.searchsorted(times, starts + ROUNDING, side="right") - 1, np.searchsorted(times, ends - ROUNDING)
 
 
 def cut(metadata, clip_seconds: float, stride_seconds: float) -> list[Span]:

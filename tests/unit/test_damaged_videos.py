@@ -68,7 +68,10 @@ def encrypt(path, videos):
 
 FAULTS = {  # what writes it, words that must occur
     "missing": (lambda path, videos: None, "cannot be opened (No such file or directory)"),
-    "folder": (lambda path, videos: path.mkdir(), "cannot be opened (Is a directory)"),
+    "folder": (
+        lambda path, videos: path.mkdir(),
+        "a folder must hold images whose names differ in numbers, not no images",
+    ),
     "pipe": (lambda path, videos: os.mkfifo(path), "cannot be opened (not a regular file)"),
     "empty": (lambda path, videos: path.touch(), "the file is empty"),
     "text": (lambda path, videos: path.write_text("this is not a video\n" * 100), "not a video file"),

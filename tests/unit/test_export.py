@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from svitt.errors import InputError
-from svitt.processing_svitt import VideoDecodeError, read_video
+from svitt.processing_svitt import VideoDecodeError, frames_during, read_video, times_of
 from svitt.search import Hit
 from svitt.search.export import export
 from svitt.search.places import canonical
-from svitt.search.spans import frames_during, times_of
 
 from ..conftest import ROOT
 from ..streams import FADE, FILMS, STREAMS, write_film

@@ -1,6 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Video files, arrays and captions in; the original's pixels and token ids out; one sentence for whatever is broken."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -104,9 +106,41 @@ def test_every_kind_of_frames_gives_the_same_clip(processor):
         actual = processor.video_processor(clip, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
+    numbers = [video / 255, (video / 255).astype(np.float16), tensor / 255, tensor.bfloat16() / 255, tensor.double()]
+    numbers += [video + np.float32(0.3), video.astype(np.int64), tensor.to(torch.uint16), list(tensor.half() / 255)]
+    for clip in numbers + [clip.permute(0, 3, 1, 2) for clip in numbers if isinstance(clip, torch.Tensor)]:
+        actual = processor.video_processor(clip, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    batch = processor.video_processor((tensor / 255).permute(0, 3, 1, 2)[None].repeat(2, 1, 1, 1, 1))["pixel_values"]
+    assert len(batch) == 2 and torch.equal(batch[1], expected[0])
+
     grey = processor.video_processor(np.repeat(video[..., :1], 3, axis=-1), return_tensors="pt")["pixel_values"]
-    for clip in (video[..., :1], list(video[..., 0]), [Image.fromarray(frame[..., 0]) for frame in video]):
+    levels = video[..., :1]
+    same = [levels, list(levels[..., 0]), [Image.fromarray(frame[..., 0]) for frame in levels]]
+    for clip in [*same, levels / 255, torch.from_numpy(levels).permute(0, 3, 1, 2) / 255]:
         torch.testing.assert_close(processor.video_processor(clip, return_tensors="pt")["pixel_values"], grey)
+
+
+def test_the_clip_and_not_a_frame_says_what_white_is():
+    read = SViTTVideoProcessor(num_frames=2, do_resize=False).read_clip
+    clip = np.zeros((4, 8, 8, 3), np.float32)
+    for last, level in ((1, 255), (200, 1)):  # of the frame before, whether the last is taken or not
+        clip[2], clip[3] = 1, last
+        assert read(clip)[1].unique().tolist() == read(clip, do_sample_frames=False)[2].unique().tolist() == [level]
+    assert read(clip > 0, do_sample_frames=False).unique().tolist() == [0, 255]
+    assert read(np.ones((2, 8, 8, 3), np.int64)).unique().tolist() == [1]  # dark, as one of uint8 is
+    for value, got in ((math.nan, "nan to nan"), (-0.1, "-0.1 to 1"), (1.1, "0 to 1.1"), (256, "0 to 256")):
+        clip[:], clip[0, 0, 0, 0], clip[1] = 0, value, 1  # a frame that is not taken
+        with pytest.raises(ValueError, match=rf"`videos\[0\]`: frames must be .* got float32 from {got}\."):
+            SViTTVideoProcessor(num_frames=1)([clip])
+    for clip, message in (
+        (np.full((2, 8, 8, 3), 256), "got int64 from 256 to 256"),
+        (np.full((2, 8, 8, 3), -1), "got int64 from -1 to -1"),
+        (np.zeros((2, 8, 8, 3), complex), "frames must be numbers from 0 to 255, .* got complex128"),
+        (np.full((2, 8, 8, 3), "a"), "frames must be numbers from 0 to 255, .* got <U1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(clip)
 
 
 def test_batch_of_everything(processor, videos):
@@ -137,7 +171,7 @@ def test_channels_are_found_or_told():
     "videos, message",
     [
         ([np.zeros((n, 5, 3), np.uint8) for n in (4, 5)], r"`videos\[0\]`: .* one size, they have 5x4, 5x5"),
-        (np.zeros((2, 4, 5, 3), np.float32), r"`videos\[0\]`: frames must be uint8 .* got float32"),
+        (np.full((2, 4, 5, 3), -1.0), r"`videos\[0\]`: frames must be numbers from 0 to 255, .* from -1 to -1"),
         (np.zeros((2, 6, 5, 2), np.uint8), r"`videos\[0\]`: frames must have 1, 3 or 4 channels"),
         ([], "`videos` must hold files, frames or clips of frames, got list"),
         ([[np.zeros((4, 5, 3), np.uint8)], 7], "`videos` must hold files, frames or clips of frames, got int"),
