@@ -342,7 +342,7 @@ def count_cut(split: str, kind: str, rows: Sequence, processor: SViTTProcessor, 
     """
     some = rows[:: -(-len(rows) // most)] if most else rows
     texts = [text for row in some for text in ([row] if isinstance(row, str) else row)]
-    encode = processor.encode_answers if kind.startswith("answers") else partial(processor, None)
+    encode = processor.encode_answers if kind == "answers" else partial(processor, None)
     parts = encode(texts, padding=False, return_overflowing_tokens=True, return_tensors=None)
     num_cut = sum(count > 1 for count in Counter(parts["overflow_to_sample_mapping"]).values())
     if num_cut and PartialState().is_main_process:

@@ -132,8 +132,8 @@ def coverage_metrics(questions: Dataset, answers: Sequence[str]) -> dict[str, fl
 def check_answers(split: str, questions: Dataset, answers: Sequence[str]):
     """Raise an `InputError` where no question could be answered rightly, which no figure would tell apart; warn where
     answers look like numbers of options that nobody has named."""
-    options = options_of(questions)
-    if not any(options) and DIGITS.issuperset(chain(*questions["answer"])) and PartialState().is_main_process:
+    options, given = options_of(questions), chain.from_iterable(questions["answer"])
+    if not any(options) and DIGITS.issuperset(given) and PartialState().is_main_process:
         which = "if these are numbers of options, map `options` in `columns`"
         warnings.warn(f"split {split}: every answer is a number below 10: {which}.", stacklevel=2)
     if not answers and not all(options):
@@ -315,11 +315,9 @@ def compared(metrics: dict) -> dict[str, dict[str, float]]:
     return {name: flat_metrics(metrics[key]) for key, name in names.items() if key in metrics}
 
 
-def what_was_ranked(
-    split: str, question_set: QuestionSet, answers: Sequence[str], processor: SViTTProcessor
-) -> dict[str, int]:
+def what_was_ranked(split: str, asked: QuestionSet, answers: Sequence[str], processor: SViTTProcessor) -> dict:
     """Return what figures of a split depend on: numbers of its questions and videos, and of what is chosen from."""
-    questions, videos, _ = question_set
+    questions, videos, _ = asked
     options = options_of(questions)
     answers = [] if all(options) else answers
     return {
