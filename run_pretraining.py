@@ -92,15 +92,18 @@ def main():
         bad_videos=bad_videos,
         processing_class=processor,
     )
+    for medium, part in pairs.items():
+        loaders.count_cut("train", f"captions of {medium}s", part["caption"], processor, loaders.ROWS_LOOKED_AT)
     trainer.train(checkpoint)
     write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
 
-    results = {}
+    results, ranked = {}, {}
     for split in sets:
-        _, results[split] = trainer.score(split)
-        trainer.accelerator.print(retrieval.results_table(split, results[split]))
-    write_results(trainer, results)
-    describe_and_publish(trainer, results, [split.source for split in training.values()], source.name)
+        scores, results[split] = trainer.score(split)
+        ranked[split] = retrieval.what_was_ranked(split, scores, sets[split], processor)
+        trainer.accelerator.print(retrieval.results_table(split, results[split], ranked[split]))
+    write_results(trainer, results, ranked)
+    describe_and_publish(trainer, results, ranked, [split.source for split in training.values()], source.name)
     trainer.accelerator.end_training()
 
 

@@ -88,17 +88,19 @@ def main():
         processing_class=processor,
     )
     if pairs:
+        loaders.count_cut("train", "captions", pairs["caption"], processor, loaders.ROWS_LOOKED_AT)
         trainer.train(checkpoint)
         write_whole(output_dir, model.save_pretrained, processor.save_pretrained)
 
-    results = {}
+    results, ranked = {}, {}
     for split in sets:
         scores, results[split] = trainer.score(split)
+        ranked[split] = retrieval.what_was_ranked(split, scores, sets[split], processor, task.join_captions)
         write_whole(output_dir, partial(write_scores, split, scores, sets[split], task.save_scores))
-        trainer.accelerator.print(retrieval.results_table(split, results[split]))
-    write_results(trainer, results)
+        trainer.accelerator.print(retrieval.results_table(split, results[split], ranked[split]))
+    write_results(trainer, results, ranked)
     if pairs:
-        describe_and_publish(trainer, results, [training.source], task.model_name_or_path)
+        describe_and_publish(trainer, results, ranked, [training.source], task.model_name_or_path)
     trainer.accelerator.end_training()
 
 

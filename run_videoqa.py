@@ -74,8 +74,10 @@ def main():
         bad_videos=bad_videos,
         processing_class=processor,
     )
-    results = {}
+    results, ranked = {}, {}
     if questions:
+        for kind in ("question", "answer"):
+            loaders.count_cut("train", f"{kind}s", questions[kind], processor, loaders.ROWS_LOOKED_AT)
         results["train"] = answering.coverage_metrics(questions, answers)
         trainer.accelerator.print(f"train: {answering.coverage_line(results['train'])}")
         write_whole(output_dir, partial(answering.save_answer_list, answers))
@@ -86,13 +88,14 @@ def main():
 
     for split in sets:
         predictions, results[split] = trainer.score(split)
-        trainer.accelerator.print(answering.answer_table(split, results[split]))
+        ranked[split] = answering.what_was_ranked(split, sets[split], answers, processor)
+        trainer.accelerator.print(answering.answer_table(split, results[split], ranked[split]))
         write = partial(answering.write_predictions, split=split, questions=sets[split].questions)
         write_whole(output_dir, partial(write, predictions=predictions))
-    write_results(trainer, results)
+    write_results(trainer, results, ranked)
     if questions:
         compared = {split: answering.compared(results[split]) for split in sets}
-        describe_and_publish(trainer, compared, [training.source], source.name)
+        describe_and_publish(trainer, compared, ranked, [training.source], source.name)
     trainer.accelerator.end_training()
 
 

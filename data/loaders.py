@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,8 @@ from .shards import read_member
 
 # So many videos in a row that cannot be read are no accident.
 MAX_BAD_IN_A_ROW = 10
+# Rows to train on whose texts are looked at: a second's work.
+ROWS_LOOKED_AT = 10_000
 # Shards whose rows are shuffled together: more mix better, fewer are read from a smaller part of a disk at a time.
 SHARDS_AT_ONCE = 8
 
@@ -330,6 +333,22 @@ def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 
     share = {name: share_of(tensor) for name, tensor in processor(text=texts, return_tensors="pt").items()}
     for start in range(0, len(share["input_ids"]), batch_size):
         yield {name: tensor[start : start + batch_size] for name, tensor in share.items()}
+
+
+def count_cut(split: str, kind: str, rows: Sequence, processor: SViTTProcessor, most: int | None = None) -> int:
+    """Return how many texts of rows, which may hold several, the processor cuts, and tell of them if there are any.
+
+    It looks at `most` evenly spaced rows at most. `kind` is what the texts are: `answers` are encoded as such.
+    """
+    some = rows[:: -(-len(rows) // most)] if most else rows
+    texts = [text for row in some for text in ([row] if isinstance(row, str) else row)]
+    encode = processor.encode_answers if kind == "answers" else partial(processor, None)
+    parts = encode(texts, padding=False, return_overflowing_tokens=True, return_tensors=None)
+    num_cut = sum(count > 1 for count in Counter(parts["overflow_to_sample_mapping"]).values())
+    if num_cut and PartialState().is_main_process:
+        of = f"{len(texts):,} {kind}" + " looked at" * (len(some) < len(rows))
+        print(f"{split}: {num_cut:,} of {of} are longer than {max(map(len, parts['input_ids']))} tokens and were cut")
+    return num_cut
 
 
 def collate_rows(rows: list[dict], processor: SViTTProcessor, texts: str) -> dict:

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -24,14 +25,15 @@ from transformers.hf_argparser import HfArg
 
 from ..configuration_svitt import SViTTConfig
 from ..data.annotations import ANSWER_LIST, Member, load_answer_list, saved_answer_list
-from ..data.loaders import to_model_inputs
+from ..data.loaders import count_cut, to_model_inputs
 from ..distributed import fail_together, share_of
 from ..errors import InputError, check_number
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, VideoReader, metrics_table, video_field
+from .clips import ClipArguments, VideoReader, in_words, metrics_table, video_field
 from .metrics.qa_accuracy.qa_accuracy import accuracies, by_type, percent
 
 NUM_PREDICTED = 10  # answers of a question that are written down
+DIGITS = frozenset("0123456789")
 
 
 @dataclass
@@ -128,8 +130,13 @@ def coverage_metrics(questions: Dataset, answers: Sequence[str]) -> dict[str, fl
 
 
 def check_answers(split: str, questions: Dataset, answers: Sequence[str]):
-    """Raise an `InputError` where no question could be answered rightly, which no figure would tell apart."""
-    if not answers and not all(options_of(questions)):
+    """Raise an `InputError` where no question could be answered rightly, which no figure would tell apart; warn where
+    answers look like numbers of options that nobody has named."""
+    options, given = options_of(questions), chain.from_iterable(questions["answer"])
+    if not any(options) and DIGITS.issuperset(given) and PartialState().is_main_process:
+        which = "if these are numbers of options, map `options` in `columns`"
+        warnings.warn(f"split {split}: every answer is a number below 10: {which}.", stacklevel=2)
+    if not answers and not all(options):
         raise InputError(
             f"split {split}: there is no list of answers to choose from, neither with the dataset nor with the model; "
             "give --answer_list, or `options` in each row."
@@ -308,18 +315,33 @@ def compared(metrics: dict) -> dict[str, dict[str, float]]:
     return {name: flat_metrics(metrics[key]) for key, name in names.items() if key in metrics}
 
 
-def answer_table(split: str, metrics: dict) -> str:
-    """Return accuracies of [`answer_metrics`] as lines of text."""
+def what_was_ranked(split: str, asked: QuestionSet, answers: Sequence[str], processor: SViTTProcessor) -> dict:
+    """Return what figures of a split depend on: numbers of its questions and videos, and of what is chosen from."""
+    questions, videos, _ = asked
+    options = options_of(questions)
+    answers = [] if all(options) else answers
+    return {
+        "questions": len(questions),
+        "questions_cut": count_cut(split, "questions", questions["question"][:], processor),
+        "videos": len(videos),
+        "answers": len(answers),
+        "options": sum(map(len, options)),
+        "answers_cut": count_cut(split, "answers", list(dict.fromkeys(chain(answers, *options))), processor),
+    }
+
+
+def answer_table(split: str, metrics: dict, ranked: dict[str, int]) -> str:
+    """Return accuracies of [`answer_metrics`], and what was ranked, as lines of text."""
     columns = compared(metrics)
     rows = [
         (f"  {row}", {name: figures[row] for name, figures in columns.items() if row in figures})
         for row in columns["model"]
     ]
-    return f"{metrics_table(split, rows)}\n  {coverage_line(metrics)}"
+    return metrics_table(split, rows, f"{in_words(ranked)}; {coverage_line(metrics)}")
 
 
 def coverage_line(metrics: dict) -> str:
-    return f"{metrics['num_questions']} questions, {metrics['coverage']:.2f} % with a right answer to choose"
+    return f"{metrics['coverage']:.2f} % of {metrics['num_questions']:,} questions have a right answer to choose"
 
 
 def write_predictions(folder: Path, split: str, questions: Dataset, predictions: Sequence[Prediction | None]):

@@ -70,7 +70,13 @@ def video_field(rows: Dataset, field: str) -> pa.ChunkedArray:
     return pc.struct_field(rows.select_columns("video").with_format("arrow")[:]["video"], field)
 
 
-def metrics_table(title: str, rows: list[tuple[str, dict[str, float]]]) -> str:
+def in_words(ranked: dict[str, int]) -> str:
+    """Return what was ranked as words, such as "1,000 videos, 1,000 texts, captions joined", without what is 0."""
+    named = ((name.replace("_", " "), number) for name, number in ranked.items() if number)
+    return ", ".join(name if number is True else f"{number:,} {name}" for name, number in named)
+
+
+def metrics_table(title: str, rows: list[tuple[str, dict[str, float]]], note: str) -> str:
     """Return rows of figures by name as lines of text, with a column for each name; a row without any is a heading."""
     widths = {name: max(len(name) + 2, 8) for _, figures in rows for name in figures}
     first = max(len(name) for name, _ in [(title, {}), *rows])
@@ -78,4 +84,4 @@ def metrics_table(title: str, rows: list[tuple[str, dict[str, float]]]) -> str:
     for row, figures in rows:
         cells = (f"{figures[name]:{width}.2f}" if name in figures else " " * width for name, width in widths.items())
         lines.append((row.ljust(first) + "".join(cells)).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, f"  {note}"])

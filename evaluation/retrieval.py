@@ -6,7 +6,6 @@ V videos of C clips of N tokens, T texts of L words, width D. A process encodes 
 tokens, as these are large; embeddings, texts and scores are gathered. Results are the same for any number of processes.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from transformers import PreTrainedModel
 from transformers.hf_argparser import HfArg
 
 from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_set
-from ..data.loaders import ProcessingArguments, text_batches
+from ..data.loaders import ProcessingArguments, count_cut, text_batches
 from ..data.presets import Split
 from ..distributed import fail_together, gather_shares, progress_bar, share_of
 from ..modeling_svitt import join_clips, pool_clips
-from .clips import ClipArguments, VideoReader, metrics_table, video_field
+from ..processing_svitt import SViTTProcessor
+from .clips import ClipArguments, VideoReader, in_words, metrics_table, video_field
 from .metrics.retrieval_recall.retrieval_recall import TOP_K, rank_of_best, recalls, with_means
 
 # Texts that share a video's keys and values: more are padded more, fewer let the video be projected more often.
@@ -33,8 +33,9 @@ TEXTS_AT_ONCE = 32
 KIND_NAMES = {"itm": "re-ranked (ITM)", "itc": "embeddings (ITC)", "ensemble": "both (ensemble)", "chance": "chance"}
 DIRECTIONS = {"txt_": "video to text", "img_": "text to video"}
 COLUMN_NAMES = {"accuracy": "accuracy", "r1": "R@1", "r5": "R@5", "r10": "R@10", "r_mean": "mean"}
+COLUMN_NAMES |= {"median_rank": "MdR", "mean_rank": "MnR"}
 
-Metrics = dict[str, dict[str, float]]  # in percent, by kind (see KIND_NAMES) and name
+Metrics = dict[str, dict[str, float]]  # in percent, but for ranks, by kind (see KIND_NAMES) and name
 
 
 @dataclass
@@ -277,40 +278,43 @@ def pair_matrix(texts_of_video: list[list[int]], num_texts: int) -> Tensor:
 
 
 def metrics_of(scores: RetrievalScores | ChoiceScores, videos_and_texts: RetrievalSet | ChoiceSet) -> Metrics:
-    """Return [`retrieval_metrics`] or [`choice_metrics`] of the scores of a split."""
-    if isinstance(scores, ChoiceScores):
-        return choice_metrics(scores, videos_and_texts)  # type: ignore[arg-type]
-    return retrieval_metrics(scores, videos_and_texts.texts_of_video)
+    """Return [`retrieval_metrics`]; or, of choices, the accuracy by each kind of scores, and by `chance`. A video that
+    is missing is wrong."""
+    if not isinstance(scores, ChoiceScores):
+        return retrieval_metrics(scores, videos_and_texts.texts_of_video)
+    is_right = {kind: choice_ranks(score, videos_and_texts.answers) == 0 for kind, score in vars(scores).items()}
+    is_right["chance"] = torch.tensor([1 / len(options) for options in videos_and_texts.options_of_video])
+    return {kind: {"accuracy": round(100 * shares.double().mean().item(), 2)} for kind, shares in is_right.items()}
 
 
 def retrieval_metrics(scores: RetrievalScores, texts_of_video: list[list[int]]) -> Metrics:
-    """Return R@1, R@5 and R@10 by matching scores (`itm`), by cosines (`itc`), and by random ranking (`chance`)."""
+    """Return [`recalls`] by matching scores (`itm`), by cosines (`itc`), and by random ranking (`chance`).
+
+    What is outside a shortlist is a miss at every k; its rank, behind the shortlist, is that by cosines.
+    """
     return {
-        "itm": recalls(scores.video_to_text, texts_of_video, scores.text_to_video),
+        "itm": recalls(scores.video_to_text, texts_of_video, scores.text_to_video, behind=scores.itc),
         "itc": recalls(scores.itc, texts_of_video),
         "chance": chance_recall(texts_of_video),
     }
 
 
 def chance_recall(texts_of_video: list[list[int]]) -> dict[str, float]:
-    """Return the expected recalls of a random ranking, under the names of [`recalls`].
+    """Return the expected recalls and ranks of a random ranking, under the names of [`recalls`].
 
-    The first k of n candidates in random order hold none of r right ones with probability C(n - r, k) / C(n, k).
+    Of n candidates in random order, the first k hold none of r right ones with probability
+    (1 - r / n) (1 - r / (n - 1)) ... (1 - r / (n - k + 1)); the sum of these over k is the expected rank of the first.
     """
-    of_videos, shares = list(map(len, texts_of_video)), {}
-    of_texts = list(Counter(text for texts in texts_of_video for text in texts).values())
+    of_videos, found = list(map(len, texts_of_video)), {}
+    of_texts = Counter(text for texts in texts_of_video for text in texts).values()
     for prefix, rights, n in (("txt", of_videos, len(of_texts)), ("img", of_texts, len(of_videos))):
-        for k in TOP_K:
-            misses = [math.comb(n - right, min(k, n)) / math.comb(n, min(k, n)) for right in rights]
-            shares[f"{prefix}_r{k}"] = 100 * (1 - sum(misses) / len(misses))
-    return with_means(shares)
-
-
-def choice_metrics(scores: ChoiceScores, choices: ChoiceSet) -> Metrics:
-    """Return the accuracy by each kind of scores, and by `chance`; a video that is missing is wrong."""
-    is_right = {kind: choice_ranks(score, choices.answers) == 0 for kind, score in vars(scores).items()}
-    is_right["chance"] = torch.tensor([1 / len(options) for options in choices.options_of_video])
-    return {kind: {"accuracy": round(100 * shares.double().mean().item(), 2)} for kind, shares in is_right.items()}
+        misses = np.zeros(n + 1)  # for k from 0 to n
+        for right, count in Counter(rights).items():
+            misses += count / len(rights) * np.cumprod([1, *(1 - right / np.arange(n, 0, -1)).clip(0)])
+        found |= {f"{prefix}_r{k}": 100 * (1 - misses[min(k, n)]) for k in TOP_K}
+        halves = [np.searchsorted(-misses.round(9), -0.5, side) for side in ("left", "right")]
+        found |= {f"{prefix}_median_rank": np.mean(halves), f"{prefix}_mean_rank": misses[:-1].sum()}
+    return with_means(found)
 
 
 def choice_ranks(scores: Tensor, answers: list[int]) -> Tensor:
@@ -320,15 +324,34 @@ def choice_ranks(scores: Tensor, answers: list[int]) -> Tensor:
     return ranks.masked_fill(scores.isneginf().all(dim=1), float("inf"))
 
 
-def results_table(split: str, metrics: Metrics) -> str:
-    """Return the metrics of a split, see [`metrics_of`], as lines of text."""
+def what_was_ranked(
+    split: str,
+    scores: RetrievalScores | ChoiceScores,
+    videos_and_texts: RetrievalSet | ChoiceSet,
+    processor: SViTTProcessor,
+    join_captions: bool = False,
+) -> dict[str, int]:
+    """Return what figures of a split depend on: numbers of its videos and texts, and what became of them."""
+    texts, is_choice = videos_and_texts.texts, isinstance(scores, ChoiceScores)
+    kind = "options" if is_choice else "texts"
+    return {
+        "videos": len(videos_and_texts.videos),
+        "videos_missing": int(scores.itc.isneginf().all(dim=1).sum()),
+        kind: len(texts),
+        f"{kind}_cut": count_cut(split, kind, texts, processor),
+        "captions_joined": join_captions and not is_choice,
+    }
+
+
+def results_table(split: str, metrics: Metrics, ranked: dict[str, int]) -> str:
+    """Return the metrics of a split, see [`metrics_of`], and what was ranked as lines of text."""
     rows = []
     for prefix, direction in (("", ""),) if "ensemble" in metrics else DIRECTIONS.items():
         rows += [(direction, {})] if direction else []
         for kind, values in metrics.items():
             found = {name: values[prefix + key] for key, name in COLUMN_NAMES.items() if prefix + key in values}
             rows.append((f"  {KIND_NAMES[kind]}", found))
-    return metrics_table(split, rows)
+    return metrics_table(split, rows, in_words(ranked))
 
 
 # ---- Ranks

@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
 from ..distributed import write_whole
+from ..evaluation.clips import in_words
 from .trainer import SViTTTrainer
 
 # Of a run's folder, what is published: other files tell about the data and the machine.
@@ -23,9 +24,9 @@ def write_settings(settings: Mapping[str, Any], folder: Path):
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
-def write_results(trainer: SViTTTrainer, results: dict[str, Any]):
-    """Write results.json, with the epoch and the update that the model is of if it was trained."""
-    facts = {"num_processes": trainer.args.world_size}
+def write_results(trainer: SViTTTrainer, results: dict[str, Any], ranked: dict[str, Any]):
+    """Write results.json, with what was ranked, and the epoch and the update that the model is of if it was trained."""
+    facts = {"num_processes": trainer.args.world_size, "ranked": ranked}
     if trainer.train_loader is not None:
         facts |= {"epoch": trainer.best_epoch, "step": trainer.best_step}
     text = json.dumps(facts | results, indent=2)
@@ -35,6 +36,7 @@ def write_results(trainer: SViTTTrainer, results: dict[str, Any]):
 def describe_and_publish(
     trainer: SViTTTrainer,
     results: Mapping[str, Mapping[str, Mapping[str, float]]],
+    ranked: Mapping[str, dict[str, int]],
     datasets: Sequence[str],
     base_model: str,
 ):
@@ -43,6 +45,7 @@ def describe_and_publish(
     Args:
         results: figures by split, kind and name; kinds that end in `chance` or `answer` are what a model need not learn
             for.
+        ranked: by split, what was ranked.
         datasets, base_model: names on the Hub, or files and folders, of which the card tells the last name alone.
     """
     if not trainer.is_world_process_zero():
@@ -78,6 +81,7 @@ def describe_and_publish(
         sources=[hub_name(name) or Path(name).name for name in datasets],
         base_model=hub_name(base_model) or Path(base_model).name,
         results=rows,
+        ranked=[f"{split}: {in_words(numbers)}" for split, numbers in ranked.items()],
         names=list(dict.fromkeys(name for values in rows.values() for name in values)),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         versions=", ".join(f"{package} {version(package)}" for package in ("svitt", "torch", "transformers")),

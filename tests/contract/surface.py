@@ -183,8 +183,12 @@ def retrieval_scores(model, video_batches, text_batches, num_frames: int, **sett
 
 
 def recalls(scores, texts_of_video: list[list[int]]) -> dict:
-    """The recalls by `itm` and by `itc`."""
-    return retrieval_metrics(scores, texts_of_video)
+    """The recalls by `itm` and by `itc`, without the ranks beside them."""
+    metrics = retrieval_metrics(scores, texts_of_video)
+    return {
+        kind: {name: figure for name, figure in figures.items() if not name.endswith("_rank")}
+        for kind, figures in metrics.items()
+    }
 
 
 def frames_at(video, wanted: list[int]):

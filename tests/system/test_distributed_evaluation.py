@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from transformers.utils import flatten_dict
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval
 from svitt.data.annotations import choice_set, load_captions, load_choices, load_questions, retrieval_set
@@ -100,9 +101,12 @@ def test_results_do_not_depend_on_the_number_of_processes(demo, folder, num_proc
     for rank in range(num_processes):
         found = torch.load(folder / f"{rank}_of_{num_processes}.pt")
         for size in SIZES:
-            for name in ("metrics", "answers", "accuracies"):
+            for name in ("answers", "accuracies"):
                 assert found[size][name] == expected[size][name], (rank, size, name)
-            # Batches hold other videos, which may change the order of sums within the float32 of a score.
+            # Batches hold other videos, which may change the order of sums within the float32 of a score. That puts
+            # copies of a video in another order, which mean ranks tell.
+            metrics, others = (flatten_dict(of[size]["metrics"]) for of in (found, expected))
+            assert metrics == pytest.approx(others, abs=0.1), (rank, size)  # a recall has steps of more than 1
             for name, scores in expected[size]["scores"].items():
                 torch.testing.assert_close(found[size]["scores"][name], scores, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(

@@ -34,6 +34,7 @@ from svitt.evaluation.answering import (
     save_answer_list,
     to_training_inputs,
     warn_of_new_decoder,
+    what_was_ranked,
     write_predictions,
 )
 from svitt.evaluation.clips import VideoReader
@@ -277,8 +278,9 @@ def test_metrics_and_table():
         "num_questions": 4,
         "num_missed": 1,
     }
-    lines = answer_table("test", metrics).splitlines()
-    assert lines[2].split() == ["accuracy_color", "50.00", "100.00"] and "4 questions, 100.00 %" in lines[-1]
+    lines = answer_table("test", metrics, {"questions": 4, "videos": 2, "answers": 1500, "options": 0}).splitlines()
+    assert lines[2].split() == ["accuracy_color", "50.00", "100.00"]
+    assert lines[-1] == "  4 questions, 2 videos, 1,500 answers; 100.00 % of 4 questions have a right answer to choose"
 
 
 def test_chance_among_options():
@@ -286,9 +288,29 @@ def test_chance_among_options():
     questions = table([["a"], ["a", "a", "b"]], **columns)
     metrics = answer_metrics(questions, [Prediction(["a"], [0.9]), Prediction(["c"], [0.9])], [])
     assert metrics["chance"] == {"overall": 50.0, "by_type": {"x": 50.0, "y": 50.0}}
-    lines = answer_table("test", metrics).splitlines()
+    lines = answer_table("test", metrics, {}).splitlines()
     assert lines[0].split() == ["test", "model", "most", "frequent", "answer", "chance"]
     assert lines[1].split() == ["accuracy", "50.00", "100.00", "50.00"]
+
+
+def test_what_was_ranked(questions, demo, capsys):
+    processor, split = SViTTProcessor.from_pretrained(demo / "model"), question_set(questions)
+    ranked = what_was_ranked("test", split, ["up " * 5, *ANSWERS], processor)
+    expected = {"questions": 16, "questions_cut": 0, "videos": 4, "answers": 8, "options": 0, "answers_cut": 2}
+    assert ranked == expected  # five words and four, with those of begin and end
+    assert capsys.readouterr().out == "test: 2 of 8 answers are longer than 5 tokens and were cut\n"
+    with_options = questions.add_column("options", [["up", "red"]] * 16)
+    ranked = what_was_ranked("test", question_set(with_options), ANSWERS, processor)
+    assert (ranked["answers"], ranked["options"], ranked["answers_cut"]) == (0, 32, 0)
+
+
+def test_answers_that_may_be_numbers_of_options_are_warned_of(recwarn):
+    with pytest.warns(UserWarning, match="split train: every answer is a number below 10: .* map `options` in `col"):
+        check_answers("train", table([["2"], ["0", "9"]]), ["2"])
+    recwarn.clear()
+    check_answers("train", table([["2"], ["10"]]), ["2"])
+    check_answers("train", table([["2"]], options=[["2", "3"]]), [])
+    assert not recwarn.list
 
 
 def test_files_of_predictions(tmp_path):

@@ -30,6 +30,7 @@ from svitt.data.loaders import (
     ShuffledBatches,
     collate_pairs,
     collate_questions,
+    count_cut,
     model_batches,
     to_model_inputs,
     training_loader,
@@ -114,6 +115,25 @@ def test_evaluation_batches_equal_the_processor(videos, processor, num_workers):
     assert [len(batch["is_missing"]) for batch in batches] == [2, 1]
     expected = processor(videos=paths, num_frames=6, return_tensors="pt")["pixel_values"]
     assert torch.equal(torch.cat([batch["pixel_values"] for batch in batches]), expected)
+
+
+def test_texts_that_are_cut_are_counted(processor, capsys):
+    """Of all rows, or of a few evenly spaced ones, one of the two words of which is kept."""
+    rows = Dataset.from_dict({"caption": ["a cat"] * 9 + ["a"] * 9, "answer": [["a"], ["a", "a cat plays"]] * 9})
+    short = SViTTProcessor(processor.video_processor, processor.tokenizer, max_answer_length=4)
+    assert count_cut("train", "answers", rows["answer"], short) == 9
+    assert not count_cut("train", "captions", rows["caption"], processor)
+    short.tokenizer.init_kwargs["max_length"] = 2
+    try:
+        assert count_cut("train", "captions", rows["caption"], short, most=18) == 9
+        assert count_cut("train", "captions", rows["caption"], short, most=7) == 3
+    finally:
+        del short.tokenizer.init_kwargs["max_length"]
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 9 of 27 answers are longer than 4 tokens and were cut",
+        "train: 9 of 18 captions are longer than 2 tokens and were cut",
+        "train: 3 of 6 captions looked at are longer than 2 tokens and were cut",
+    ]
 
 
 def test_questions_and_videos_given_as_bytes(videos, processor):

@@ -33,6 +33,18 @@ def test_bad_input(recall, scores, references, kwargs, message):
         recall.compute(predictions=scores, references=references, **kwargs)
 
 
+def test_ranks_are_counted_from_1_and_the_best_right_candidate_counts(recall):
+    """Video 0 has texts 0 and 3, which are third and second; video 1 has text 1, the first; 2 is the last."""
+    scores = np.array([[0.2, 0.9, 0.1, 0.3], [0.0, 0.5, 0.1, 0.2], [0.9, 0.8, -np.inf, 0.7]])
+    references = [[0, 3], [1], [2]]
+    found = recall.compute(predictions=scores, references=references, with_ranks=True)
+    assert (found["txt_median_rank"], found["txt_mean_rank"]) == (2.0, round((2 + 1 + 4) / 3, 2))
+    # Of the texts, 0 and 3 find video 0 behind video 2; 1 finds video 1 last; 2, of a video that is missing, is last.
+    assert (found["img_median_rank"], found["img_mean_rank"]) == (2.5, (2 + 3 + 3 + 2) / 4)
+    without = recall.compute(predictions=scores, references=references)
+    assert without == {name: figure for name, figure in found.items() if not name.endswith("_rank")}
+
+
 # ---- Answers
 
 

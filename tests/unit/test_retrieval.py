@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svitt import SViTTForVideoTextRetrieval
+from svitt import SViTTForVideoTextRetrieval, SViTTProcessor
 from svitt.data.annotations import ChoiceSet, RetrievalSet
 from svitt.evaluation.retrieval import (
     ChoiceScores,
@@ -28,6 +28,7 @@ from svitt.evaluation.retrieval import (
     retrieval_metrics,
     score_retrieval,
     shortlist,
+    what_was_ranked,
 )
 
 
@@ -162,6 +163,9 @@ def test_a_missing_video_is_a_miss_in_both_directions(golden, assert_close):
         for kind in ("itm", "itc"):
             for name in ("txt_r1", "txt_r10", "img_r1", "img_r10"):
                 assert metrics[kind][name] == pytest.approx(100 * 4 / 6, abs=0.01)
+            for direction in ("txt", "img"):  # the two are last of six
+                ranks = metrics[kind][f"{direction}_median_rank"], metrics[kind][f"{direction}_mean_rank"]
+                assert ranks == (1, round((4 * 1 + 2 * 6) / 6, 2))
     scores = score(case, videos, texts, is_missing=range(6))
     assert scores.video_to_text.isneginf().all() and scores.text_to_video.isneginf().all()
 
@@ -201,8 +205,9 @@ def test_accuracy_of_options_by_hand():
     # By chance, (1/2 + 1/3 + 1/2) / 3.
     assert accuracies == {"itm": 33.33, "itc": 33.33, "ensemble": 66.67, "chance": 44.44}
 
-    lines = results_table("mc", metrics).splitlines()
+    lines = results_table("mc", metrics, {"videos": 3, "videos_missing": 1, "options": 5}).splitlines()
     assert lines[0].split() == ["mc", "accuracy"] and lines[3].split() == ["both", "(ensemble)", "66.67"]
+    assert lines[-1] == "  3 videos, 1 videos missing, 5 options"
 
     rows = rank_table(scores, split).to_pylist()
     assert [tuple(row.values()) for row in rows] == [
@@ -239,6 +244,31 @@ def test_ranks_by_hand():
     assert rank_table(outside, split)["rank_itm"].to_pylist()[:2] == [None, None]
 
 
+def test_what_is_outside_a_shortlist_ranks_behind_it_as_by_embeddings():
+    """Five texts, shortlists of two: text 0 of video 0 is inside and second; of video 1, text 1 is fourth outside."""
+    none = float("-inf")
+    itc = torch.tensor([[0.8, 0.9, 0.3, 0.2, 0.1], [0.9, 0.4, 0.8, 0.7, 0.1]])
+    itm = torch.tensor([[0.1, 0.9, none, none, none], [0.8, none, 0.2, none, none]])
+    metrics = retrieval_metrics(RetrievalScores(itc, itm, itc.t()), [[0, 2, 3, 4], [1]])
+    assert (metrics["itm"]["txt_mean_rank"], metrics["itm"]["txt_r5"]) == (3.0, 50.0)
+    assert metrics["itc"]["txt_mean_rank"] == 3.0
+
+
+def test_what_was_ranked(folders, capsys):
+    processor, videos = SViTTProcessor.from_pretrained(folders / "svitt"), choices([], [0, 0, 0], []).videos
+    itc = torch.tensor([[0.1, 0.2], [float("-inf")] * 2, [0.3, 0.1]])
+    split, scores = RetrievalSet(videos, ["the cat", "a " * 40], [[0], [1], [1]]), RetrievalScores(itc, itc, itc.t())
+    ranked = what_was_ranked("test", scores, split, processor, join_captions=True)
+    assert ranked == {"videos": 3, "videos_missing": 1, "texts": 2, "texts_cut": 1, "captions_joined": True}
+    assert capsys.readouterr().out == "test: 1 of 2 texts are longer than 32 tokens and were cut\n"
+    line = results_table("test", metrics_of(scores, split), ranked).splitlines()[-1]
+    assert line == "  3 videos, 1 videos missing, 2 texts, 1 texts cut, captions joined"
+    split = choices([[0, 1]] * 3, [0] * 3, ["the cat", "a"])
+    ranked = what_was_ranked("test", ChoiceScores(itc, itc, itc), split, processor, join_captions=True)
+    assert ranked == {"videos": 3, "videos_missing": 1, "options": 2, "options_cut": 0, "captions_joined": False}
+    assert not capsys.readouterr().out
+
+
 def test_shortlist_takes_candidates_tied_with_the_last():
     scores = torch.tensor([[3.0, 1.0, 2.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
     assert shortlist(scores, 2).tolist() == [[True, False, True, False], [True, True, True, False]]
@@ -272,12 +302,17 @@ def test_chance_is_the_expected_recall_of_random_scores():
     one_to_one = chance_recall([[i] for i in range(200)])
     assert (one_to_one["txt_r1"], one_to_one["img_r10"]) == (0.5, 5.0)
     assert one_to_one["r_mean"] == pytest.approx((0.5 + 2.5 + 5.0) / 3, abs=0.01)
+    assert one_to_one["txt_median_rank"] == one_to_one["img_mean_rank"] == 100.5
+    # Of 9 texts, 3 to a video: the mean is (9 + 1) / (3 + 1), and the first 1 or 2 hold one with 1/3 or 7/12.
+    several = chance_recall([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    assert (several["txt_median_rank"], several["txt_mean_rank"], several["img_mean_rank"]) == (2.0, 2.5, 2.0)
 
 
 def test_table_shows_chance_beside_the_recalls():
     scores = torch.eye(20)
     metrics = retrieval_metrics(RetrievalScores(scores, scores, scores), [[i] for i in range(20)])
-    lines = results_table("test", metrics).splitlines()
-    assert lines[0].split() == ["test", "R@1", "R@5", "R@10", "mean"]
-    assert lines[2].split()[-4:] == ["100.00"] * 4
-    assert lines[4].split() == ["chance", "5.00", "25.00", "50.00", "26.67"]
+    lines = results_table("test", metrics, {"videos": 1000, "captions_joined": False}).splitlines()
+    assert lines[0].split() == ["test", "R@1", "R@5", "R@10", "mean", "MdR", "MnR"]
+    assert lines[2].split()[-6:] == ["100.00"] * 4 + ["1.00"] * 2
+    assert lines[4].split() == ["chance", "5.00", "25.00", "50.00", "26.67", "10.50", "10.50"]
+    assert lines[-1] == "  1,000 videos"

@@ -38,12 +38,18 @@ def read(folder, name):
 
 
 def test_training_leaves_a_card_and_settings_that_run_again(demo, tmp_path):
-    run(demo, tmp_path / "out", **captions_of(demo, "train", "test"), max_text_length=16, flip_prob=0.0)
-    metadata, results = metadata_load(tmp_path / "out/README.md"), read(tmp_path / "out", "results.json")["test"]
+    options = {"max_text_length": 16, "flip_prob": 0.0, "join_captions": True}
+    ended = run(demo, tmp_path / "out", **captions_of(demo, "train", "test"), **options)
+    metadata, results = metadata_load(tmp_path / "out/README.md"), read(tmp_path / "out", "results.json")
+    [told] = [line for line in ended.out.splitlines() if "captions joined" in line]
+    ranked = {"videos": 14, "videos_missing": 0, "texts": 14, "texts_cut": 0, "captions_joined": True}
+    assert results["ranked"] == {"test": ranked} and told == "  14 videos, 14 texts, captions joined"
+    results = results["test"]
     _, evaluations = model_index_to_eval_results(metadata["model-index"])
     found = {(result.dataset_name, result.metric_type): result.metric_value for result in evaluations}
     assert found == {(f"test, {kind}", name): results[kind][name] for kind in ("itm", "itc") for name in results[kind]}
     card = (tmp_path / "out/README.md").read_text()
+    assert "test: 14 videos, 14 texts, captions joined." in card
     assert "| test, chance |" in card and "train.json" in card and str(demo) not in card
     assert SViTTProcessor.from_pretrained(tmp_path / "out")(text="a", padding="max_length")["input_ids"][15:] == [0]
 
@@ -64,7 +70,7 @@ def test_a_dataset_file_gives_splits_and_settings_that_the_command_line_override
     options = {"dataset_file": tmp_path / "demo.yaml", "data_dir": demo / "data", "video_dir": None}
     run(demo, tmp_path / "out", **options, num_train_epochs=1)
     results = read(tmp_path / "out", "results.json")
-    assert results["epoch"] == 1 and set(results) == {"num_processes", "epoch", "step", "val_small"}
+    assert results["epoch"] == 1 and set(results) == {"num_processes", "ranked", "epoch", "step", "val_small"}
     assert results["val_small"]["itm"]["txt_r5"] == results["val_small"]["itm"]["txt_r10"]  # k_test is 3
     config = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "out").config
     assert (config.vision_config.token_keep_rate, config.text_config.token_keep_rate) == (0.9, 0.5)
@@ -139,8 +145,8 @@ def test_answers_of_an_untrained_model_are_warned_of(demo, tmp_path):
 
 
 def test_a_trained_model_has_its_answers_lengths_and_card(demo, tmp_path):
-    options = {"max_text_length": 12, "max_answer_length": 6, "no_augment": True, "num_train_epochs": 2}
-    run(demo, tmp_path / "out", "videoqa", **questions_of(demo, "train", "validation"), **options)
+    options = {"max_text_length": 6, "max_answer_length": 6, "no_augment": True, "num_train_epochs": 2}
+    ended = run(demo, tmp_path / "out", "videoqa", **questions_of(demo, "train", "validation"), **options)
     [state] = [read(path, "trainer_state.json") for path in (tmp_path / "out").glob("checkpoint-8")]
     name = "eval_validation_accuracy_overall"
     scores = [line[name] for line in state["log_history"] if name in line]
@@ -148,8 +154,10 @@ def test_a_trained_model_has_its_answers_lengths_and_card(demo, tmp_path):
     assert len(scores) == 2 and results["epoch"] == 1 + scores.index(max(scores))
     assert results["validation"]["accuracy"]["overall"] == max(scores)
     assert results["train"] == {"coverage": 100.0, "num_questions": 32}
+    assert results["ranked"]["validation"]["questions_cut"] == 2
+    assert "train: 4 of 32 questions are longer than 6 tokens and were cut" in ended.out
     processor = SViTTProcessor.from_pretrained(tmp_path / "out")
-    assert processor(text="up " * 20)["attention_mask"] == [1] * 12
+    assert processor(text="up " * 20)["attention_mask"] == [1] * 6
     assert processor.encode_answers("up " * 20)["attention_mask"].tolist() == [[1] * 6]
     card = (tmp_path / "out/README.md").read_text()
     assert "| validation, most frequent answer |" in card and "visual-question-answering" in card
