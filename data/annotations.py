@@ -3,7 +3,7 @@
 
 All rows have `video`, a `{"path": str | None, "bytes": bytes | None}` that the processor decodes (an image is a video
 of one frame), and `row`, the number of the annotation that names it. Rows about a span of their video have `start` and
-`end`, in seconds, and rows of shards `shard`, `offset` and `size`: where the bytes of the video are.
+`end`, in seconds, and `where`, their file and row; rows of shards `shard`, `offset` and `size`, the place of the bytes.
 """
 
 import math
@@ -22,7 +22,8 @@ from datasets import Dataset, Features, Video, concatenate_datasets, load_datase
 from transformers.utils import cached_file
 
 from ..errors import InputError
-from .files import PHOTO_EXTENSIONS, files_below, is_video
+from ..processing_svitt import IMAGE_EXTENSIONS
+from .files import files_below, is_video
 from .formats import Layout, read_annotations
 
 VIDEO = Video(decode=False)
@@ -37,6 +38,7 @@ FIELDS = {
     "multiple_choice": ("video", "caption", "answer", "start", "end"),
 }
 UNITS = {"s": 1.0, "ms": 0.001}  # of times, in seconds
+NO_SPAN = {"start": None, "end": None}
 TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")  # hours, minutes, seconds
 
 Kind = Literal["captions", "questions", "multiple_choice"]
@@ -125,7 +127,7 @@ class Row:
         return index
 
     def seconds(self, name: str, unit: str) -> float | None:
-        """Return a time: a number, or a string such as `62.5`, `1:02.5` or `00:01:02,500`, where `unit` says nothing."""
+        """Return a time in seconds: a number of `unit`, or a time of a clock, such as `1:02.5` or `00:01:02,500`."""
         value = self.get(name)
         if value is None:
             return None
@@ -256,7 +258,8 @@ class Rows:
                 for name, video in zip(row.strings("video"), found, strict=True):
                     row.check_new("video", name, (os.path.normpath(video), *span.values()))
             videos += found
-            for name, value in (read_fields(row) | span | {"row": number}).items():
+            where = None if span == NO_SPAN else row.where  # for errors, which a reader of the file alone can mend
+            for name, value in (read_fields(row) | span | {"where": where, "row": number}).items():
                 columns[name] += [value] * len(found)
         if not videos:
             raise InputError(f"{self.source}: has no rows.")
@@ -279,7 +282,7 @@ def is_there(path: str) -> bool:
     """Return whether a path is a file, or a folder of frames; a URL is asked for when it is read."""
     if "://" in path or os.path.isfile(path):
         return True
-    return os.path.isdir(path) and any(is_video(name, PHOTO_EXTENSIONS) for name in os.listdir(path))
+    return os.path.isdir(path) and any(is_video(name, IMAGE_EXTENSIONS) for name in os.listdir(path))
 
 
 def beside(dataset: Dataset, columns: dict[str, pa.Array]) -> Dataset:
@@ -439,15 +442,25 @@ def take(rows: Dataset, numbers: pa.Array) -> Dataset:
     return Dataset.from_dict(dict(zip(table.column_names, table.columns, strict=True)), rows.features)
 
 
+def video_names(rows: Dataset) -> pa.Array:
+    """Return the paths of videos; of spans, as media fragments name them: `a.mp4#t=3.5,10`."""
+    table = rows.select_columns([*({"video", "start", "end"} & set(rows.column_names))]).with_format("arrow")[:]
+    names = pc.struct_field(table["video"], "path").combine_chunks()
+    times = [table[name].combine_chunks() if name in table.column_names else None for name in ("start", "end")]
+    if times == [None, None]:
+        return names
+    start, end = (pa.nulls(len(rows), pa.string()) if one is None else one.cast(pa.string()) for one in times)
+    is_whole = pc.and_(start.is_null(), end.is_null())
+    fragments = pc.binary_join_element_wise(start.fill_null("0"), end, ",", null_handling="skip")
+    return pc.if_else(is_whole, names, pc.binary_join_element_wise(names, fragments, "#t="))
+
+
 def video_keys(rows: Dataset) -> pa.Array:
-    """Return strings that are equal for rows about one video and span; embedded videos are taken to be different."""
-    columns = {"video", "start", "end"} & set(rows.column_names)
-    table = rows.select_columns(sorted(columns)).with_format("arrow")[:]
-    if pc.struct_field(table["video"], "bytes").null_count < len(rows):
+    """Return strings that are equal for rows about one video or span; embedded videos are taken to be different."""
+    videos = rows.select_columns("video").with_format("arrow")[:]["video"]
+    if pc.struct_field(videos, "bytes").null_count < len(rows):
         return pa.array(range(len(rows))).cast(pa.string())
-    keys = pc.struct_field(table["video"], "path").combine_chunks()
-    spans = [pc.fill_null(table[name].combine_chunks().cast(pa.string()), "") for name in sorted(columns - {"video"})]
-    return pc.binary_join_element_wise(keys, *spans, "\0") if spans else keys
+    return video_names(rows)
 
 
 def join_pairs(corpora: list[Dataset]) -> Dataset:

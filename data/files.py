@@ -13,8 +13,6 @@ VIDEO_EXTENSIONS = tuple(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg "
     ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
 )
-# Those that FFmpeg reads as one picture; of HEIC, it would read a corner.
-PHOTO_EXTENSIONS = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:

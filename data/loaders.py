@@ -109,11 +109,15 @@ class ClipDataset:
             row["video"] = video["path"] or "<bytes>"
             if row.get("shard"):
                 video = {"path": row["video"], "bytes": read_member(row["shard"], row["offset"], row["size"])}
+            if row.get("where"):  # it is a span
+                video |= {"start": row.get("start"), "end": row.get("end")}
             try:
                 return row | {"clip": self.read_clip(video, seed=int(draw(2**63))), "bad_videos": found}
             except VideoDecodeError as error:
+                if row.get("where"):
+                    error = VideoDecodeError(f"{str(error).rstrip('.')}; see {row['where']}.")
                 if self.bad_videos == "error":
-                    raise
+                    raise error
                 found = [*found, {"video": row["video"], "error": str(error)}]
             if self.bad_videos == "score_as_missed":
                 return row | {"clip": None, "bad_videos": found}

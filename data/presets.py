@@ -1,8 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Datasets by name: the files of each split and the settings published with it, in the YAML files of `presets/`.
 
-One's own files look the same. A split has one of `annotation`, `hub` and `shards`, and paths are below --data_dir. How a
-file holds its rows is said as in `formats.Layout`:
+One's own files look the same. A split has one of `annotation`, `hub` and `shards`, paths are below --data_dir, and how
+a file holds its rows is said as in `formats.Layout`:
 
     splits:
       train: {annotation: train.json, videos: videos}           # or JSON lines, or CSV
@@ -30,7 +30,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
 from ..errors import InputError
-from .annotations import FIELDS, LOADERS, Kind, Rows, open_hub
+from .annotations import FIELDS, LOADERS, Kind, open_hub
 from .formats import Join, Layout
 from .shards import open_shards
 

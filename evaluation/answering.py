@@ -24,12 +24,12 @@ from transformers import PreTrainedModel
 from transformers.hf_argparser import HfArg
 
 from ..configuration_svitt import SViTTConfig
-from ..data.annotations import ANSWER_LIST, Member, load_answer_list, saved_answer_list
+from ..data.annotations import ANSWER_LIST, Member, load_answer_list, saved_answer_list, video_keys, video_names
 from ..data.loaders import count_cut, to_model_inputs
 from ..distributed import fail_together, share_of
 from ..errors import InputError, check_number
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, VideoReader, in_words, metrics_table, video_field
+from .clips import ClipArguments, VideoReader, in_words, metrics_table
 from .metrics.qa_accuracy.qa_accuracy import accuracies, by_type, percent
 
 NUM_PREDICTED = 10  # answers of a question that are written down
@@ -80,13 +80,13 @@ class QuestionSet(NamedTuple):
 
 
 def question_set(questions: Dataset) -> QuestionSet:
-    """Put rows of [`load_questions`] about one file together; embedded videos are taken to be different ones."""
-    are_files = video_field(questions, "bytes").null_count == len(questions)
+    """Put rows of [`load_questions`] about one video, or span of it, together."""
     places = defaultdict(list)
-    for index, path in enumerate(video_field(questions, "path").to_pylist()):
-        places[path if are_files else index].append(index)
+    for index, key in enumerate(video_keys(questions).to_pylist()):
+        places[key].append(index)
     first = [indices[0] for indices in places.values()]
-    columns = [name for name in ("video", *Member._fields[1:]) if name in questions.column_names]
+    of_video = {"video", "start", "end", "where", *Member._fields[1:]}
+    columns = [name for name in questions.column_names if name in of_video]
     return QuestionSet(questions, questions.select_columns(columns).select(first), list(places.values()))
 
 
@@ -350,7 +350,7 @@ def write_predictions(folder: Path, split: str, questions: Dataset, predictions:
     """
     table = {
         "question_id": questions["question_id"][:],
-        "video": video_field(questions, "path"),
+        "video": video_names(questions),
         "question": questions["question"][:],
         "references": questions["answer"][:],
         "answer": [one and one.answers[0] for one in predictions],

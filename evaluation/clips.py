@@ -4,8 +4,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from transformers.hf_argparser import HfArg
@@ -63,11 +61,6 @@ class VideoReader:
         settings = self.num_frames, self.batch_size, self.processing, self.num_workers
         loader = video_loader(videos, self.processor, *settings)
         return model_batches(loader, self.processor, device, self.bad_videos)
-
-
-def video_field(rows: Dataset, field: str) -> pa.ChunkedArray:
-    """Return `path` or `bytes` of all videos, without making a dictionary of each."""
-    return pc.struct_field(rows.select_columns("video").with_format("arrow")[:]["video"], field)
 
 
 def in_words(ranked: dict[str, int]) -> str:

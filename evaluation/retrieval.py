@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.hf_argparser import HfArg
 
-from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_set
+from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_set, video_names
 from ..data.loaders import ProcessingArguments, count_cut, text_batches
 from ..data.presets import Split
 from ..distributed import fail_together, gather_shares, progress_bar, share_of
 from ..modeling_svitt import join_clips, pool_clips
 from ..processing_svitt import SViTTProcessor
-from .clips import ClipArguments, VideoReader, in_words, metrics_table, video_field
+from .clips import ClipArguments, VideoReader, in_words, metrics_table
 from .metrics.retrieval_recall.retrieval_recall import TOP_K, rank_of_best, recalls, with_means
 
 # Texts that share a video's keys and values: more are padded more, fewer let the video be projected more often.
@@ -368,7 +368,7 @@ def rank_table(scores: RetrievalScores | ChoiceScores, videos_and_texts: Retriev
         top_index, top, top_score: the candidate with the best matching score; null for a missing video.
     """
     texts = pa.chunked_array([videos_and_texts.texts], pa.string())
-    videos = video_field(videos_and_texts.videos, "path")
+    videos = video_names(videos_and_texts.videos)
     if isinstance(scores, ChoiceScores):
         ranks = {kind: choice_ranks(score, videos_and_texts.answers).numpy() for kind, score in vars(scores).items()}
         return rank_rows("video_to_text", videos, texts, ranks, scores.itm)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..data.files import PHOTO_EXTENSIONS, VIDEO_EXTENSIONS, files_below, is_video
+from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
 from ..errors import InputError
 from ..processing_svitt import (
     IMAGE_EXTENSIONS,
