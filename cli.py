@@ -108,12 +108,21 @@ def add_check(commands):
     add = add_command(commands, "check", check, "find the bad videos and annotations of a dataset")
     add("--video_dir", help="folder of the videos; without annotations, all below it are checked")
     add("--annotation_file", nargs="+", help="annotations whose rows are checked, and the videos that they name")
-    add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
+    add_dataset(add)
     add("--report", default="bad_videos.jsonl", help="file to write, a line for each problem (default: %(default)s)")
     add("--num_frames", type=int, default=4, help="frames that the model takes of a video (default: %(default)s)")
     add("--full", action="store_true", help="decode all frames of a video, not only those it takes")
     add("--num_workers", type=int, help="processes that read videos (default: one a core)")
     add("--timeout", type=float, default=60.0, help="seconds that reading one may take (default: %(default)s)")
+
+
+def add_dataset(add):
+    add("--dataset", help="name of a published dataset, such as msrvtt")
+    add("--dataset_file", help="YAML file that describes one of your own")
+    add("--data_dir", help="folder of its annotations and videos (default: the current, or that of the file)")
+    help = "what it is for: pretraining, retrieval or videoqa (default: %(default)s)"
+    add("--task", choices=["pretraining", "retrieval", "videoqa"], default="retrieval", help=help)
+    add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
 
 
 def check(**args) -> int:
@@ -124,11 +133,11 @@ def check(**args) -> int:
 
 def add_pack(commands):
     add = add_command(commands, "pack", pack, "pack videos and annotations into tar shards")
-    add("--video_dir", required=True, help="folder that the names of the videos are relative to")
-    add("--annotation_file", required=True, nargs="+", help="captions or questions: JSON, JSON lines or CSV")
+    add("--video_dir", help="folder that the names of the videos are relative to")
+    add("--annotation_file", nargs="+", help="captions or questions: JSON, JSON lines or CSV")
+    add_dataset(add)
     add("--output_dir", required=True, help="folder for the shards of one or more splits")
-    add("--allow_outside", action="store_true", help="take names of videos that lead out of their folder")
-    add("--split", default="train", help="what the names of the shards begin with (default: %(default)s)")
+    add("--split", default="train", help="what to pack of a dataset; names of shards begin so (default: %(default)s)")
     add("--samples_per_shard", type=int, default=1000, help="videos of a shard (default: %(default)s)")
     add("--short_side", type=int, help="re-encode, larger videos with this many pixels on the short side")
     add("--crf", type=int, default=23, help="quality when re-encoding, x264's 0 to 51 (default: %(default)s)")

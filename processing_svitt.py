@@ -124,6 +124,35 @@ def frames_during(times: np.ndarray, starts, ends) -> tuple[np.ndarray, np.ndarr
     return np.searchsorted(times, starts + ROUNDING, side="right") - 1, np.searchsorted(times, ends - ROUNDING)
 
 
+def end_of(metadata: VideoMetadata) -> float | None:
+    """Return when the last frame has been shown, in seconds after the first; `None` without a frame rate."""
+    return float(times_of(metadata)[-1]) + 1 / metadata.fps if metadata.fps else None
+
+
+def check_span(start, end, video_end: float | None) -> tuple[float, float]:
+    """Return the beginning and the end of a span in seconds, `None` being those of the video.
+
+    Raises:
+        [`VideoDecodeError`] if the span is none, or less than half of it is in the video.
+    """
+    try:
+        start, end = float(start or 0), math.inf if end is None else float(end)
+    except (TypeError, ValueError, OverflowError):
+        raise VideoDecodeError(f"`start` and `end` must be seconds, got {start!r} and {end!r}") from None
+    name = f"its span from {start:.10g} {'s on' if end == math.inf else f'to {end:.10g} s'}"
+    if not 0 <= start < end:
+        raise VideoDecodeError(f"{name} is none: it must begin at 0 or later, and end after that")
+    if video_end is None:
+        advice = "a folder of images has one if `fps` is given beside its `path`"
+        raise VideoDecodeError(f"{name} cannot be found without a frame rate; {advice}")
+    begins_behind = start >= video_end - ROUNDING
+    if begins_behind or 2 * video_end - start < end < math.inf:
+        where = "begins" if begins_behind else "lies for the most part"
+        advice = "if these are milliseconds, say so with `unit`"
+        raise VideoDecodeError(f"{name} {where} behind the end of the video, at {video_end:.5g} s; {advice}")
+    return start, end
+
+
 def _read_span(source: dict, pick, **how) -> tuple[np.ndarray, VideoMetadata]:
     """What [`read_video`] does, for a dict with `start` and `end`."""
     span: VideoMetadata
@@ -142,22 +171,9 @@ def _read_span(source: dict, pick, **how) -> tuple[np.ndarray, VideoMetadata]:
 
 def _span_of(whole: VideoMetadata, start, end) -> tuple[int, VideoMetadata]:
     """The first frame and the metadata of what is shown from `start` to `end`."""
-    try:
-        start, end = float(start or 0), math.inf if end is None else float(end)
-    except (TypeError, ValueError, OverflowError):
-        raise VideoDecodeError(f"`start` and `end` must be seconds, got {start!r} and {end!r}") from None
-    name = f"its span from {start:.10g} {'s on' if end == math.inf else f'to {end:.10g} s'}"
-    if not 0 <= start < end:
-        raise VideoDecodeError(f"{name} is none: it must begin at 0 or later, and end after that")
-    if not whole.fps:
-        advice = "a folder of images has one if `fps` is given beside its `path`"
-        raise VideoDecodeError(f"{name} cannot be found without a frame rate; {advice}")
+    last_end = end_of(whole)
+    start, end = check_span(start, end, last_end)
     times = times_of(whole)
-    last_end = float(times[-1]) + 1 / whole.fps
-    if start >= last_end - ROUNDING or 2 * last_end - start < end < math.inf:
-        where = "begins" if start >= last_end - ROUNDING else "lies for the most part"
-        advice = "if these are milliseconds, say so with `unit`"
-        raise VideoDecodeError(f"{name} {where} behind the end of the video, at {last_end:.5g} s; {advice}")
     first, last = (int(number) for number in frames_during(times, start, end))
     last = max(last, first + 1)  # if no frame begins during the span
     span = VideoMetadata(last - first, whole.fps, duration=min(end, last_end) - start)

@@ -6,80 +6,135 @@ Each video is read as the model would read it, several at a time; one that crash
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from pebble import ProcessExpired, ProcessPool
 
 from ..distributed import progress_bar
 from ..errors import ArgumentError, InputError, check_number
-from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from .annotations import FIELDS_OF, Rows, kind_of
+from ..processing_svitt import VideoDecodeError, check_span, end_of, read_video, sample_frame_indices
+from .annotations import FIELDS_OF, NO_SPAN
 from .files import VIDEO_EXTENSIONS, files_below, is_video, write_bad_videos
+from .formats import read_files
+from .presets import Split, splits_of
 
 AT_ONCE = 1000  # items that wait for workers, or for their turn
+NUM_SHOWN = 10  # problems that are printed; the report has all
+
+
+@dataclass
+class Named:
+    """The row that names a video first, and the spans of it that rows are about, each with its row, in seconds."""
+
+    where: str
+    spans: list[tuple[str, float | None, float | None]] = field(default_factory=list)
 
 
 def check_videos(
     video_dir: str | None = None,
-    annotation_file: list[str] | None = None,
-    allow_outside: bool = False,
+    annotation_file: Sequence[str] | None = None,
     report: str = "bad_videos.jsonl",
     num_frames: int = 4,
     full: bool = False,
     num_workers: int | None = None,
     timeout: float = 60.0,
+    **dataset,
 ) -> int:
-    """Check annotations and videos, write the report, print a summary, and return how many faults there are.
+    """Check annotations and videos, write the report, print a page about them, and return how many faults there are.
 
-    Arguments are the options of `svitt check`.
+    Arguments are the options of `svitt check`; `dataset` are the others of [`splits_of`].
 
     Raises:
         InputError: if there is nothing to check, or a file cannot be read or written.
     """
     check_number("num_frames", num_frames, 1)
-    if not (video_dir or annotation_file):
-        raise ArgumentError("video_dir", "is missing: say what to check, with it or `annotation_file`")
-    videos, bad = {}, []
-    for file in annotation_file or ():
-        bad += check_rows(file, video_dir, allow_outside, videos)
-    if not annotation_file:
-        videos = dict.fromkeys(sorted(filter(is_video, files_below(video_dir))), video_dir)
-        if not videos:
+    splits = splits_of(video_dir, annotation_file or (), **dataset)
+    folders = {str(split.videos) for split in splits.values() if split.videos} or {video_dir} - {None}
+    if not (folders or splits):
+        raise ArgumentError("video_dir", "is missing: say what to check, with it, `annotation_file` or `dataset_file`")
+    videos: dict[str, Named] = {}
+    bad = [fault for name, split in splits.items() for fault in check_rows(name, split, videos)]
+    files = {os.path.normpath(file) for folder in folders for file in files_below(folder) if is_video(file)}
+    if not splits:
+        if not files:
             raise InputError(f"{video_dir}: holds no video ({' '.join(VIDEO_EXTENSIONS)}).")
+        videos = {video: Named(video_dir) for video in sorted(files)}
     write_bad_videos(report, bad)  # now, lest it cannot be written after hours
-    read = partial(check_video, num_frames=num_frames, full=full)
-    results = zip(videos.items(), in_workers(read, videos, "checking", num_workers, timeout), strict=True)
-    bad += [{"video": video, "error": str(error), "where": where} for (video, where), error in results if error]
+    read, counts = partial(check_video, num_frames=num_frames, full=full), Counter()
+    ends = in_workers(read, videos, "checking", num_workers, timeout)
+    for (video, named), end in zip(videos.items(), ends, strict=True):
+        if isinstance(end, Exception):
+            counts["cannot be used" if os.path.exists(video) else "are missing"] += 1
+            bad.append({"video": video, "error": str(end), "where": named.where})
+            continue
+        faults = [fault for span in named.spans for fault in span_faults(video, *span, end)]
+        counts["have spans behind their ends"] += bool(faults)
+        counts["have spans that go up to their ends only"] += any(last and last > end for *_, last in named.spans)
+        bad += faults
     write_bad_videos(report, bad)
+    counts["more are in no row"] = len(files - videos.keys())
+    for line in bad[:NUM_SHOWN]:
+        print(line["error"] if line["where"] in line["error"] else f"{line['where']}: {line['error']}")
+    if any(counts.values()):
+        print(in_words("videos", counts))
     print(f"{len(videos)} videos checked, {len(bad)} problems found{f', see {report}' if bad else ''}.")
     return len(bad)
 
 
-def check_rows(file: str, video_dir: str | None, allow_outside: bool, videos: dict[str, str]) -> list[dict]:
-    """Return the faults of the rows of an annotation; add its videos, each with the first row that names it."""
-    bad, read_fields = [], FIELDS_OF[kind_of(file)]
-    rows = Rows(file, video_dir, allow_missing=True, allow_outside=allow_outside)
+def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
+    """Return the faults of the rows of a split, print how many there are, and add its videos."""
+    rows, bad, seen, read, counts = split.annotations(allow_missing=True), [], set(), set(), Counter()
+    num_rows = 0
     for row in rows:
+        num_rows += 1
+        read.add((row.file, str(row.number).partition(",")[0]))
         try:
-            for video in rows.videos_of(row):
-                videos.setdefault(os.path.normpath(video), row.where)
-            read_fields(row)
+            span = row.span(split.unit)
+            paths = [os.path.normpath(path) for path in rows.videos_of(row)]
+            for path in paths:
+                named = videos.setdefault(path, Named(row.where))
+                if span != NO_SPAN:
+                    named.spans.append((row.where, span["start"], span["end"]))
+            said = hash(repr((paths, span, FIELDS_OF[split.rows](row))))
+            counts["repeat an earlier one"] += said in seen
+            seen.add(said)
         except InputError as error:
+            counts["are wrong"] += 1
             bad.append({"video": None, "error": str(error), "where": row.where})
+    if split.join or split.where:
+        counts["more are left out by `join` or `where`"] = sum(1 for _ in read_files(split.annotation, split)) - len(read)
+    print(in_words(f"{name}: {num_rows} rows", counts))
     return bad
 
 
-def check_video(video: str, num_frames: int, full: bool) -> str | None:
-    """Return what is wrong with a video, a sentence, on reading the frames of evaluation, or all of them."""
-    pick = None if full else lambda metadata: sample_frame_indices(num_frames, metadata.total_num_frames)
+def in_words(what: str, counts: Counter) -> str:
+    """Return a line such as "train.json: 9 rows; 1 are wrong" of the counts that are not 0."""
+    return "; ".join([what, *(f"{count} {problem}" for problem, count in counts.items() if count)]) + "."
+
+
+def span_faults(video: str, where: str, start: float | None, last: float | None, end: float | None) -> list[dict]:
+    """Return what is wrong with a span of a video that ends at `end`, in seconds."""
     try:
-        _, metadata = read_video(video, pick, short_side=16)  # so that all frames of a long video fit into memory
+        check_span(start, last, end)
     except VideoDecodeError as error:
-        return str(error)
+        return [{"video": video, "error": f"{video}: {error}.", "where": where}]
+    return []
+
+
+def check_video(video: str, num_frames: int, full: bool) -> float | None:
+    """Read the frames of evaluation, or all of them; return where the video ends, in seconds, if that is known.
+
+    Raises:
+        VideoDecodeError: if it cannot be read, or is too short.
+    """
+    pick = None if full else lambda metadata: sample_frame_indices(num_frames, metadata.total_num_frames)
+    _, metadata = read_video(video, pick, short_side=16)  # so that all frames of a long video fit into memory
     if metadata.total_num_frames < num_frames:
-        return f"{video}: too short, it has {metadata.total_num_frames} of {num_frames} frames."
-    return None
+        raise VideoDecodeError(f"{video}: too short, it has {metadata.total_num_frames} of {num_frames} frames.")
+    return end_of(metadata)
 
 
 def in_workers(

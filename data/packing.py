@@ -13,7 +13,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -24,19 +24,20 @@ import numpy as np
 from ..distributed import whole_files
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import VideoDecodeError, read_video, sample_frame_indices
-from .annotations import FIELDS_OF, Rows, kind_of
+from .annotations import FIELDS_OF
 from .check import in_workers
 from .files import write_bad_videos
 from .formats import read_annotations
 from .mp4 import timed, write_mp4
+from .presets import Split, splits_of
 
 CHUNK_BYTES = 2**28  # of frames that are decoded at once
 
 
 def pack(
-    video_dir: str,
-    annotation_file: list[str],
-    output_dir: str,
+    video_dir: str | None = None,
+    annotation_file: Sequence[str] | None = None,
+    output_dir: str = "packed",
     split: str = "train",
     samples_per_shard: int = 1000,
     short_side: int | None = None,
@@ -44,11 +45,12 @@ def pack(
     bad_videos: str = "error",
     num_workers: int | None = None,
     timeout: float = 600.0,
-    allow_outside: bool = False,
+    **dataset,
 ):
     """Write the shards of a split that are not finished yet, and print what there is.
 
-    Arguments are the options of `svitt pack`; its annotations are of one kind.
+    Arguments are the options of `svitt pack`; `dataset` are the others of [`splits_of`]: `split` of it is packed. All
+    annotations are of one kind.
 
     Raises:
         InputError: if an argument or an annotation is wrong, or the folder has other shards of the split.
@@ -60,7 +62,13 @@ def pack(
     if not re.fullmatch(r"\w+", split):
         raise ArgumentError("split", f"must be letters, digits and underscores, such as train, got {split!r}")
     folder, may_skip = Path(output_dir), bad_videos == "skip"
-    samples = read_samples(annotation_file, video_dir, allow_missing=may_skip, allow_outside=allow_outside)
+    splits = splits_of(video_dir, annotation_file or (), **dataset)
+    if not annotation_file:
+        if split not in splits:
+            known = ", ".join(splits) or "none; give `annotation_file` or `dataset_file`"
+            raise ArgumentError("split", f"must be one with an annotation, got {split}; there is {known}")
+        splits = {split: splits[split]}
+    samples = read_samples(splits.values(), allow_missing=may_skip)
     parts = [samples[start : start + samples_per_shard] for start in range(0, len(samples), samples_per_shard)]
     shards = {f"{split}-{number:05d}-of-{len(parts):05d}.tar": part for number, part in enumerate(parts)}
     for path in folder.glob(f"{split}-*-of-*.tar"):
@@ -100,24 +108,37 @@ def pack(
     print(f"{folder}: {len(kept)} shards with {sum(line['samples'] for line in kept)} samples, {size:.3f} GB{skipped}.")
 
 
-def read_samples(annotation_files: list[str], video_dir: str, **options) -> list[dict]:
-    """Return the videos of annotations in their order, each with its path, its size and all that is said of it."""
-    kind, samples = kind_of(annotation_files[0]), {}
-    for file in annotation_files:
-        rows = Rows(file, video_dir, **options)
+def read_samples(splits: Iterable[Split], allow_missing: bool) -> list[dict]:
+    """Return the videos of splits in their order, each with its path, its size and all that is said of it.
+
+    Where a row is about a span of its video, each caption or question has its `start` and `end`.
+    """
+    samples = {}
+    for split in splits:
+        rows, kind = split.annotations(allow_missing), split.rows
         for row in rows:
-            fields = FIELDS_OF[kind](row)
+            fields, span = FIELDS_OF[kind](row), row.span(split.unit)
             if kind == "questions":
                 fields = {name: [value] for name, value in fields.items()}
+            if kind != "multiple_choice":
+                span = {name: [time] * len(next(iter(fields.values()))) for name, time in span.items()}
             for path in map(os.path.normpath, rows.videos_of(row, only_one=kind != "captions")):
                 key = len(samples) if kind == "multiple_choice" else path
                 if key in samples:
                     known = samples[key]["fields"]
-                    known |= {name: known[name] + values for name, values in fields.items()}
+                    known |= {name: known[name] + values for name, values in (fields | span).items()}
                     continue
                 sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path)), "where": row.where}
-                samples[key] = sample | {"fields": {"video": os.path.relpath(path, video_dir)} | fields}
+                video = os.path.relpath(path, split.videos or Path(split.annotation).parent)
+                samples[key] = sample | {"fields": {"video": video} | fields | span}
+    for sample in samples.values():
+        if {*as_list(sample["fields"]["start"]), *as_list(sample["fields"]["end"])} == {None}:
+            del sample["fields"]["start"], sample["fields"]["end"]
     return list(samples.values())
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def write_shard(path: Path, samples: list[dict], videos: Iterator, may_skip: bool) -> list[dict]:

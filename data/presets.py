@@ -30,7 +30,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
 from ..errors import InputError
-from .annotations import FIELDS, LOADERS, Kind, open_hub
+from .annotations import FIELDS, LOADERS, Kind, Rows, kind_of, open_hub
 from .formats import Join, Layout
 from .shards import open_shards
 
@@ -95,6 +95,10 @@ class Split(Layout):
         """Return the options of [`Rows`] that this split says."""
         said = {name: getattr(self, name) for name in ("columns", "unit", "remove", "allow_outside")}
         return said | {"layout": self, "allow_missing": allow_missing}
+
+    def annotations(self, allow_missing: bool = False) -> Rows:
+        """Return the rows of the annotation as they are."""
+        return Rows(self.annotation, self.videos, **self.options(allow_missing))
 
     def load(self, allow_missing: bool = False, **options) -> Dataset:
         """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to.
@@ -198,6 +202,33 @@ def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None
         for name, keys in splits.items()
     }
     return Preset(origin, splits, settings, data_dir / content["answer_list"] if "answer_list" in content else None)
+
+
+def splits_of(
+    video_dir: str | None = None,
+    annotation_file: Sequence[str] = (),
+    dataset: str | None = None,
+    dataset_file: str | None = None,
+    data_dir: str | None = None,
+    task: str = "retrieval",
+    allow_outside: bool = False,
+) -> dict[str, Split]:
+    """Return the splits with annotations of a dataset, or annotations by their names, for `svitt check` and `pack`.
+
+    Arguments are their options.
+
+    Raises:
+        InputError: if there is no such file or dataset.
+    """
+    splits = {file: Split(annotation=file, rows=kind_of(file)) for file in annotation_file}
+    if dataset or dataset_file:
+        task = next((one for one in ROWS_OF_TASK if dataset in preset_names(one)), task)
+        preset = load_preset(task, dataset or Path(dataset_file), data_dir)
+        splits |= {name: split for name, split in preset.splits.items() if split.annotation}
+    return {
+        name: dataclasses.replace(split, videos=video_dir or split.videos, allow_outside=allow_outside)
+        for name, split in splits.items()
+    }
 
 
 def read_yaml(file: Path, keys: Sequence[str] = ()) -> dict:

@@ -45,7 +45,7 @@ def open_shards(patterns: Iterable[str], video: str | None = None) -> list[tuple
         fields = json.loads(sample.pop("fields"))
         lists = {name: values for name, values in fields.items() if isinstance(values, list)}
         asked = [fields]
-        if isinstance(fields.get("question"), list):
+        if isinstance(fields.get("question"), list) or isinstance(fields.get("start"), list):
             if len({len(values) for values in lists.values()}) > 1:
                 raise InputError(f"{sample['path']}: {', '.join(lists)} must be lists of equal length.")
             asked = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]

@@ -113,7 +113,7 @@ FAULTS = {
     "no tokenizer": ("convert beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
     "no frames": ("convert expand svitt out --num_frames 0", "--num_frames must be at least 1, got 0"),
     "another option": ("convert expand svitt out --frames 4", "--num_frames"),
-    "nothing to pack": ("pack --video_dir full", "required: --annotation_file, --output_dir"),
+    "nothing to pack": ("pack --video_dir full", "required: --output_dir"),
 }
 
 
