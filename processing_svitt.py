@@ -50,8 +50,8 @@ NO_FRAME = "no frame can be decoded, it is cut off or holds no picture"
 # How a file says that it is encrypted: the description of a video in MP4, ContentEncryption with AES in Matroska, the
 # Content Encryption Object in WMV.
 ENCRYPTED = [rb"stsd.{12}encv", rb"\x50\x35.\x47\xe1\x81\x05", rb"\xfb\xb3\x11\x22\x23\xbd\xd2\x11"]
-BT2020_TO_BT709 = np.float32(
-    [[1.66049, -0.58764, -0.07285], [-0.12455, 1.1329, -0.00835], [-0.01815, -0.10058, 1.11873]]
+BT2020_TO_BT709 = np.array(
+    [[1.66049, -0.58764, -0.07285], [-0.12455, 1.1329, -0.00835], [-0.01815, -0.10058, 1.11873]], np.float32
 )
 
 
@@ -114,8 +114,9 @@ def read_video(
             if num_frames != metadata.total_num_frames:  # where a packet is half a frame, or a joint costs frames
                 metadata, frames = describe(num_frames), None
         frames = _stack_frames([frames[number] for number in metadata.frames_indices])
-        count = f"{metadata.total_num_frames} of {max(stream.frames, index.num_frames)} frames can be decoded"
-        metadata.damage = f"{damage[0]}: {count}" if damage else None
+        left, whole = metadata.total_num_frames, max(stream.frames, index.num_frames)
+        count = f"{left} of {whole}" if left < whole else f"{left}"
+        metadata.damage = f"{damage[0]}: {count} frames can be decoded" if damage else None
     if shrink is None:
         metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
@@ -175,6 +176,8 @@ def _open_stream(data: str | bytes, damage: list[str] | None = None) -> Iterator
             container = av.open(nameless, options=limit | {"protocol_whitelist": "none"}, **ANY_TAGS)  # type: ignore[call-overload]
         except (FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
+                if re.search(b"moov|meta", head):
+                    raise VideoDecodeError("an MP4, MOV or HEIF with an index cut off or unknown to FFmpeg") from error
                 raise VideoDecodeError("an MP4 or MOV without its index, it was cut off") from error
             raise VideoDecodeError("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
         with container:
@@ -195,8 +198,8 @@ def _open_stream(data: str | bytes, damage: list[str] | None = None) -> Iterator
             except FFmpegError as error:
                 if codec.width > 0:
                     raise
-                reasons = f"it is damaged or its frames are above the limit of {MAX_FRAME_PIXELS} pixels"
-                raise VideoDecodeError(f"no frame can be decoded, {reasons}") from error
+                reasons = f"coded in a way that FFmpeg cannot decode, or above the limit of {MAX_FRAME_PIXELS} pixels"
+                raise VideoDecodeError(f"no frame can be decoded, they are damaged, {reasons}") from error
 
 
 def _open_file(data: str | bytes):
@@ -306,7 +309,7 @@ class _PacketIndex:
         self.num_frames = len(self.shown)
         # In AVI and raw MPEG, where FFmpeg guesses, and in what was made of them, times are those of decoding.
         is_guessed = container.format.name in ("avi", "mpegvideo")
-        is_order_of_decoding = is_guessed or (self.is_timed and np.all(np.diff(self.times) > 0))
+        is_order_of_decoding = is_guessed or bool(self.is_timed and np.all(np.diff(self.times) > 0))
         self.can_seek = bool(
             not damage
             and (is_held or is_indexed)
@@ -315,7 +318,7 @@ class _PacketIndex:
             and codec.field_order <= 1  # else two packets may be the fields of one frame
             # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
             and not (codec.name == "mpeg4" and sizes.min() <= 10)
-            and not (codec.has_b_frames and is_order_of_decoding)
+            and codec.has_b_frames != is_order_of_decoding
             and self.is_timed
             and np.all(np.diff(self.times[order]) > 0)
             and np.all(np.diff(self.times[self.is_key]) > 0)

@@ -114,7 +114,7 @@ def test_what_is_left_of_a_recording_can_be_used(tmp_path, videos, decode_all, n
     frames, metadata = read_video(path, damaged="use")
     assert 5 < len(frames) < 24 and metadata.total_num_frames == len(frames)
     np.testing.assert_array_equal(frames, whole[: len(frames)])
-    assert "cut off" in metadata.damage and f": {len(frames)} of " in metadata.damage
+    assert "cut off" in metadata.damage and f": {len(frames)} " in metadata.damage
     assert "damage" not in dict(metadata)
     picked, _ = read_video(path, lambda metadata: [metadata.total_num_frames - 1], damaged="use")
     np.testing.assert_array_equal(picked, frames[-1:])
