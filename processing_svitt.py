@@ -8,9 +8,10 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import chain, dropwhile, islice
 from types import SimpleNamespace
+from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -20,7 +21,7 @@ import torch
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import PictureType
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image, ImageOps
@@ -51,6 +52,12 @@ CODECS_WITH_NONREF = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 # Tags may be no UTF-8. PyAV 19 lets that pass and has no such argument, PyAV 18 has to be told.
 ANY_TAGS = {"metadata_errors": "ignore"} if av.__version__.startswith("18.") else {}
 NO_FRAME = "no frame can be decoded, it is cut off or holds no picture"
+# How a file says that it is encrypted: the description of a video in MP4, ContentEncryption with AES in Matroska, the
+# Content Encryption Object in WMV.
+ENCRYPTED = [rb"stsd.{12}encv", rb"\x50\x35.\x47\xe1\x81\x05", rb"\xfb\xb3\x11\x22\x23\xbd\xd2\x11"]
+BT2020_TO_BT709 = np.array(
+    [[1.66049, -0.58764, -0.07285], [-0.12455, 1.1329, -0.00835], [-0.01815, -0.10058, 1.11873]], np.float32
+)
 
 
 class VideoDecodeError(ValueError):
@@ -63,13 +70,17 @@ def read_video(
     *,
     short_side: int | None = None,
     shrink: Callable[[np.ndarray], np.ndarray] | None = None,
+    square_pixels: bool = False,
+    damaged: Literal["refuse", "use"] = "refuse",
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video that `pick` asks for: exactly those that decoding everything would give.
 
     Reading all packets counts the frames and finds the keyframes; then decoding starts at the keyframe before each
-    wanted frame, or at the first where keyframes or times cannot be trusted. Rotation metadata is applied. A still
-    image or a GIF is a video too, and a folder of numbered images; the cover picture of a song is not.
+    wanted frame, or at the first where keyframes or times cannot be trusted. Rotation metadata is applied, HDR (PQ and
+    HLG) is tone-mapped to SDR, frames of another size than the first are scaled to that. Of several videos in a file
+    the default one is taken. A still image or a GIF is a video too, and a folder of numbered images; the cover picture
+    of a song is not.
 
     Args:
         source: path, URL that fsspec can open, `bytes`, binary file object, or the dict `{"bytes": ..., "path": ...}`
@@ -80,34 +91,47 @@ def read_video(
             the wanted frames, in any order and with repetitions. All frames when omitted.
         short_side: scale frames whose shorter side has more pixels down to that, while they become RGB.
         shrink: returns what to keep of a frame (H, W, 3) uint8, so that many frames of a long video fit into memory.
+        square_pixels: make frames as wide as a player shows them, where pixels are not square (DV, DVDs, AVCHD).
+        damaged: `"use"` takes the frames that are left of a file that is damaged or cut off, and counts only these.
 
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
-        `frame_times` (total_num_frames,) holds seconds after the first frame of the file, `None` if they are unknown.
+        `frame_times` (total_num_frames,) holds seconds after the first frame of the file, `None` if they are unknown;
+        `damage` says what was wrong with a file that was used all the same, and how much is left of it.
 
     Raises:
         [`VideoDecodeError`] if the file is missing, empty, no video, larger than the limits of this module, encrypted,
-        damaged, or shorter than its index (MP4, MOV, AVI) or header (MKV, WebM) says: a clip sampled from what is left
-        would be another clip.
+        or has no frame; and unless it is to be used, if it is damaged or shorter than its index (MP4, MOV, AVI) or
+        header (MKV, WebM) says: a clip sampled from what is left would be another clip.
     """
     if short_side is not None and short_side < 1:
         raise ValueError(f"`short_side` must be at least 1, got {short_side}.")
+    if damaged not in ("refuse", "use"):
+        raise ValueError(f"`damaged` must be 'refuse' or 'use', got {damaged!r}.")
     if isinstance(source, dict) and (source.get("start") or source.get("end") is not None):
-        return _read_span(source, pick, short_side=short_side, shrink=shrink)
+        how = {"short_side": short_side, "shrink": shrink, "square_pixels": square_pixels, "damaged": damaged}
+        return _read_span(source, pick, **how)
     name, data = _name_and_data(source)
     to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
     if isinstance(data, str) and os.path.isdir(data) and os.access(data, os.R_OK):
         fps = source.get("fps") if isinstance(source, dict) else None
         return _index_frames(name, _images_in(data), pick, fps, keep=to_rgb)
-    with _errors_about(name), _open_stream(data) as (container, stream):
-        index = _PacketIndex(container, stream)
-        metadata = _describe(index, index.num_frames, pick, short_side, shrink)
+    damage: list[str] | None = None if damaged == "refuse" else []
+    with _errors_about(name), _open_stream(data, damage) as (container, stream):
+        index, aspect = _PacketIndex(container, stream, damage), float(stream.sample_aspect_ratio or 1)
+        aspect = aspect if square_pixels and 1 / 4 <= aspect <= 4 else 1  # beyond that a file is wrong about itself
+        to_rgb = partial(to_rgb, aspect=aspect)
+        describe = partial(_describe, index, pick=pick, short_side=short_side, shrink=shrink, aspect=aspect)
+        metadata = describe(index.num_frames)
         frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
         while frames is None:
-            frames, num_frames = _decode_everything(data, set(metadata.frames_indices), to_rgb)
+            frames, num_frames = _decode_everything(data, set(metadata.frames_indices), to_rgb, damage)
             if num_frames != metadata.total_num_frames:  # where a packet is half a frame, or a joint costs frames
-                metadata, frames = _describe(index, num_frames, pick, short_side, shrink), None
+                metadata, frames = describe(num_frames), None
         frames = _stack_frames([frames[number] for number in metadata.frames_indices])
+        left, whole = metadata.total_num_frames, max(stream.frames, index.num_frames)
+        count = f"{left} of {whole}" if left < whole else f"{left}"
+        metadata.damage = f"{damage[0]}: {count} frames can be decoded" if damage else None
     if shrink is None:
         metadata.height, metadata.width = frames.shape[1:3]
     return frames, metadata
@@ -189,8 +213,18 @@ def _errors_about(name: str) -> Iterator[None]:
     except VideoDecodeError as error:
         raise VideoDecodeError(f"{name}: {str(error).rstrip('.')}.") from error.__cause__
     except (FFmpegError, OSError, MemoryError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise VideoDecodeError(f"{name}: damaged or cut off, FFmpeg says '{reason}'.") from error
+        raise VideoDecodeError(f"{name}: {_words_of(error)}.") from error
+
+
+def _words_of(error: BaseException) -> str:
+    return f"damaged or cut off, FFmpeg says '{getattr(error, 'strerror', None) or error}'"
+
+
+def _refuse(damage: list[str] | None, reason: str) -> None:
+    """Raise an error, or where damaged files are to be used, note what is wrong."""
+    if damage is None:
+        raise VideoDecodeError(reason)
+    damage.append(reason)
 
 
 def _name_and_data(source) -> tuple[str, str | bytes]:
@@ -234,11 +268,13 @@ def _images_in(folder: str) -> list[str]:
 
 
 @contextmanager
-def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open_stream(data: str | bytes, damage: list[str] | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
     with _open_file(data) as file:
-        head = file.read(64)
+        head = file.read(2**15)
         if not head:
             raise VideoDecodeError("the file is empty")
+        if any(re.search(pattern, head, re.DOTALL) for pattern in ENCRYPTED):
+            raise VideoDecodeError("is encrypted")
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         # FFmpeg gets no name: it would believe its extension, and read a text as ANSI art; and it may open no other
@@ -249,6 +285,8 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
             container = av.open(nameless, options=limit | {"protocol_whitelist": "none"}, **ANY_TAGS)  # type: ignore[call-overload]
         except (FFmpegError, OSError) as error:
             if head[4:8] == b"ftyp":
+                if re.search(b"moov|meta", head):
+                    raise VideoDecodeError("an MP4, MOV or HEIF with an index cut off or unknown to FFmpeg") from error
                 raise VideoDecodeError("an MP4 or MOV without its index, it was cut off") from error
             raise VideoDecodeError("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
         with container:
@@ -259,7 +297,7 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
             indexed = entries[len(entries) - 1].pos + entries[len(entries) - 1].size if len(entries) else 0
             promised = max(indexed, _matroska_size(head))
             if size < promised:
-                raise VideoDecodeError(f"cut off, it has {size} bytes of at least {promised}")
+                _refuse(damage, f"cut off, it has {size} bytes of at least {promised}")
             if codec.width * codec.height > MAX_FRAME_PIXELS:
                 found = f"frames of {codec.width}x{codec.height}"
                 raise VideoDecodeError(f"{found} are above the limit of {MAX_FRAME_PIXELS} pixels")
@@ -269,8 +307,8 @@ def _open_stream(data: str | bytes) -> Iterator[tuple[InputContainer, VideoStrea
             except FFmpegError as error:
                 if codec.width > 0:
                     raise
-                reasons = f"it is damaged or its frames are above the limit of {MAX_FRAME_PIXELS} pixels"
-                raise VideoDecodeError(f"no frame can be decoded, {reasons}") from error
+                reasons = f"coded in a way that FFmpeg cannot decode, or above the limit of {MAX_FRAME_PIXELS} pixels"
+                raise VideoDecodeError(f"no frame can be decoded, they are damaged, {reasons}") from error
 
 
 def _open_file(data: str | bytes):
@@ -292,14 +330,27 @@ def _seek(file, offset: int, whence: int = os.SEEK_SET) -> int:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    is_picture = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & is_picture]
+    kind = av.stream.Disposition
+    streams = [stream for stream in container.streams.video if not stream.disposition & kind.attached_pic]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams}))
         raise VideoDecodeError(f"has no video stream, what it holds is: {kinds or 'nothing'}")
-    if streams[0].codec_context is None:
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    if not streams:
         raise VideoDecodeError("cut off, or coded in a way that this build of FFmpeg cannot decode")
-    return streams[0]
+    return next((stream for stream in streams if stream.disposition & kind.default), streams[0])
+
+
+def _packets(container: InputContainer, stream: VideoStream, damage: list[str] | None = None) -> Iterator:
+    """The packets of a stream but for empty ones, which would end decoding."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except av.error.PermissionError:  # -1, with which old demuxers, such as that of NSV, say that this is the end
+        return
+    except FFmpegError as error:
+        if damage is None:
+            raise
+        damage.append(_words_of(error))
 
 
 def _matroska_size(head: bytes) -> int:
@@ -325,37 +376,38 @@ class _PacketIndex:
         is_key, is_shown: whether decoding may start at a packet; whether its frame is shown or only helps decoding.
         shown: (num_frames,) positions of the packets whose frames are shown, in the order of their times.
         packets: all of them, or `None` if they are too large.
+        size: width and height of the frames, if there is only one.
         can_seek: whether the times of packets tell which frame is which.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream):
+    def __init__(self, container: InputContainer, stream: VideoStream, damage: list[str] | None):
         self.container, self.stream, codec = container, stream, stream.codec_context
+        self.size = codec.width, codec.height
         is_indexed = container.format.name.startswith(FORMATS_WITH_INDEX)
         is_held = container.size <= (MAX_HELD_BYTES_OF_INDEXED if is_indexed else MAX_HELD_BYTES)
         entries = stream.index_entries
-        if not is_held and container.format.name.startswith("mov") and 0 < len(entries) == stream.frames:
+        is_known = 0 < len(entries) == stream.frames and entries[0].is_keyframe
+        if not is_held and container.format.name.startswith("mov") and is_known:
             # Such a file says all about its packets: not looking into them again takes a quarter less time.
             container.flags = container.flags | av.container.Flags.no_parse.value  # type: ignore[operator]
             container.seek(entries[0].timestamp, stream=stream)  # which also ends the parser that there is
         rows, packets, is_vp8, has_new_parameters = [], [], codec.name == "vp8", False
-        for packet in islice(container.demux(stream), MAX_FRAMES + 2):
-            if not packet.size:
-                continue
+        for packet in islice(_packets(container, stream, damage), MAX_FRAMES + 1):
             is_key, last = packet.is_keyframe, packet
             is_hidden = packet.is_discard or (is_vp8 and not memoryview(packet)[0] & 0x10)  # RFC 6386: `show_frame`
             rows.append((packet.pts, is_key, is_hidden, packet.size))
             if is_key and packet.has_sidedata("new_extradata"):
                 has_new_parameters = True
+            if is_key and packet.has_sidedata("encryption_info"):
+                raise VideoDecodeError("is encrypted")
             if is_held:
                 packets.append(packet)
         if not rows:
             raise VideoDecodeError(NO_FRAME)
         if len(rows) > MAX_FRAMES:
             raise VideoDecodeError(f"has more frames than the limit of {MAX_FRAMES}")
-        if last.has_sidedata("encryption_info"):
-            raise VideoDecodeError("is encrypted")
         if last.is_corrupt:
-            raise VideoDecodeError(f"cut off in the middle of a frame, after {len(rows) - 1} whole ones")
+            _refuse(damage, f"cut off in the middle of a frame, after {len(rows) - 1} whole ones")
         self.times, self.is_key, is_hidden, sizes = (np.array(column) for column in zip(*rows, strict=True))
         if codec.name == "gif":  # which marks every packet, though frames build on the last
             self.is_key[1:] = False
@@ -364,16 +416,18 @@ class _PacketIndex:
         order = np.argsort(self.times) if self.is_timed else np.arange(len(rows))
         self.shown = order[self.is_shown[order]]
         self.num_frames = len(self.shown)
-        # In AVI, where FFmpeg guesses, and in what was made of it, times are those of decoding.
-        is_order_of_decoding = container.format.name == "avi" or (self.is_timed and np.all(np.diff(self.times) > 0))
+        # In AVI and raw MPEG, where FFmpeg guesses, and in what was made of them, times are those of decoding.
+        is_guessed = container.format.name in ("avi", "mpegvideo")
+        is_order_of_decoding = is_guessed or bool(self.is_timed and np.all(np.diff(self.times) > 0))
         self.can_seek = bool(
-            (is_held or is_indexed)
+            not damage
+            and (is_held or is_indexed)
             and codec.codec.canonical_name in SEEKABLE_CODECS
             and not has_new_parameters
             and codec.field_order <= 1  # else two packets may be the fields of one frame
             # Such a packet of MPEG-4 holds no picture: the packet before has two, or nothing has moved.
             and not (codec.name == "mpeg4" and sizes.min() <= 10)
-            and not (codec.has_b_frames and is_order_of_decoding)
+            and codec.has_b_frames != is_order_of_decoding
             and self.is_timed
             and np.all(np.diff(self.times[order]) > 0)
             and np.all(np.diff(self.times[self.is_key]) > 0)
@@ -396,11 +450,13 @@ class _PacketIndex:
         if self.packets is not None:
             return self.packets[first : last + 1]
         self.container.seek(int(self.times[first]), stream=self.stream)
-        packets = (packet for packet in self.container.demux(self.stream) if packet.size)
-        return islice(dropwhile(lambda packet: packet.pts != self.times[first], packets), last - first + 1)
+        packets = dropwhile(lambda packet: packet.pts != self.times[first], _packets(self.container, self.stream))
+        return islice(packets, last - first + 1)
 
 
-def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None, shrink) -> VideoMetadata:
+def _describe(
+    index: _PacketIndex, num_frames: int, pick, short_side: int | None, shrink, aspect: float
+) -> VideoMetadata:
     """The metadata of a video of `num_frames`, with the frames that `pick` asks for."""
     if num_frames == 0:
         raise VideoDecodeError(NO_FRAME)
@@ -416,7 +472,7 @@ def _describe(index: _PacketIndex, num_frames: int, pick, short_side: int | None
     # No field, so that the metadata stay the mapping that Transformers knows.
     metadata.frame_times = seconds if num_frames == index.num_frames else None
     metadata.frames_indices = indices = _picked(pick, metadata)
-    width, height = stream.codec_context.width, stream.codec_context.height
+    width, height = round(stream.codec_context.width * aspect), stream.codec_context.height
     scale = min(1, (short_side or math.inf) / max(1, min(width, height)))
     num_bytes = 3 * len(indices) * width * height * scale**2
     if shrink is None and num_bytes > MAX_CLIP_BYTES:
@@ -452,7 +508,9 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
         for first, last in index.spans([int(index.shown[number]) for number in wanted]):
             last_time, starts_with_picture = -math.inf, not index.is_shown[first]  # an edit list may hide it
             for frame in decode(first, last):
-                if frame.pts is None or frame.pts <= last_time:
+                if frame.pts is None or frame.pts <= last_time or (frame.width, frame.height) != index.size:
+                    return None
+                if frame.is_corrupt:  # what is missing is made up from the frames before
                     return None
                 last_time = frame.pts
                 if frame.pts == index.times[first]:  # else rows of blocks may refresh the picture little by little
@@ -466,28 +524,75 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
     return frames if len(frames) == len(wanted) else None
 
 
-def _decode_everything(data, wanted: set[int], to_rgb: Callable) -> tuple[dict[int, np.ndarray], int]:
+def _decode_everything(data, wanted: set[int], to_rgb: Callable, damage) -> tuple[dict[int, np.ndarray], int]:
     """The `wanted` frames by their number, and how many frames there are."""
-    frames, num_frames = {}, 0
-    with _open_stream(data) as (container, stream):
-        packets = (packet for packet in container.demux(stream) if packet.size)  # an empty one would end decoding
-        for packet in chain(packets, [None]):
-            for frame in stream.codec_context.decode(packet):
+    frames, num_frames, size = {}, 0, None
+    with _open_stream(data, damage) as (container, stream):
+        for packet in chain(_packets(container, stream, damage), [None]):
+            if packet and packet.is_corrupt and damage:
+                continue
+            try:
+                decoded = stream.codec_context.decode(packet)
+            except FFmpegError as error:
+                if damage is None:
+                    raise
+                decoded = damage.append(_words_of(error)) or []
+            for frame in decoded:
+                size = size or (frame.width, frame.height)
                 if num_frames in wanted:
-                    frames[num_frames] = to_rgb(frame)
+                    frames[num_frames] = to_rgb(frame, size)
                 num_frames += 1
     return frames, num_frames
 
 
-def _to_rgb(reformatter: VideoReformatter, short_side: int | None, shrink: Callable | None, frame) -> np.ndarray:
-    """A frame as (H, W, 3) uint8, scaled down and upright, or what `shrink` keeps of it."""
-    scale, settings = (short_side or math.inf) / min(frame.width, frame.height), {}
-    if scale < 1:  # of swscale's filters, "area" averages all pixels that become one: no aliasing
-        settings = {"width": round(frame.width * scale), "height": round(frame.height * scale), "interpolation": "AREA"}
+def _to_rgb(reformatter: VideoReformatter, short_side, shrink, frame, size=None, aspect: float = 1) -> np.ndarray:
+    """A frame as (H, W, 3) uint8, as if of that size, scaled and upright, or what `shrink` keeps of it."""
+    width, height = size or (frame.width, frame.height)
+    width, settings = max(1, round(width * aspect)), {}
+    scale = min(1, (short_side or math.inf) / min(width, height))
+    width, height = round(width * scale), round(height * scale)
+    if (width, height) != (frame.width, frame.height):
+        # Of swscale's filters, "area" averages all pixels that become one: no aliasing.
+        interpolation = "AREA" if width * height < frame.width * frame.height else "BICUBIC"
+        settings = {"width": width, "height": height, "interpolation": interpolation}
+    is_hdr = frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
     # One reformatter and one thread: setting up either for every frame costs more than small frames themselves.
-    pixels = reformatter.reformat(frame, format="rgb24", threads=1, **settings).to_ndarray()
+    frame_rgb = reformatter.reformat(frame, format="rgb48le" if is_hdr else "rgb24", threads=1, **settings)
+    pixels = frame_rgb.to_ndarray()
+    if is_hdr:
+        pixels = np.concatenate([_tone_map(rows, frame.color_trc) for rows in np.array_split(pixels, 16)])
     upright = np.rot90(pixels, k=round(frame.rotation / 90) % 4)  # quarter turns against the clock
     return upright if shrink is None else shrink(upright)
+
+
+def _tone_map(pixels: np.ndarray, transfer: int) -> np.ndarray:
+    """
+    HDR pixels (H, W, 3) uint16 as SDR in uint8, as FFmpeg's `tonemap=hable:desat=0` on light from and to `zscale`.
+
+    A curve bends the brightest of the three colours of a pixel, from 1,000 cd/m² down to the white of 100 cd/m².
+    """
+    light = _light_of(transfer)[pixels] @ BT2020_TO_BT709.T
+    brightest = np.maximum(light.max(-1, keepdims=True), 1e-6)
+    light *= _bend(brightest) / (brightest * _bend(10))
+    return np.rint(255 * light.clip(0, 1) ** (1 / 2.4)).astype(np.uint8)
+
+
+def _bend(light):
+    """Hable's curve of film, with the constants that all use."""
+    return (light * (0.15 * light + 0.05) + 0.004) / (light * (0.15 * light + 0.5) + 0.06) - 0.02 / 0.3
+
+
+@cache
+def _light_of(transfer: int) -> np.ndarray:
+    """The light in 100 cd/m² of each level of PQ or HLG (ITU-R BT.2100, its display with a peak of 1,000 cd/m²)."""
+    signal = np.linspace(0, 1, 65536)
+    if transfer == ColorTrc.SMPTE2084:
+        root = signal ** (32 / 2523)
+        light = 100 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (8192 / 1305)
+    else:
+        scene = np.where(signal < 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+        light = 10 * scene**1.2
+    return light.astype(np.float32)
 
 
 def _stack_frames(frames: list[np.ndarray]) -> np.ndarray:
@@ -602,6 +707,9 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call
     antialias (`bool`, defaults to `False`): low-pass when resizing. The published weights were trained without.
     do_augment (`bool`, defaults to `False`): for training, a random crop, then perhaps a flip, both drawn once a clip.
     decode_short_side (`int`, *optional*): scale larger frames down to that while decoding: faster, but other pixels.
+    square_pixels (`bool`, defaults to `False`): make frames as wide as a player shows them. The published weights were
+        trained on frames as they are stored.
+    damaged (`str`, defaults to `"refuse"`): `"use"` takes what is left of damaged files, see [`read_video`].
     crop_scale, crop_ratio (pairs of `float`): range of the crop's share of the area, and of its width over its height.
     flip_prob (`float`, defaults to 0.5): probability of the flip, which swaps "left" and "right": 0 switches it off.
     seed (`int` or `list[int]`, *optional*): of all draws of a call, or one per clip, which makes a clip independent of
@@ -613,6 +721,8 @@ class SViTTVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call
     antialias: bool | None
     do_augment: bool | None
     decode_short_side: int | None
+    square_pixels: bool | None
+    damaged: str | None
     crop_scale: list[float | int] | tuple[float | int, ...] | None
     crop_ratio: list[float | int] | tuple[float | int, ...] | None
     flip_prob: float | int | None
@@ -643,6 +753,8 @@ class SViTTVideoProcessor(VideoProcessorMixin):
     sampling = "middle"
     do_augment = False
     decode_short_side = None
+    square_pixels = False
+    damaged = "refuse"
     crop_scale = [0.5, 1.0]
     crop_ratio = [3 / 4, 4 / 3]
     flip_prob = 0.5
@@ -728,7 +840,8 @@ class SViTTVideoProcessor(VideoProcessorMixin):
 
         pick = sample if settings["do_sample_frames"] else None
         if _is_file(video):
-            frames, metadata = read_video(video, pick, short_side=settings["decode_short_side"])
+            how = {name: settings[name] for name in ("square_pixels", "damaged")}
+            frames, metadata = read_video(video, pick, short_side=settings["decode_short_side"], **how)
         else:
             frames, metadata = _index_frames(name, video, pick, known and known.fps, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
@@ -793,13 +906,14 @@ def _index_frames(name, video, pick, fps, data_format=None, keep=None) -> tuple[
     if fps is not None and not (isinstance(fps, (int, float, np.number)) and 0 < fps < math.inf):
         raise VideoDecodeError(f"{name}: `fps` must be a positive number, got {fps!r}.")
     metadata = VideoMetadata(len(video), fps, duration=len(video) / fps if fps else None)
-    metadata.frame_times = None
+    metadata.frame_times = metadata.damage = None
     with _errors_about(name):
         metadata.frames_indices = _picked(pick, metadata)
-        white, frames = _white_of(name, video), []
+        white, frames, size = _white_of(name, video), [], None
         for index in metadata.frames_indices:
             frame = _rgb_frame(name, video[index], data_format, white)
-            frames.append(keep(av.VideoFrame.from_ndarray(frame)) if keep else frame)
+            size = size or frame.shape[1::-1]
+            frames.append(keep(av.VideoFrame.from_ndarray(frame), size) if keep else frame)
         frames = _stack_frames(frames)
     if frames.shape[3:] == (3,):
         metadata.height, metadata.width = frames.shape[1:3]

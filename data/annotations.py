@@ -141,11 +141,11 @@ class Row:
         return value * UNITS[unit]
 
     def span(self, unit: str) -> dict[str, float | None]:
-        """Return `start` and `end` in seconds, None where the row has none."""
-        start, end = self.seconds("start", unit), self.seconds("end", unit)
-        if end is not None and end <= (start or 0):
-            raise self.error("end", f"must be after the start, {start or 0:g} s, got {end:g} s")
-        return {"start": start, "end": end}
+        """Return `start` and `end` in seconds, both `None` for a whole video."""
+        start, end = self.seconds("start", unit) or 0.0, self.seconds("end", unit)
+        if end is not None and end <= start:
+            raise self.error("end", f"must be after the start, {start:g} s, got {end:g} s")
+        return {"start": start, "end": end} if start or end else NO_SPAN
 
     def check_new(self, name: str, value, key=None):
         """Raise an `InputError` for a value, or `key`, that an earlier row has."""
@@ -446,13 +446,13 @@ def video_names(rows: Dataset) -> pa.Array:
     """Return the paths of videos; of spans, as media fragments name them: `a.mp4#t=3.5,10`."""
     table = rows.select_columns([*({"video", "start", "end"} & set(rows.column_names))]).with_format("arrow")[:]
     names = pc.struct_field(table["video"], "path").combine_chunks()
-    times = [table[name].combine_chunks() if name in table.column_names else None for name in ("start", "end")]
-    if times == [None, None]:
+    if "start" not in table.column_names:
         return names
-    start, end = (pa.nulls(len(rows), pa.string()) if one is None else one.cast(pa.string()) for one in times)
-    is_whole = pc.and_(start.is_null(), end.is_null())
-    fragments = pc.binary_join_element_wise(start.fill_null("0"), end, ",", null_handling="skip")
-    return pc.if_else(is_whole, names, pc.binary_join_element_wise(names, fragments, "#t="))
+    start, end = table["start"].combine_chunks(), pa.nulls(len(rows), pa.string())
+    if "end" in table.column_names:
+        end = table["end"].combine_chunks().cast(pa.string())
+    times = pc.binary_join_element_wise(start.cast(pa.string()), end, ",", null_handling="skip")
+    return pc.if_else(start.is_null(), names, pc.binary_join_element_wise(names, times, "#t="))
 
 
 def video_keys(rows: Dataset) -> pa.Array:

@@ -105,7 +105,9 @@ def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
             counts["are wrong"] += 1
             bad.append({"video": None, "error": str(error), "where": row.where})
     if split.join or split.where:
-        counts["more are left out by `join` or `where`"] = sum(1 for _ in read_files(split.annotation, split)) - len(read)
+        counts["more are left out by `join` or `where`"] = sum(1 for _ in read_files(split.annotation, split)) - len(
+            read
+        )
     print(in_words(f"{name}: {num_rows} rows", counts))
     return bad
 

@@ -80,3 +80,46 @@ def write_film(path, codec, sound=None, size=(64, 48), seconds=40, aspect=None, 
         for stream in output.streams:
             output.mux(stream.encode())
     return path
+
+
+HDR_PATCHES = np.array(  # signal of red, green and blue
+    [(0.2,) * 3, (0.5,) * 3, (0.6,) * 3, (1.0,) * 3, (0.5, 0.1, 0.1), (0.1, 0.6, 0.1), (0.2, 0.2, 0.7), (0.7, 0.6, 0.5)]
+)
+
+
+def write_hdr(path, transfer, full_range=False):
+    """A frame of BT.2020 with squares of 8 x 8 pixels, each of one of `HDR_PATCHES`, without loss."""
+    red, _, blue = HDR_PATCHES.T
+    luma = HDR_PATCHES @ (0.2627, 0.678, 0.0593)
+    planes = np.stack([luma, (blue - luma) / 1.8814 + 0.5, (red - luma) / 1.4746 + 0.5])
+    if not full_range:
+        planes = (planes * [[219], [224], [224]] + 16) / 255
+    planes = np.rint(planes * (65535 if full_range else 255 * 256)).astype(np.uint16)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = 8 * len(HDR_PATCHES), 8, "yuv444p16le"
+        codec = stream.codec_context
+        codec.color_trc, codec.color_primaries, codec.colorspace = transfer, 9, 9
+        codec.color_range = 2 if full_range else 1
+        pixels = planes.T.repeat(8, axis=0)[None].repeat(8, axis=0)
+        frame = av.VideoFrame.from_ndarray(pixels, format="yuv444p16le")
+        output.mux([*stream.encode(frame), *stream.encode()])
+    return path
+
+
+def join_videos(path, sources, default=None, cover=None, timecode=None):
+    """One file of all packets of several, each as a stream of its own; the number `default` of them is to be shown."""
+    kind = av.stream.Disposition
+    with av.open(str(path), "w") as output:
+        streams, packets = [], []
+        for number, source in enumerate(sources):
+            with av.open(str(source)) as container:
+                stream = output.add_stream_from_template(container.streams.video[0])
+                stream.disposition = kind.attached_pic if number == cover else kind(int(number == default))
+                stream.metadata.update({"timecode": timecode} if timecode else {})
+                streams.append(stream)
+                packets += [(number, packet) for packet in container.demux(video=0) if packet.size]
+        for number, packet in sorted(packets, key=lambda one: (one[1].dts or 0) * one[1].time_base):
+            packet.stream = streams[number]
+            output.mux(packet)
+    return path

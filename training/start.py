@@ -148,7 +148,8 @@ def start_training(
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)
     if max_text_length is not None:  # where `from_pretrained(..., max_length=...)` puts it too
         tokenizer.init_kwargs["max_length"] = max_text_length
-    return model, conversion.make_processor(model.config, tokenizer, statistics)
+    # A new model sees frames as people do; converted ones have learnt from frames as they are stored.
+    return model, conversion.make_processor(model.config, tokenizer, {"square_pixels": True} | dict(statistics or {}))
 
 
 def as_class(model_class: type[PreTrainedModel], source: PreTrainedModel) -> PreTrainedModel:

@@ -66,6 +66,28 @@ def encrypt(path, videos):
                 output.mux(packet)
 
 
+def encrypt_quietly(path, videos):
+    """Packets do not say that they are encrypted, the description of the video does."""
+    encrypt(path, videos)
+    content = path.read_bytes()
+    for box in (b"senc", b"saiz", b"saio", b"tenc"):
+        content = content.replace(box, b"free")
+    path.write_bytes(content)
+
+
+def encrypt_matroska(path, videos):
+    """The name of a track becomes what encoding is done to it: of type 1, encryption, with algorithm 5, AES."""
+    with av.open(str(videos["clip.mkv"])) as source, av.open(str(path), "w", "matroska") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        stream.metadata["title"] = "x" * 14
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    encoding = b"\x6d\x80\x8e" + b"\x62\x40\x8b" + b"\x50\x33\x81\x01" + b"\x50\x35\x84" + b"\x47\xe1\x81\x05"
+    path.write_bytes(path.read_bytes().replace(b"\x53\x6e\x8e" + b"x" * 14, encoding))
+
+
 FAULTS = {  # what writes it, words that must occur
     "missing": (lambda path, videos: None, "cannot be opened (No such file or directory)"),
     "folder": (
@@ -86,6 +108,8 @@ FAULTS = {  # what writes it, words that must occur
     "WebM cut": (cut("clip.webm", 0.9), "cut off, it has"),
     "AVI cut": (cut("clip.avi", 0.7), "cut off"),
     "encrypted": (encrypt, "is encrypted"),
+    "encrypted MP4 of few words": (encrypt_quietly, "is encrypted"),
+    "encrypted MKV": (encrypt_matroska, "is encrypted"),
     "bytes of zero": (zero, "damaged or cut off, FFmpeg says"),
     "picture of 4 gigapixels": (lambda path, videos: write_huge_picture(path), "above the limit of 33554432"),
 }
