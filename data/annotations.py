@@ -448,11 +448,11 @@ def video_names(rows: Dataset) -> pa.Array:
     names = pc.struct_field(table["video"], "path").combine_chunks()
     if "start" not in table.column_names:
         return names
-    start, end = table["start"].combine_chunks(), pa.nulls(len(rows), pa.string())
+    start, end = table["start"].combine_chunks().cast(pa.string()), pa.nulls(len(rows), pa.string())
     if "end" in table.column_names:
         end = table["end"].combine_chunks().cast(pa.string())
-    times = pc.binary_join_element_wise(start.cast(pa.string()), end, ",", null_handling="skip")
-    return pc.if_else(start.is_null(), names, pc.binary_join_element_wise(names, times, "#t="))
+    times = pc.coalesce(pc.binary_join_element_wise(start, end, ","), start)
+    return pc.coalesce(pc.binary_join_element_wise(names, times, "#t="), names)
 
 
 def video_keys(rows: Dataset) -> pa.Array:
