@@ -171,6 +171,8 @@ def add_index(commands):
     help = "how video tokens are kept for re-ranking: int8, float16, or none, to read videos again (default: int8)"
     add("--tokens", choices=["int8", "float16", "none"], help=help)
     add("--tokens_per_span", type=int, help="at most so many, those looked at most (default: 512)")
+    help = "leave out files that are damaged or cut off (default), or use the frames that are left"
+    add("--damaged", choices=["refuse", "use"], help=help)
     add("--batch_size", type=int, default=16, help="spans encoded at once (default: %(default)s)")
     help = "processes that decode videos, beside the main one (default: 4 for a GPU, 0 for a CPU)"
     add("--num_workers", type=int, help=help)
@@ -189,6 +191,7 @@ def index(videos: list[str], batch_size: int, num_workers: int | None, **setting
         print(summary(report, len(built)))
         for video, error in sorted(report.bad.items()):
             print(f"not indexed: {error if video in error else f'{video}: {error}'}", file=sys.stderr)
+        print(*report.damaged.values(), sep="\n", end="\n" * bool(report.damaged), file=sys.stderr)
     state.destroy_process_group()
 
 

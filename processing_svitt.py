@@ -800,14 +800,17 @@ class SViTTVideoProcessor(VideoProcessorMixin):
             data["video_metadata"] = metadata
         return BatchFeature(data, settings["return_tensors"], skip_tensor_conversion=["video_metadata"])
 
-    def read_clip(self, video, **kwargs: Unpack[SViTTVideoProcessorKwargs]) -> torch.Tensor:
+    def read_clip(self, video, **kwargs: Unpack[SViTTVideoProcessorKwargs]):
         """Return a clip (T, 3, H, W) uint8 of one video, which lacks [`to_pixel_values`] only: the part of a worker.
+
+        With `return_metadata`, it returns the `VideoMetadata` as well.
 
         The types of `kwargs` are not checked, which would take a tenth of the time of a small clip.
         """
         settings = self._settings(kwargs)
         [generator] = _seed_generators(settings["seed"], 1)
-        return self._read("the video", video, None, generator, settings)[0]
+        clip, metadata = self._read("the video", video, None, generator, settings)
+        return (clip, metadata) if settings["return_metadata"] else clip
 
     def to_pixel_values(self, clips: torch.Tensor) -> torch.Tensor:
         """Return clips (B, T, 3, H, W) uint8 rescaled and normalised, float32 on their device."""

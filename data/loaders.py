@@ -26,6 +26,7 @@ from accelerate.utils import gather_object, send_to_device
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers.hf_argparser import HfArg
+from transformers.video_utils import VideoMetadata
 
 from ..distributed import progress_bar, share_of
 from ..errors import ArgumentGroup
@@ -67,6 +68,10 @@ class ProcessingArguments(ArgumentGroup):
         default="error",
         help="Evaluation: stop at a video that cannot be read, or report it and count it as missed.",
     )
+    damaged: Literal["refuse", "use"] = HfArg(
+        default="refuse",
+        help="Files that are damaged or cut off: count as bad videos, or `use` and report the frames that are left.",
+    )
     frame_order: Literal["normal", "reverse", "shuffle", "freeze"] = HfArg(
         default="normal",
         help="Evaluation, to see what a model makes of time: reverse or shuffle a video's frames, or repeat one.",
@@ -80,7 +85,7 @@ class ProcessingArguments(ArgumentGroup):
 class ClipDataset:
     """Rows of a dataset with the clips of their videos: `clips[row]`, or in training `clips[row, epoch]`.
 
-    An item has the columns of its row, where `video` is the name of the video; `clip`, what `read_clip` returned, or
+    An item has the columns of its row, where `video` is the name of the video; `clip`, that `read_clip` returned, or
     None; and `bad_videos`, a list of `{"video", "error"}`. What is random in a row is drawn from the seed, the epoch
     and the number of the row.
 
@@ -89,7 +94,7 @@ class ClipDataset:
     """
 
     rows: Dataset  # with a column `video`, and perhaps `shard`, `offset` and `size`, where its bytes are
-    read_clip: Callable  # as `SViTTVideoProcessor.read_clip`
+    read_clip: Callable  # as `SViTTVideoProcessor.read_clip` with `return_metadata`
     # For a video that cannot be read. "error": raise; "score_as_missed": give the row without a clip; "skip": give
     # another row at random in its place, so that batches keep their size on all processes.
     bad_videos: str = "error"
@@ -112,7 +117,11 @@ class ClipDataset:
             if row.get("where"):  # it is a span
                 video |= {"start": row.get("start"), "end": row.get("end")}
             try:
-                return row | {"clip": self.read_clip(video, seed=int(draw(2**63))), "bad_videos": found}
+                clip, metadata = self.read_clip(video, seed=int(draw(2**63)))
+                if metadata.damage:
+                    problem = f"{row['video']}: used as far as it goes; {metadata.damage}."
+                    found = [*found, {"video": row["video"], "error": problem}]
+                return row | {"clip": clip, "bad_videos": found}
             except VideoDecodeError as error:
                 if row.get("where"):
                     error = VideoDecodeError(f"{str(error).rstrip('.')}; see {row['where']}.")
@@ -250,6 +259,8 @@ def training_loader(
             do_augment=args.augment,
             flip_prob=args.flip_prob,
             decode_short_side=args.decode_short_side,
+            damaged=args.damaged,
+            return_metadata=True,
         )
         clips[medium] = ClipDataset(part, read_clip, args.bad_videos, seed)
         batches[medium] = ShuffledBatches(len(part), batch_size, seed, shards=shard_numbers(part))
@@ -306,7 +317,8 @@ def video_loader(
     With `args.bad_eval_videos="score_as_missed"`, a video that cannot be read has black frames, and `is_missing` is
     true for it. What is random of `args.frame_order` depends on a video's number among those of all processes.
     """
-    read_clip = partial(processor.video_processor.read_clip, num_frames=num_frames)
+    how = {"num_frames": num_frames, "damaged": args.damaged, "return_metadata": True}
+    read_clip = partial(processor.video_processor.read_clip, **how)
     if args.frame_order != "normal":
         read_clip = partial(read_reordered_clip, read_clip=read_clip, order=args.frame_order)
     numbers = share_of(range(len(videos)))
@@ -318,15 +330,16 @@ def video_loader(
     )
 
 
-def read_reordered_clip(video, seed: int, read_clip: Callable, order: str) -> torch.Tensor:
-    """Return a clip as a probe of what a model makes of time: in the order `"reverse"` or `"shuffle"`, or with
-    `"freeze"` one of its frames, at random, repeated."""
-    clip, generator = read_clip(video, seed=seed), torch.Generator().manual_seed(seed)
+def read_reordered_clip(video, seed: int, read_clip: Callable, order: str) -> tuple[torch.Tensor, VideoMetadata]:
+    """Return a clip, and its metadata, as a probe of what a model makes of time: in the order `"reverse"` or
+    `"shuffle"`, or with `"freeze"` one of its frames, at random, repeated."""
+    clip, metadata = read_clip(video, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
     if order == "reverse":
-        return clip.flip(0)
+        return clip.flip(0), metadata
     if order == "shuffle":
-        return clip[torch.randperm(len(clip), generator=generator)]
-    return clip[torch.randint(len(clip), (1,), generator=generator).expand(len(clip))]
+        return clip[torch.randperm(len(clip), generator=generator)], metadata
+    return clip[torch.randint(len(clip), (1,), generator=generator).expand(len(clip))], metadata
 
 
 def text_batches(texts: list[str], processor: SViTTProcessor, batch_size: int = 128) -> Iterator[dict]:

@@ -33,6 +33,7 @@ CHOICES: dict = {
     "frames_per_span": None,
     "tokens": "int8",
     "tokens_per_span": 512,
+    "damaged": "refuse",
 }
 SETTINGS = ("model", "fingerprint", "files", *CHOICES)
 
@@ -43,6 +44,8 @@ def check_choices(settings: dict):
     check_number("stride_seconds", settings["stride_seconds"], ROUNDING, settings["clip_seconds"])
     check_number("frames_per_span", settings["frames_per_span"], 1)
     check_number("tokens_per_span", settings["tokens_per_span"], 2)
+    if settings["damaged"] not in ("refuse", "use"):
+        raise ArgumentError("damaged", f"must be refuse or use, got {settings['damaged']!r}")
     if settings["tokens"] not in (*DTYPES, "none"):
         raise ArgumentError("tokens", f"must be one of {', '.join(DTYPES)}, none, got {settings['tokens']!r}")
 

@@ -83,6 +83,7 @@ class IndexReport:
     removed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)  # all that cannot be read, and why
+    damaged: dict[str, str] = field(default_factory=dict)  # of what is used all the same, what is left
     skipped: dict[str, int] = field(default_factory=dict)  # files that are no videos, by extension
     num_spans: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # of this process: reading, encoding, writing
@@ -99,6 +100,7 @@ class SViTTIndex:
 
     def __init__(self, folder: Path | str, settings: dict, model: PreTrainedModel, processor: SViTTProcessor):
         self.folder, self.settings, self.model, self.processor = folder, settings, model, processor
+        processor.video_processor.damaged = settings["damaged"]
         self.table = SpanTable(folder)
 
     @classmethod
@@ -112,6 +114,7 @@ class SViTTIndex:
         frames_per_span: int | None = None,
         tokens: str | None = None,
         tokens_per_span: int | None = None,
+        damaged: str | None = None,
     ) -> "SViTTIndex":
         """Make an empty index, or open the one that is there already with the same settings.
 
@@ -129,12 +132,14 @@ class SViTTIndex:
             tokens: how the video tokens are kept that re-ranking looks at, `"int8"` (the default) or `"float16"`; or
                 `"none"`: then it reads the videos again.
             tokens_per_span: at most so many, those that CLS looks at most; 512 by default.
+            damaged: whether files that are damaged or cut off are left out, `"refuse"` (the default), or `"use"`: the
+                frames that are left are indexed.
 
         Raises:
             InputError: if there is no such model, it does not compare videos with texts, a number is out of bounds, or
                 the folder holds an index of another model or with other settings.
         """
-        values = clip_seconds, stride_seconds, num_frames, frames_per_span, tokens, tokens_per_span
+        values = clip_seconds, stride_seconds, num_frames, frames_per_span, tokens, tokens_per_span, damaged
         given = {name: value for name, value in zip(CHOICES, values, strict=True) if value is not None}
         folder = place_of(folder)
         state = this_process()
@@ -231,13 +236,14 @@ class SViTTIndex:
             [(report, todo)] = broadcast_object_list([fail_together(plan if is_main else lambda: None)])
             done = fail_together(self._encode, share_of(todo), batch_size, num_workers)
             report.seconds = done[-1]
-            for bad, num_spans, _ in gather_object([done]):
+            for bad, damaged, num_spans, _ in gather_object([done]):
                 report.bad |= bad
+                report.damaged |= damaged
                 report.num_spans += num_spans
             for names in (report.added, report.updated):
                 names[:] = [name for name in names if name not in report.bad]
             if is_main:
-                write_bad_report(self.folder, report.bad)
+                write_bad_report(self.folder, report.bad | report.damaged)
                 self.table.remove([source.video for source, _ in todo if source.video in report.bad])
                 self.table.finish()
             PartialState().wait_for_everyone()
@@ -262,19 +268,21 @@ class SViTTIndex:
 
     def _encode(
         self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int
-    ) -> tuple[dict[str, str], int, dict[str, float]]:
-        """Encode and commit spans in batches; return what cannot be read, how many spans it were, and the seconds."""
+    ) -> tuple[dict[str, str], dict[str, str], int, dict[str, float]]:
+        """Encode and commit spans in batches; return what cannot be read, what is damaged, how many spans it were, and
+        the seconds."""
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
         how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
-        bad, num_spans, progress, watch = {}, 0, progress_bar(todo, "videos"), StopWatch()
+        bad, damaged, num_spans, progress, watch = {}, {}, 0, progress_bar(todo, "videos"), StopWatch()
         waiting: list[dict] = []  # rows that are not committed yet
         for found, errors in DataLoader(reader, batch_size, **how):
             watch.stop("reading")
             waiting += self._rows(*zip(*found, strict=True)) if found else []
             watch.stop("encoding")
             bad |= errors
+            damaged |= {source.video: clip.damage for source, _, clip in found if clip.damage}
             num_spans += len(found)
             num_bytes = sum(len(row.get("tokens", b"")) for row in waiting)
             if len(waiting) > num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
@@ -283,7 +291,7 @@ class SViTTIndex:
             watch.stop("writing")
             progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
         self._commit(waiting)
-        return bad, num_spans, watch.seconds
+        return bad, damaged, num_spans, watch.seconds
 
     def _commit(self, rows: list[dict]):
         with writing(self.folder):

@@ -194,6 +194,7 @@ class Clip(NamedTuple):
 
     frames: torch.Tensor
     times: np.ndarray
+    damage: str | None = None  # of a file that is used all the same
 
 
 def read_spans(
@@ -219,10 +220,12 @@ def read_spans(
     def shrink(frame: np.ndarray) -> np.ndarray:
         return processor.read_clip(np.ascontiguousarray(frame)[None], do_sample_frames=False)[0].numpy()
 
-    frames, metadata = read_video(source.read(), pick, shrink=shrink)
+    settings = {"square_pixels": processor.square_pixels, "damaged": processor.damaged}
+    frames, metadata = read_video(source.read(), pick, shrink=shrink, **settings)
+    damage = metadata.damage and f"{source.video}: used as far as it goes; {metadata.damage}."
     row_of, times = {number: row for row, number in enumerate(metadata.frames_indices)}, times_of(metadata)
     for span, of_span in zip(spans, numbers, strict=True):
-        yield span, Clip(torch.from_numpy(frames[[row_of[number] for number in of_span]]), times[of_span])
+        yield span, Clip(torch.from_numpy(frames[[row_of[number] for number in of_span]]), times[of_span], damage)
 
 
 class SpanReader(IterableDataset):

@@ -224,7 +224,7 @@ class SViTTTrainer(Trainer):
         with self.accelerator.autocast():
             found = self.evaluate_split(self.model, split)
         if num_bad := self.bad_videos.write(split):
-            which = f"{num_bad} videos cannot be read and count as missed, see {self.bad_videos.path}"
+            which = f"{num_bad} videos are damaged or count as missed, see {self.bad_videos.path}"
             self.accelerator.print(f"{split}: {which}")
         return found
 

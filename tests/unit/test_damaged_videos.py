@@ -2,9 +2,11 @@
 """One sentence for every video that cannot be read, which names the file."""
 
 import faulthandler
+import json
 import os
 import re
 import struct
+from functools import partial
 from pathlib import Path
 
 import av
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 
 from svitt import processing_svitt
+from svitt.data.annotations import load_captions
+from svitt.data.loaders import ClipDataset
 from svitt.processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
 
 
@@ -215,3 +219,19 @@ def test_files_damaged_at_random_give_frames_or_one_sentence(tmp_path, videos):
     descriptors, memory = np.array(sizes[400:]).T
     assert len(set(descriptors)) == 1 and memory[-1] - memory[0] < 50 * 2**20
     assert 0.1 < np.mean(was_read) < 0.9
+
+
+def test_damaged_files_are_used_and_reported_if_that_is_wanted(tmp_path, write_video):
+    whole = write_video(tmp_path / "whole.mkv", "libx264", options={"g": "4", "bf": "0"})
+    content = whole.read_bytes()
+    whole.with_name("cut.mkv").write_bytes(content[: len(content) * 2 // 3])
+    (tmp_path / "rows.json").write_text(json.dumps([{"video": "cut.mkv", "caption": "x"}]))
+    rows = load_captions(tmp_path / "rows.json", tmp_path)
+    processor = SViTTVideoProcessor(num_frames=3, size=16)
+    args = {"read_clip": partial(processor.read_clip, return_metadata=True, damaged="use")}
+    item = ClipDataset(rows, **args)[0]
+    [line] = item["bad_videos"]
+    assert item["clip"].shape == (3, 3, 16, 16) and line["video"] == item["video"]
+    assert re.search("cut.mkv: used as far as it goes; cut off, it has .* frames can be decoded", line["error"])
+    with pytest.raises(VideoDecodeError, match="cut off"):
+        ClipDataset(rows, partial(processor.read_clip, return_metadata=True))[0]

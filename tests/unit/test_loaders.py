@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from itertools import cycle, islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -217,6 +218,7 @@ def test_the_row_that_replaces_a_bad_one_is_drawn_from_its_seed():
     def read_clip(video, seed):
         if int(video["path"]) % 5 == 4:
             raise VideoDecodeError("bad")
+        return None, SimpleNamespace(damage=None)
 
     clips = ClipDataset(videos_of(range(10)), read_clip, "skip", seed=2)
     generator = np.random.default_rng((2, 1, 4))  # draws a seed for the clip and another row, in turn
@@ -276,7 +278,7 @@ def mixed_loader(num_workers=0, seed=0):
 
 
 def draw(video, seed):
-    return video["path"], seed
+    return (video["path"], seed), SimpleNamespace(damage=None)
 
 
 def test_mixed_media_give_every_batch_once_and_resume_anywhere():

@@ -2,6 +2,7 @@
 """Rows about spans of videos: loaded, matched, read, packed and checked as if each span were a video."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def file(folder, tmp_path):
 
 def clips_of(rows):
     processor = SViTTVideoProcessor(do_resize=False, do_sample_frames=False)
-    return [item["clip"] for item in ClipDataset(rows, processor.read_clip)]
+    return [item["clip"] for item in ClipDataset(rows, partial(processor.read_clip, return_metadata=True))]
 
 
 def test_a_span_is_read_as_if_it_were_a_video(folder, file):
