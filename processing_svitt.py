@@ -112,15 +112,15 @@ def read_video(
         how = {"short_side": short_side, "shrink": shrink, "square_pixels": square_pixels, "damaged": damaged}
         return _read_span(source, pick, **how)
     name, data = _name_and_data(source)
-    to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
     if isinstance(data, str) and os.path.isdir(data) and os.access(data, os.R_OK):
         fps = source.get("fps") if isinstance(source, dict) else None
-        return _index_frames(name, _images_in(data), pick, fps, keep=to_rgb)
+        keep = partial(_to_rgb, VideoReformatter(), short_side, shrink)
+        return _index_frames(name, _images_in(data), pick, fps, keep=keep)
     damage: list[str] | None = None if damaged == "refuse" else []
     with _errors_about(name), _open_stream(data, damage) as (container, stream):
         index, aspect = _PacketIndex(container, stream, damage), float(stream.sample_aspect_ratio or 1)
         aspect = aspect if square_pixels and 1 / 4 <= aspect <= 4 else 1  # beyond that a file is wrong about itself
-        to_rgb = partial(to_rgb, aspect=aspect)
+        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink, aspect=aspect)
         describe = partial(_describe, index, pick=pick, short_side=short_side, shrink=shrink, aspect=aspect)
         metadata = describe(index.num_frames)
         frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
@@ -971,8 +971,8 @@ def _rgb_frame(name: str, frame, data_format: str | None, white: int) -> np.ndar
     shape, channels = frame.shape, (3,) if 3 in (frame.shape[0], frame.shape[-1]) else (1, 4)
     if data_format == "channels_first" or (data_format is None and shape[-1] not in channels):
         frame = frame.transpose(1, 2, 0)
-    if frame.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"{name}: frames must have 1, 3 or 4 channels, got a frame of shape {shape}.")
+    if frame.shape[-1] not in (1, 3, 4) or not frame.size:
+        raise ValueError(f"{name}: frames must have 1, 3 or 4 channels and pixels, got a frame of shape {shape}.")
     return np.broadcast_to(frame[..., :3], (*frame.shape[:2], 3))
 
 

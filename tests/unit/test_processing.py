@@ -173,6 +173,8 @@ def test_channels_are_found_or_told():
         ([np.zeros((n, 5, 3), np.uint8) for n in (4, 5)], r"`videos\[0\]`: .* one size, they have 5x4, 5x5"),
         (np.full((2, 4, 5, 3), -1.0), r"`videos\[0\]`: frames must be numbers from 0 to 255, .* from -1 to -1"),
         (np.zeros((2, 6, 5, 2), np.uint8), r"`videos\[0\]`: frames must have 1, 3 or 4 channels"),
+        (torch.zeros((2, 3, 0, 5)), r"`videos\[0\]`: frames must have 1, 3 or 4 channels and pixels"),
+        (np.array(5), r"`videos` must hold files, frames or clips of frames, got ndarray of shape \(\)"),
         ([], "`videos` must hold files, frames or clips of frames, got list"),
         ([[np.zeros((4, 5, 3), np.uint8)], 7], "`videos` must hold files, frames or clips of frames, got int"),
         (np.zeros((1, 1, 2, 4, 5, 3), np.uint8), r"got ndarray of shape \(1, 1, 2, 4, 5, 3\)"),
