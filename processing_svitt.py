@@ -105,7 +105,7 @@ def read_video(
     with _errors_about(name), _open_stream(data, damage) as (container, stream):
         index, aspect = _PacketIndex(container, stream, damage), float(stream.sample_aspect_ratio or 1)
         aspect = aspect if square_pixels and 1 / 4 <= aspect <= 4 else 1  # beyond that a file is wrong about itself
-        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink, aspect)
+        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink, aspect=aspect)
         describe = partial(_describe, index, pick=pick, short_side=short_side, shrink=shrink, aspect=aspect)
         metadata = describe(index.num_frames)
         frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
@@ -431,7 +431,7 @@ def _decode_everything(data, wanted: set[int], to_rgb: Callable, damage) -> tupl
     return frames, num_frames
 
 
-def _to_rgb(reformatter: VideoReformatter, short_side, shrink, aspect: float, frame, size=None) -> np.ndarray:
+def _to_rgb(reformatter: VideoReformatter, short_side, shrink, frame, size=None, aspect: float = 1) -> np.ndarray:
     """A frame as (H, W, 3) uint8, as if of that size, scaled and upright, or what `shrink` keeps of it."""
     width, height = size or (frame.width, frame.height)
     width, settings = max(1, round(width * aspect)), {}

@@ -224,7 +224,7 @@ def read_spans(
     def shrink(frame: np.ndarray) -> np.ndarray:
         return processor.read_clip(np.ascontiguousarray(frame)[None], do_sample_frames=False)[0].numpy()
 
-    frames, metadata = read_video(source.read(), pick, shrink=shrink)
+    frames, metadata = read_video(source.read(), pick, shrink=shrink, square_pixels=processor.square_pixels)
     row_of, times = {number: row for row, number in enumerate(metadata.frames_indices)}, times_of(metadata)
     for span, of_span in zip(spans, numbers, strict=True):
         yield span, Clip(torch.from_numpy(frames[[row_of[number] for number in of_span]]), times[of_span])
