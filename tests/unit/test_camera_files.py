@@ -36,6 +36,15 @@ def test_a_cover_before_the_video_is_passed_over(tmp_path, write_video, two, dec
     assert metadata.total_num_frames == 24
 
 
+def test_a_photo_in_tiles_is_not_one_of_its_tiles(tmp_path, two):
+    """Those of iPhones have 48, and none that is to be shown."""
+    path = join_videos(tmp_path / "photo.mp4", two)
+    content = path.read_bytes().replace(b"ftypisom", b"ftypheic").replace(b"tkhd\0\0\0\3", b"tkhd\0\0\0\0")
+    path.write_bytes(content)
+    with pytest.raises(VideoDecodeError, match="photo.mp4: a photo in tiles, which cannot be joined"):
+        read_video(path)
+
+
 def test_a_track_of_timecode_changes_nothing(tmp_path, two, decode_all):
     path = join_videos(tmp_path / "camera.mov", two[:1], timecode="10:59:59:00")
     with av.open(str(path)) as container:
