@@ -291,6 +291,9 @@ def _open_stream(data: str | bytes, damage: list[str] | None = None) -> Iterator
             raise VideoDecodeError("not a video file, such as MP4, WebM, MKV, MOV, AVI or GIF") from error
         with container:
             stream = _video_stream(container)
+            is_photo = head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"mif", b"avi")
+            if is_photo and len(container.streams.video) > 1 and not stream.disposition & av.stream.Disposition.default:
+                raise VideoDecodeError("a photo in tiles, which cannot be joined: convert it to JPEG")
             for other in container.streams:  # such as sound, which need not be read
                 other.discard = av.stream.Discard.default if other is stream else av.stream.Discard.all
             entries, codec = stream.index_entries, stream.codec_context

@@ -2,13 +2,14 @@
 """What cameras, phones and crashes make of a file: HDR, pixels that are not square, several videos, damage."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
 from svitt import SViTTVideoProcessor
-from svitt.processing_svitt import VideoDecodeError, read_video
+from svitt.processing_svitt import VideoDecodeError, _open_stream, _packets, read_video
 
 from ..streams import X264, join_videos, write_film, write_hdr
 
@@ -34,6 +35,15 @@ def test_a_cover_before_the_video_is_passed_over(tmp_path, write_video, two, dec
     frames, metadata = read_video(join_videos(tmp_path / "film.mp4", [cover, two[1]], cover=0))
     np.testing.assert_array_equal(frames, decode_all(two[1]))
     assert metadata.total_num_frames == 24
+
+
+def test_a_photo_in_tiles_is_not_one_of_its_tiles(tmp_path, two):
+    """Those of iPhones have 48, and none that is to be shown."""
+    path = join_videos(tmp_path / "photo.mp4", two)
+    content = path.read_bytes().replace(b"ftypisom", b"ftypheic").replace(b"tkhd\0\0\0\3", b"tkhd\0\0\0\0")
+    path.write_bytes(content)
+    with pytest.raises(VideoDecodeError, match="photo.mp4: a photo in tiles, which cannot be joined"):
+        read_video(path)
 
 
 def test_a_track_of_timecode_changes_nothing(tmp_path, two, decode_all):
@@ -147,16 +157,35 @@ def test_a_file_without_a_frame_is_refused_either_way(tmp_path, videos):
         read_video(videos["end.mp4"], damaged="ignore")
 
 
-@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
-def test_raw_mpeg_cut_in_its_last_frame(tmp_path, write_video, decode_all, codec):
-    """Half a frame is made up from the one before, which a decoder has not seen that starts there."""
-    path = write_video(tmp_path / f"whole.{codec[:4]}1v.mpg", codec, "yuv420p", {}, {"g": "6", "bf": "2"})
+def test_old_demuxers_end_with_minus_one(two):
+    """That of NSV; FFmpeg takes it for an error, EPERM."""
+    with _open_stream(str(two[0])) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+
+    def demux(_):
+        yield from packets
+        raise av.error.PermissionError(1, "Operation not permitted")
+
+    assert list(_packets(SimpleNamespace(demux=demux), stream)) == packets
+
+
+# ---- Frames without a container, whose times FFmpeg guesses
+
+
+@pytest.mark.parametrize("name", ["cut.m1v", "cut.m2v"])
+@pytest.mark.parametrize("first, last", [(0, 3), (1, 5)])
+def test_raw_frames_from_one_keyframe_to_the_half_of_another(tmp_path, write_video, decode_all, name, first, last):
+    """Half a frame is made up from the one before; the first pictures behind a keyframe may lean on those before it."""
+    codec = {"cut.m1v": "mpeg1video", "cut.m2v": "mpeg2video"}[name]
+    path = write_video(tmp_path / name.replace("cut", "whole"), codec, options={"g": "6", "bf": "2"}, num_frames=40)
     with av.open(str(path)) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0)]
-    (tmp_path / "cut.m1v").write_bytes(b"".join(packets[:19])[:-300])
-    reference = decode_all(tmp_path / "cut.m1v")
+        packets = [(bytes(packet), packet.is_keyframe) for packet in container.demux(video=0)]
+    keys = [number for number, (_, is_key) in enumerate(packets) if is_key]
+    content = b"".join(content for content, _ in packets[keys[first] : keys[last] + 1])
+    (tmp_path / name).write_bytes(content[:-300])
+    reference = decode_all(tmp_path / name)
     for index in range(len(reference)):
-        frames, metadata = read_video(tmp_path / "cut.m1v", lambda metadata, index=index: [index])
+        frames, metadata = read_video(tmp_path / name, lambda metadata, index=index: [index])
         assert metadata.total_num_frames == len(reference)
         np.testing.assert_array_equal(frames, reference[[index]])
 

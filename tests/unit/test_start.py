@@ -53,6 +53,7 @@ def test_expansion_inflates_biases_and_drops_more(folders):
     vision, text = model.config.vision_config, model.config.text_config
     assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate, vision.drop_path_rate) == (4, 0.6, 0.2, 0)
     assert model.config.itc_all_gather and processor.video_processor.num_frames == 4
+    assert not processor.video_processor.square_pixels  # as the weights were trained
 
 
 def test_towers(folders):
@@ -63,7 +64,7 @@ def test_towers(folders):
     assert_equal_weights(model, expected.state_dict())
     text = model.config.text_config
     assert (text.mask_token_id, text.eos_token_id, model.config.vision_config.token_keep_rate) == (4, 3, 0.5)
-    assert processor.video_processor.num_frames == 3
+    assert processor.video_processor.num_frames == 3 and processor.video_processor.square_pixels
     assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].shape == (1, 5)
     retrieval, _ = start(folders, TOWERS, model_class=SViTTForVideoTextRetrieval)
     assert type(retrieval) is SViTTForVideoTextRetrieval
