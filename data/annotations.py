@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from ..errors import InputError
 from ..processing_svitt import IMAGE_EXTENSIONS
-from .files import files_below, is_video
+from .files import VIDEO_EXTENSIONS, files_below, is_video
 from .formats import Layout, read_annotations
 
 VIDEO = Video(decode=False)
@@ -171,7 +171,7 @@ class Rows:
     source: str | Path | Dataset | Iterable[tuple[str, int, dict]]  # annotation, of `open_hub`, or of `open_shards`
     video_dir: str | Path | None = None  # folder or URL that the names in an annotation are relative to; or its own
     # By our field: the name of theirs, a template such as "{id}.mp4" that is filled in with theirs, or a list of these.
-    # Of a video, a template may begin with `*/`, in any folder, and end with `.*`, with any extension.
+    # Of a video, a template may begin with `*/`, for any folder, and end with `.*`, for any extension.
     columns: Mapping[str, str | list[str]] = field(default_factory=dict)
     layout: Layout | None = None  # of an annotation
     unit: str = "s"  # of `start` and `end`, see `UNITS`
@@ -230,14 +230,18 @@ class Rows:
 
     def match(self, row: Row, folder: str, name: str) -> str:
         """Return the only file below a folder that fits `*/NAME.*`, or the pattern itself where there is none."""
-        if folder not in self.found_below:
-            files = self.found_below[folder] = defaultdict(list)
+        files = self.found_below.setdefault(folder, defaultdict(list))
+        if not files:
             for path in files_below(folder):
                 path = os.path.relpath(path, folder)
                 for place in {path, f"*/{os.path.basename(path)}"}:
                     for pattern in (place, f"{os.path.splitext(place)[0]}.*"):
                         files[pattern].append(path)
-        found = self.found_below[folder].get(name, [name])
+        stem, extension = os.path.splitext(name.removesuffix(".*"))
+        others = (
+            [f"{stem}.*"] if name.endswith(".*") and extension in VIDEO_EXTENSIONS else []
+        )  # a.mov may be there as a.mp4
+        found = next((files[one] for one in (name, *others) if one in files), [name])
         if len(found) > 1:
             raise row.error("video", f"{name!r:.200} may be {' or '.join(sorted(found)[:5])} in {folder}")
         return found[0]

@@ -216,9 +216,12 @@ def read_lines(file: Path, lines: Iterator[str], form: Form) -> Iterator[dict]:
     parts = re.split(r"\{(\w+)\}", form.line)
     parts[::2] = map(re.escape, parts[::2])
     parts[1::2] = [f"(?P<{name}>.+?)" for name in parts[1::2]]
-    pattern = re.compile("".join(parts))
+    try:
+        pattern = re.compile("".join(parts))
+    except re.error as error:
+        raise InputError(f"{file}: `line` {form.line} cannot be used ({error}).") from error
     for number, line in enumerate(lines, start=1):
-        if line.strip():
+        if line.strip() and not line.startswith("#"):  # as comments do
             match = pattern.fullmatch(line.strip())
             if match is None:
                 raise InputError(f"{file}, line {number}: must be {form.line}, got {line.strip()!r:.200}.")
