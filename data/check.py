@@ -70,16 +70,17 @@ def check_videos(
             counts["cannot be used" if os.path.exists(video) else "are missing"] += 1
             bad.append({"video": video, "error": str(end), "where": named.where})
             continue
-        faults = [fault for span in named.spans for fault in span_faults(video, *span, end)]
+        faults = [span_fault(video, *span, end) for span in named.spans]
+        is_cut = [fault is None and (last or 0) > end for fault, (*_, last) in zip(faults, named.spans, strict=True)]
+        faults = [fault for fault in faults if fault]
         counts["have spans behind their ends"] += bool(faults)
-        counts["have spans that go up to their ends only"] += any(last and last > end for *_, last in named.spans)
+        counts["have spans that are cut at their ends"] += any(is_cut)
         bad += faults
     write_bad_videos(report, bad)
     counts["more are in no row"] = len(files - videos.keys())
     for line in bad[:NUM_SHOWN]:
         print(line["error"] if line["where"] in line["error"] else f"{line['where']}: {line['error']}")
-    if any(counts.values()):
-        print(in_words("videos", counts))
+    print(in_words(f"{len(videos)} videos", counts))
     print(f"{len(videos)} videos checked, {len(bad)} problems found{f', see {report}' if bad else ''}.")
     return len(bad)
 
@@ -108,22 +109,23 @@ def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
         counts["more are left out by `join` or `where`"] = sum(1 for _ in read_files(split.annotation, split)) - len(
             read
         )
-    print(in_words(f"{name}: {num_rows} rows", counts))
+    print(in_words(f"{name}, {num_rows} rows", counts))
     return bad
 
 
 def in_words(what: str, counts: Counter) -> str:
-    """Return a line such as "train.json: 9 rows; 1 are wrong" of the counts that are not 0."""
-    return "; ".join([what, *(f"{count} {problem}" for problem, count in counts.items() if count)]) + "."
+    """Return a line such as "train.json, 9 rows: 1 are wrong." of the counts that are not 0."""
+    found = ", ".join(f"{count} {problem}" for problem, count in counts.items() if count)
+    return f"{what}: {found or 'no problem'}."
 
 
-def span_faults(video: str, where: str, start: float | None, last: float | None, end: float | None) -> list[dict]:
-    """Return what is wrong with a span of a video that ends at `end`, in seconds."""
+def span_fault(video: str, where: str, start: float | None, last: float | None, end: float | None) -> dict | None:
+    """Return what is wrong with a span of a video that ends at `end`, in seconds, if anything."""
     try:
         check_span(start, last, end)
     except VideoDecodeError as error:
-        return [{"video": video, "error": f"{video}: {error}.", "where": where}]
-    return []
+        return {"video": video, "error": f"{video}: {error}.", "where": where}
+    return None
 
 
 def check_video(video: str, num_frames: int, full: bool) -> float | None:

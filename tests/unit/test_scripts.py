@@ -239,7 +239,8 @@ def test_images_are_clips_of_one_frame(folders, tmp_path, assert_close):
     model = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "out").eval()
     processor = SViTTProcessor.from_pretrained(tmp_path / "out")
     files = [images / f"{number}.jpg" for number in range(4)]
-    inputs = processor(videos=[[str(file)] for file in files], text=texts, return_tensors="pt")
+    inputs = processor(text=texts, return_tensors="pt")
+    inputs["pixel_values"] = torch.cat([processor(videos=file, return_tensors="pt")["pixel_values"] for file in files])
     pictures = processor(videos=[[Image.open(file)] for file in files], return_tensors="pt")
     assert inputs["pixel_values"].shape == (4, 1, 3, 32, 32)
     assert (inputs["pixel_values"] - pictures["pixel_values"]).abs().max() < 6 / 255  # FFmpeg and libjpeg round apart

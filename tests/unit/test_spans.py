@@ -136,7 +136,9 @@ splits:
     assert "gone.mp4" in lines["row 6"]["error"]
     assert "begins behind the end of the video" in lines["row 4"]["error"]
     out = capsys.readouterr().out
-    assert "train: 6 rows; 1 repeat an earlier one; 1 are wrong; 2 more are left out by `join` or `where`." in out
-    assert "1 have spans behind their ends; 1 have spans that go up to their ends only; " in out
-    assert "1 are missing" in out and "1 more are in no row" in out
+    assert "train, 6 rows: 1 repeat an earlier one, 1 are wrong, 2 more are left out by `join` or `where`." in out
+    found = (
+        "1 have spans behind their ends, 1 have spans that are cut at their ends, 1 are missing, 1 more are in no row"
+    )
+    assert f"2 videos: {found}." in out
     assert out.endswith(f"2 videos checked, 3 problems found, see {report}.\n")
