@@ -6,7 +6,6 @@ of one frame), and `row`, the number of the annotation that names it. Rows about
 `end`, in seconds, and `where`, their file and row; rows of shards `shard`, `offset` and `size`, the place of the bytes.
 """
 
-import math
 import os
 import re
 from collections import defaultdict
@@ -38,8 +37,9 @@ FIELDS = {
     "multiple_choice": ("video", "caption", "answer", "start", "end"),
 }
 UNITS = {"s": 1.0, "ms": 0.001}  # of times, in seconds
-NO_SPAN = {"start": None, "end": None}
-TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")  # hours, minutes, seconds
+MAX_TIME = 1e12  # of what is no mistake, in milliseconds
+NO_SPAN: dict[str, float | None] = {"start": None, "end": None}
+CLOCK = re.compile(r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]?\d(?:[.,]\d*)?)")  # hours, minutes, seconds
 
 Kind = Literal["captions", "questions", "multiple_choice"]
 
@@ -99,14 +99,17 @@ class Row:
         try:
             return theirs.format(**self.fields)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self.error(name, f"cannot be filled in ({error!r})") from error
+            raise self.error(name, f"cannot be filled in ({error!r}), what the row has is: {self.names()}") from error
+
+    def names(self) -> str:
+        return ", ".join(map(str, list(self.fields)[:20]))
 
     def strings(self, name: str) -> list[str]:
         """Return the strings of a field that holds one string or a list of them, none blank."""
         value = self.get(name)
         values = value if isinstance(value, list) else [value]
         if value is None:
-            raise self.error(name, f"is missing, what the row has is: {', '.join(map(str, list(self.fields)[:20]))}")
+            raise self.error(name, f"is missing or null, what the row has is: {self.names()}")
         if not values or not all(map(is_text, values)):
             raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
         if self.remove and name == "caption":
@@ -131,12 +134,12 @@ class Row:
         value = self.get(name)
         if value is None:
             return None
-        match = TIME.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is not None:
+        text = value.strip().replace(",", ".") if isinstance(value, str) else ""
+        if match := CLOCK.fullmatch(text):
             hours, minutes, seconds = match.groups()
-            seconds = int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds.replace(",", "."))
-            return seconds if minutes else seconds * UNITS[unit]
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
+        value = float(text) if re.fullmatch(r"\d+\.?\d*", text) else value
+        if type(value) not in (int, float) or not 0 <= value < MAX_TIME:
             raise self.error(name, f"must be a time, such as 62.5 or 00:01:02.500, got {value!r:.200}")
         return value * UNITS[unit]
 
@@ -201,8 +204,7 @@ class Rows:
                 self.unused -= {name for name in self.unused if row.get(name) is not None}
             yield row
         for name in sorted(self.unused):
-            names = ", ".join(map(str, list(fields)[:20]))
-            problem = f"`{name}` is to be `{self.columns[name]}`, which no row has; the last one has: {names}"
+            problem = f"`{name}` is to be `{self.columns[name]}`, which no row has; the last one has: {row.names()}"
             raise InputError(f"{file}: {problem}.")
 
     def videos_of(self, row: Row, only_one: bool = False) -> list:
@@ -533,7 +535,7 @@ def saved_answer_list(model_name_or_path: str) -> list[str]:
     return load_answer_list(file)
 
 
-def open_hub(name: str, split: str, columns: dict[str, str] | None = None) -> Dataset:
+def open_hub(name: str, split: str, columns: Mapping[str, str | list[str]] | None = None) -> Dataset:
     """Return a dataset of the Hub, or of a folder that `load_dataset` takes, with its videos undecoded in `video`.
 
     Raises:

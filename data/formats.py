@@ -75,13 +75,14 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
         name: {str(one) for one in (value if isinstance(value, list) else [value])}  # a table holds strings
         for name, value in (layout.where or {}).items()
     }
-    num_found = 0
+    num_found, unwanted = 0, None
     for file, number, row in read_files(path, layout):
         if isinstance(row, dict):
             if others is not None:
                 other = others.get(str(row.get(layout.join.by)))
                 row = None if other is None else other | row
             if row is None or any(str(row.get(name)) not in values for name, values in wanted.items()):
+                unwanted = row
                 continue
         num_found += 1
         if layout.explode and isinstance(row, dict):
@@ -92,7 +93,8 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
     if not num_found:
         joined = f" has a counterpart in {layout.join.annotation}" if layout.join else ""
         chosen = f" is one of `where: {layout.where}`" if layout.where else ""
-        raise InputError(f"{path}: no row{joined}{' and' * bool(joined and chosen)}{chosen}.")
+        had = f"; the last one has: {', '.join(map(str, list(unwanted)[:20]))}" if unwanted else ""
+        raise InputError(f"{path}: no row{joined}{' and' * bool(joined and chosen)}{chosen}{had}.")
 
 
 def index_rows(join: Join) -> dict[str, dict]:
@@ -194,6 +196,8 @@ def read_table(file: Path, lines: Iterator[str], form: Form) -> Iterator[dict]:
     tabbed = (list(map(unquoted, line.rstrip("\r\n").split("\t"))) for line in lines)
     rows = filter(any, tabbed if "\t" in first else csv.reader(lines, strict=True))
     names = form.column_names or next(rows, [])
+    if len(set(names)) < len(names):
+        raise InputError(f"{file}: two columns are called {max(names, key=names.count)!r:.200}.")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             raise InputError(f"{file}, row {number}: must have {len(names)} cells, as the header has, not {len(row)}.")
@@ -221,8 +225,10 @@ def read_lines(file: Path, lines: Iterator[str], form: Form) -> Iterator[dict]:
     except re.error as error:
         raise InputError(f"{file}: `line` {form.line} cannot be used ({error}).") from error
     for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.startswith("#"):  # as comments do
+        if line.strip():
             match = pattern.fullmatch(line.strip())
+            if match is None and line.startswith("#"):  # a comment, such as MSVD's
+                continue
             if match is None:
                 raise InputError(f"{file}, line {number}: must be {form.line}, got {line.strip()!r:.200}.")
             yield match.groupdict()

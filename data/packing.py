@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -117,28 +118,26 @@ def read_samples(splits: Iterable[Split], allow_missing: bool) -> list[dict]:
     for split in splits:
         rows, kind = split.annotations(allow_missing), split.rows
         for row in rows:
-            fields, span = FIELDS_OF[kind](row), row.span(split.unit)
+            fields: dict[str, Any] = FIELDS_OF[kind](row)
             if kind == "questions":
                 fields = {name: [value] for name, value in fields.items()}
-            if kind != "multiple_choice":
-                span = {name: [time] * len(next(iter(fields.values()))) for name, time in span.items()}
+            num_texts = len(next(iter(fields.values())))
+            for name, time in row.span(split.unit).items():
+                fields[name] = time if kind == "multiple_choice" else [time] * num_texts
             for path in map(os.path.normpath, rows.videos_of(row, only_one=kind != "captions")):
                 key = len(samples) if kind == "multiple_choice" else path
                 if key in samples:
                     known = samples[key]["fields"]
-                    known |= {name: known[name] + values for name, values in (fields | span).items()}
+                    known |= {name: known[name] + values for name, values in fields.items()}
                     continue
                 sample = {"key": f"{len(samples):08d}", "path": path, "size": size_of(Path(path)), "where": row.where}
                 video = os.path.relpath(path, split.videos or Path(split.annotation).parent)
-                samples[key] = sample | {"fields": {"video": video} | fields | span}
+                samples[key] = sample | {"fields": {"video": video} | fields}
     for sample in samples.values():
-        if {*as_list(sample["fields"]["start"]), *as_list(sample["fields"]["end"])} == {None}:
-            del sample["fields"]["start"], sample["fields"]["end"]
+        fields = sample["fields"]
+        if not any(time is not None for time in np.ravel([fields["start"], fields["end"]])):
+            del fields["start"], fields["end"]
     return list(samples.values())
-
-
-def as_list(value) -> list:
-    return value if isinstance(value, list) else [value]
 
 
 def write_shard(path: Path, samples: list[dict], videos: Iterator, may_skip: bool) -> list[dict]:

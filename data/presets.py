@@ -115,7 +115,7 @@ class Split(Layout):
         if self.hub:
             source = open_hub(self.hub, self.hub_split, self.columns)
         elif self.shards:
-            source = open_shards(self.shards, self.columns.get("video"))
+            source = open_shards(self.shards, self.columns.get("video"))  # type: ignore[arg-type]
         return LOADERS[self.rows](source, self.videos, **options)
 
 

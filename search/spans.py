@@ -6,7 +6,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ def read_spans(
     def shrink(frame: np.ndarray) -> np.ndarray:
         return processor.read_clip(np.ascontiguousarray(frame)[None], do_sample_frames=False)[0].numpy()
 
-    settings = {"square_pixels": processor.square_pixels, "damaged": processor.damaged}
+    settings: dict[str, Any] = {"square_pixels": processor.square_pixels, "damaged": processor.damaged}
     frames, metadata = read_video(source.read(), pick, shrink=shrink, **settings)
     damage = metadata.damage and f"{source.video}: used as far as it goes; {metadata.damage}."
     row_of, times = {number: row for row, number in enumerate(metadata.frames_indices)}, times_of(metadata)

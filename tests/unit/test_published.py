@@ -126,7 +126,7 @@ FILES = {
     ),
     "msvd_published": (
         {
-            "AllVideoDescriptions.txt": lines("# Made up", "a_1_5 a cat runs", "b_2_6 a dog barks", "a_1_5 it runs"),
+            "AllVideoDescriptions.txt": lines("#Made-up", "a_1_5 a cat runs", "b_2_6 a dog barks", "a_1_5 it runs"),
             "train_list.txt": "a_1_5\n", "val_list.txt": "b_2_6\n", "test_list.txt": "a_1_5\nb_2_6\n",
         },
         ["YouTubeClips/a_1_5.avi", "YouTubeClips/b_2_6.avi"],
@@ -355,7 +355,7 @@ FAULTS = {
     "explode: [times, texts]": ({"v": {"times": [[0, 1]], "texts": []}}, "row 1: `times`, `texts` .* equal length"),
     "field: rows": ({"lists": []}, "has no field `rows`, what it has is: lists"),
     "{}": ({"videos": [], "sentences": []}, "must hold a JSON list, .*; say which `field` holds it: videos, sentences"),
-    "where: {a: 1}": ([{"a": 2, "video": "x"}], "no row is one of `where: {'a': 1}`"),
+    "where: {a: 1}": ([{"a": 2, "video": "x"}], "no row is one of `where: {'a': 1}`; the last one has: a, video"),
     "join: {annotation: rows.json, by: id}": ([{"id": 1}, {"id": "1"}], "row 2: `id` '1' was in an earlier row"),
     "join: {annotation: rows.json, by: name}": ([{"id": 1}], "row 1: `name` is missing, on which it is to be joined"),
     "join: {annotation: rows.json, on: name}": ([{"id": 1}], "join: there is no `True`, but: .*by"),

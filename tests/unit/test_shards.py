@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -70,7 +71,7 @@ def test_every_row_has_the_bytes_of_its_video(tmp_path, scheme):
         assert [bytes_of(row) for row in pairs] == list(map(video_bytes, range(18)))
         assert pairs["video_id"][:] == list(range(18))
         assert len({row["video"]["path"] for row in pairs}) == 18
-    clips = ClipDataset(pairs, lambda video, seed: video["bytes"])
+    clips = ClipDataset(pairs, lambda video, seed: (video["bytes"], SimpleNamespace(damage=None)))
     assert clips[7, 1]["clip"] == video_bytes(7) and clips[7, 1]["video"].endswith(".tar/00007.mp4")
 
 
