@@ -169,11 +169,11 @@ def check_span(start, end, video_end: float | None) -> tuple[float, float]:
     if video_end is None:
         advice = "a folder of images has one if `fps` is given beside its `path`"
         raise VideoDecodeError(f"{name} cannot be found without a frame rate; {advice}")
-    begins_behind = start >= video_end - ROUNDING
-    if begins_behind or 2 * video_end - start < end < math.inf:
-        where = "begins" if begins_behind else "lies for the most part"
+    begins_after = start >= video_end - ROUNDING
+    if begins_after or 2 * video_end - start < end < math.inf:
+        where = "begins" if begins_after else "lies for the most part"
         advice = "if these are milliseconds, say so with `unit`"
-        raise VideoDecodeError(f"{name} {where} behind the end of the video, at {video_end:.5g} s; {advice}")
+        raise VideoDecodeError(f"{name} {where} after the end of the video, at {video_end:.5g} s; {advice}")
     return start, end
 
 

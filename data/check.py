@@ -73,7 +73,7 @@ def check_videos(
         faults = [span_fault(video, *span, end) for span in named.spans]
         is_cut = [fault is None and (last or 0) > end for fault, (*_, last) in zip(faults, named.spans, strict=True)]
         faults = [fault for fault in faults if fault]
-        counts["have spans behind their ends"] += bool(faults)
+        counts["have spans after their ends"] += bool(faults)
         counts["have spans that are cut at their ends"] += any(is_cut)
         bad += faults
     write_bad_videos(report, bad)
@@ -88,6 +88,7 @@ def check_videos(
 def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
     """Return the faults of the rows of a split, print how many there are, and add its videos."""
     rows, bad, seen, read, counts = split.annotations(allow_missing=True), [], set(), set(), Counter()
+    repeated: list[str] = []
     num_rows = 0
     for row in rows:
         num_rows += 1
@@ -100,11 +101,13 @@ def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
                 if span != NO_SPAN:
                     named.spans.append((row.where, span["start"], span["end"]))
             said = hash(repr((paths, span, FIELDS_OF[split.rows](row))))
-            counts["repeat an earlier one"] += said in seen
+            repeated += [str(row.number)] if said in seen else []
             seen.add(said)
         except InputError as error:
             counts["are wrong"] += 1
             bad.append({"video": None, "error": str(error), "where": row.where})
+    shown = ", ".join(repeated[:NUM_SHOWN]) + ", …" * (len(repeated) > NUM_SHOWN)
+    counts[f"repeat an earlier one (row {shown})"] = len(repeated)
     if split.join or split.where:
         counts["more are left out by `join` or `where`"] = sum(1 for _ in read_files(split.annotation, split)) - len(
             read

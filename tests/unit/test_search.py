@@ -273,6 +273,20 @@ def test_an_index_is_kept_up_to_date(demo, val_videos, index):
     assert not report.bad and not (index.folder / "bad_videos.jsonl").exists()
 
 
+def test_what_is_left_of_damaged_videos_is_indexed_if_that_is_wanted(demo, tmp_path, write_video):
+    content = write_video(tmp_path / "whole.mkv", "libx264", options={"g": "4", "bf": "0"}).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) * 2 // 3])
+    (tmp_path / "whole.mkv").unlink()
+    report = SViTTIndex.create(tmp_path / "strict", demo / "model").add([tmp_path / "cut.mkv"])
+    assert list(report.bad) == [str(tmp_path / "cut.mkv")] and not report.damaged
+    index = SViTTIndex.create(tmp_path / "index", demo / "model", damaged="use")
+    report = index.add([tmp_path / "cut.mkv"])
+    [line] = map(json.loads, (index.folder / "bad_videos.jsonl").read_text().splitlines())
+    assert len(index) == 1 and not report.bad and "frames can be decoded" in line["error"]
+    with pytest.raises(InputError, match="is an index with damaged use"):
+        SViTTIndex.create(tmp_path / "index", damaged="refuse")
+
+
 def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(val_videos, index, monkeypatch):
     paths = sorted(val_videos.iterdir())
     (val_videos / "locked").mkdir()

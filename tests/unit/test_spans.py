@@ -91,9 +91,7 @@ def test_times_have_a_unit_and_faults_name_file_and_row(folder, tmp_path):
         with pytest.raises(InputError, match=words):
             load_captions(file, folder)
     file.write_text(json.dumps(row))
-    with pytest.raises(
-        VideoDecodeError, match="a.mp4: its span from 120 to 480 s begins behind .* `unit`; see .*row 1"
-    ):
+    with pytest.raises(VideoDecodeError, match="a.mp4: its span from 120 to 480 s begins after .* `unit`; see .*row 1"):
         clips_of(load_captions(file, folder))
 
 
@@ -134,11 +132,13 @@ splits:
     lines = {line["where"].rpartition(", ")[2]: line for line in map(json.loads, report.read_text().splitlines())}
     assert "must be after the start" in lines["row 5"]["error"] and lines["row 5"]["video"] is None
     assert "gone.mp4" in lines["row 6"]["error"]
-    assert "begins behind the end of the video" in lines["row 4"]["error"]
+    assert "begins after the end of the video" in lines["row 4"]["error"]
     out = capsys.readouterr().out
-    assert "train, 6 rows: 1 repeat an earlier one, 1 are wrong, 2 more are left out by `join` or `where`." in out
+    assert (
+        "train, 6 rows: 1 are wrong, 1 repeat an earlier one (row 2), 2 more are left out by `join` or `where`." in out
+    )
     found = (
-        "1 have spans behind their ends, 1 have spans that are cut at their ends, 1 are missing, 1 more are in no row"
+        "1 have spans after their ends, 1 have spans that are cut at their ends, 1 are missing, 1 more are in no row"
     )
     assert f"2 videos: {found}." in out
     assert out.endswith(f"2 videos checked, 3 problems found, see {report}.\n")
