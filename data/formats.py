@@ -72,7 +72,7 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
     layout = layout or Layout()
     others = index_rows(layout.join) if layout.join else None
     wanted = {
-        name: {str(one) for one in (value if isinstance(value, list) else [value])}  # a table holds strings
+        name: {text_of(one) for one in (value if isinstance(value, list) else [value])}
         for name, value in (layout.where or {}).items()
     }
     num_found, unwanted = 0, None
@@ -81,7 +81,7 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
             if others is not None:
                 other = others.get(str(row.get(layout.join.by)))
                 row = None if other is None else other | row
-            if row is None or any(str(row.get(name)) not in values for name, values in wanted.items()):
+            if row is None or any(text_of(row.get(name)) not in values for name, values in wanted.items()):
                 unwanted = row
                 continue
         num_found += 1
@@ -95,6 +95,11 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
         chosen = f" is one of `where: {layout.where}`" if layout.where else ""
         had = f"; the last one has: {', '.join(map(str, list(unwanted)[:20]))}" if unwanted else ""
         raise InputError(f"{path}: no row{joined}{' and' * bool(joined and chosen)}{chosen}{had}.")
+
+
+def text_of(value) -> str:
+    """Return a value as a table writes it, to be compared with those of YAML and JSON."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def index_rows(join: Join) -> dict[str, dict]:
@@ -179,7 +184,8 @@ def parse_json(where, text: str | bytes):
     try:
         return json.loads(text, object_pairs_hook=unique_fields)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not a JSON file ({error}).") from error
+        advice = "; if it has one object a line, name it .jsonl" if "Extra data: line 2" in str(error) else ""
+        raise InputError(f"{where}: not a JSON file ({error}){advice}.") from error
 
 
 def unique_fields(pairs: list[tuple[str, Any]]) -> dict:

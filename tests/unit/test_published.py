@@ -396,3 +396,15 @@ def test_published_files_train_and_evaluate(demo, tmp_path, write_video, name):
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert {split for split in FILES[name][2] if not split.startswith("train")} <= results.keys()
     assert not (tmp_path / "out/bad_videos.jsonl").exists()
+
+
+def test_rows_are_chosen_and_joined_by_values_of_yaml_json_and_tables(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "rows.json").write_text(json.dumps([{"id": 7, "good": True, "caption": "x"}, {"id": 8, "good": False}]))
+    (tmp_path / "names.csv").write_text("id,video,good\n7,a.mp4,true\n")
+    how = "join: {annotation: names.csv, by: id}, where: {good: true}"
+    (tmp_path / "own.yaml").write_text(f"splits: {{train: {{annotation: rows.json, {how}}}}}")
+    assert load_preset("retrieval", tmp_path / "own.yaml").splits["train"].load()["caption"][:] == [["x"]]
+    how = "where: {good: true}, columns: {caption: id}"
+    (tmp_path / "own.yaml").write_text(f"splits: {{train: {{annotation: names.csv, {how}}}}}")
+    assert load_preset("retrieval", tmp_path / "own.yaml").splits["train"].load()["caption"][:] == [["7"]]
