@@ -315,12 +315,12 @@ def question_fields(row: Row) -> dict[str, Any]:
     options = fields["options"]
     if not options:
         return fields | {"answer": row.strings("answer")}
-    if len(options) < 2 or len(set(options)) < len(options):
-        raise row.error("options", f"must be at least 2 answers, none twice, got {options!r:.200}")
+    if len(set(options)) < 2:
+        raise row.error("options", f"must be at least 2 different answers, got {options!r:.200}")
     answers = row.get("answer")
     answers = answers if isinstance(answers, list) and answers else [answers]
     right = [one if one in options else options[row.index("answer", one, len(options))] for one in answers]
-    return fields | {"answer": right}
+    return fields | {"answer": right, "options": list(dict.fromkeys(options))}  # NExT-QA has some twice
 
 
 def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class Join(Form):
     annotation: str | Path = ""
     by: str = ""
 
+    def validate_join(self):
+        if not (self.annotation and self.by):
+            raise ValueError("it must have annotation and by")
+
 
 @dataclass
 class Layout(Form):

@@ -270,8 +270,8 @@ QUESTION_FAULTS = [  # change of the second row, words
     ({"question": ["a?", "b?"]}, "`question` must be one string"),
     ({"question": ""}, "`question` must be a string"),
     ({"video": ["a.mp4", "b.mp4"]}, "`video` must be one string"),
-    ({"options": ["cat"]}, "`options` must be at least 2 answers, none twice"),
-    ({"options": ["cat", "cat"]}, "`options` must be at least 2 answers, none twice"),
+    ({"options": ["cat"]}, "`options` must be at least 2 different answers"),
+    ({"options": ["cat", "cat"]}, "`options` must be at least 2 different answers"),
     ({"options": ["ape", "dog"]}, "`answer` must be the number of an option, from 0 to 1, got 'cat'"),
     ({"options": ["cat", "dog"], "answer": 2}, "`answer` must be the number of an option, from 0 to 1"),
 ]

@@ -78,13 +78,13 @@ QVHIGHLIGHTS = objects(
 NEXTQA = table(
     "video frame_count width height question answer qid type a0 a1 a2 a3 a4".split(),
     (4010069381, 369, 640, 480, "how do the two move", 4, 6, "CH", "roll", "jump", "float", "run", "turn"),
-    (2435100235, 369, 640, 480, "why is he here", 0, 6, "CW", "work", "play", "eat", "sleep", "swim"),
+    (2435100235, 369, 640, 480, "why is he here", 4, 6, "CW", "play", "play", "eat", "sleep", "work"),
     separator=",",
 )
 TGIF = table(
     "gif_name question a1 a2 a3 a4 a5 answer vid_id key".split(),
     ("tumblr_a1_250", "What does he do 3 times ?", "jump", "run", "eat", "sleep", "swim", 4, "ACTION4", 26),
-    ("tumblr_b2_400", "What does she do 2 times ?", "jump", "run", "eat", "sleep", "swim", 0, "ACTION5", 27),
+    ("tumblr_b2_400", "What does she do 2 times ?", "jump", "run", "eat", "sleep", "swim", 0, "ACTION5", 26),
 )
 FRAMEQA = table(
     "gif_name question answer type vid_id description".split(),
@@ -251,8 +251,8 @@ FILES = {
             ["gifs/tumblr_a1_250.gif", "gifs/tumblr_b2_400.gif"],
             dict.fromkeys(
                 ("train", "test"),
-                {"tumblr_a1_250.gif": ["What does he do 3 times ?", "26", ["swim"]],
-                 "tumblr_b2_400.gif": ["What does she do 2 times ?", "27", ["jump"]]},
+                {"tumblr_a1_250.gif": ["What does he do 3 times ?", "ACTION4", ["swim"]],
+                 "tumblr_b2_400.gif": ["What does she do 2 times ?", "ACTION5", ["jump"]]},
             ),
         )
         for kind in ("action", "transition")
