@@ -7,7 +7,9 @@ lists with an element for each row. Rows are counted from 1, without headers and
 
 import csv
 import json
+import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from ..errors import InputError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 KEY = "key"  # field for the name that a row has in an object of rows
+BROKEN = (zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # what is compressed
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Place = tuple[Path, int | str, Any]  # file, number of a row, and what it holds
@@ -88,17 +91,19 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
             if row is None or any(text_of(row.get(name)) not in values for name, values in wanted.items()):
                 unwanted = row
                 continue
-        num_found += 1
         if layout.explode and isinstance(row, dict):
             for item, element in enumerate(exploded(f"{file}, row {number}", row, layout.explode), start=1):
+                num_found += 1
                 yield file, f"{number}, item {item}", element
         else:
+            num_found += 1
             yield file, number, row
     if not num_found:
         joined = f" has a counterpart in {layout.join.annotation}" if layout.join else ""
         chosen = f" is one of `where: {layout.where}`" if layout.where else ""
         had = f"; the last one has: {', '.join(map(str, list(unwanted)[:20]))}" if unwanted else ""
-        raise InputError(f"{path}: no row{joined}{' and' * bool(joined and chosen)}{chosen}{had}.")
+        taken_apart = f" has an element in {', '.join(layout.explode)}" if layout.explode else ""
+        raise InputError(f"{path}: no row{' and'.join(filter(None, (joined, chosen, taken_apart)))}{had}.")
 
 
 def text_of(value) -> str:
@@ -121,7 +126,8 @@ def exploded(where: str, row: dict, names: list[str]) -> Iterator[dict]:
     """Yield a row for each element of some of its fields; where it is an object, the row gets the object's fields."""
     lists = [row.get(name) for name in names]
     if not all(isinstance(one, list) for one in lists) or len(set(map(len, lists))) > 1:
-        raise InputError(f"{where}: {', '.join(f'`{name}`' for name in names)} must be lists of equal length.")
+        wanted = "lists of equal length" if names[1:] else "a list"
+        raise InputError(f"{where}: {', '.join(f'`{name}`' for name in names)} must be {wanted}.")
     for elements in zip(*lists, strict=True):
         objects = [element for element in elements if isinstance(element, dict)]
         yield row | dict(zip(names, elements, strict=True)) | {k: v for one in objects for k, v in one.items()}
@@ -145,7 +151,7 @@ def read_files(path: str | Path, form: Form) -> Iterator[Place]:
                     yield file, number, row
         except FileNotFoundError as error:
             raise InputError(f"{file}: there is no such file.") from error
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error, *BROKEN) as error:
             raise InputError(f"{file}: cannot be read after row {number} ({error}).") from error
         if number == 0:
             raise InputError(f"{file}: is empty, it must hold at least one row.")

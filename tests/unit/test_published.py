@@ -345,6 +345,11 @@ def test_annotations_may_be_compressed(tmp_path):
     )
     assert len(load_preset("retrieval", file).splits["train"].load()) == 2
     content = (tmp_path / "train.json.gz").read_bytes()
+    for name in ("rows.json.xz", "rows.json.zip"):
+        (tmp_path / name).write_bytes(b"neither")
+        (tmp_path / "broken.yaml").write_text(f"splits: {{train: {{annotation: {name}}}}}")
+        with pytest.raises(InputError, match=f"{name}: cannot be read after row 0"):
+            load_preset("retrieval", tmp_path / "broken.yaml").splits["train"].load()
     for broken in (content[:40], content[:20] + b"?" * 20, b"no gzip"):
         (tmp_path / "train.json.gz").write_bytes(broken)
         with pytest.raises(InputError, match="train.json.gz: cannot be read after row 0"):
@@ -358,6 +363,8 @@ FAULTS = {
     "where: {a: 1}": ([{"a": 2, "video": "x"}], "no row is one of `where: {'a': 1}`; the last one has: a, video"),
     "join: {annotation: rows.json, by: id}": ([{"id": 1}, {"id": "1"}], "row 2: `id` '1' was in an earlier row"),
     "join: {annotation: rows.json, by: name}": ([{"id": 1}], "row 1: `name` is missing, on which it is to be joined"),
+    "explode: [texts]": ([{"texts": []}], "no row has an element in texts"),
+    "explode: [text]": ([{"text": "x"}], "row 1: `text` must be a list[.]"),
     "join: {annotation: rows.json, on: name}": ([{"id": 1}], "join: there is no `True`, but: .*by"),
     "column_names: [a, b]": ([{"id": 1}], "is no file that can have `column_names`"),
     'line: "{a} {a}"': ("x y", "`line` {a} {a} cannot be used"),
