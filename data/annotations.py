@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 from ..errors import InputError
 from ..processing_svitt import IMAGE_EXTENSIONS
 from .files import VIDEO_EXTENSIONS, files_below, is_video
-from .formats import Layout, read_annotations
+from .formats import Layout, names_of, read_annotations
 
 VIDEO = Video(decode=False)
 
@@ -99,17 +99,16 @@ class Row:
         try:
             return theirs.format(**self.fields)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self.error(name, f"cannot be filled in ({error!r}), what the row has is: {self.names()}") from error
-
-    def names(self) -> str:
-        return ", ".join(map(str, list(self.fields)[:20]))
+            raise self.error(
+                name, f"cannot be filled in ({error!r}), what the row has is: {names_of(self.fields)}"
+            ) from error
 
     def strings(self, name: str) -> list[str]:
         """Return the strings of a field that holds one string or a list of them, none blank."""
         value = self.get(name)
         values = value if isinstance(value, list) else [value]
         if value is None:
-            raise self.error(name, f"is missing or null, what the row has is: {self.names()}")
+            raise self.error(name, f"is missing or null, what the row has is: {names_of(self.fields)}")
         if not values or not all(map(is_text, values)):
             raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
         if self.remove and name == "caption":
@@ -204,7 +203,9 @@ class Rows:
                 self.unused -= {name for name in self.unused if row.get(name) is not None}
             yield row
         for name in sorted(self.unused):
-            problem = f"`{name}` is to be `{self.columns[name]}`, which no row has; the last one has: {row.names()}"
+            problem = (
+                f"`{name}` is to be `{self.columns[name]}`, which no row has; the last one has: {names_of(row.fields)}"
+            )
             raise InputError(f"{file}: {problem}.")
 
     def videos_of(self, row: Row, only_one: bool = False) -> list:

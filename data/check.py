@@ -80,7 +80,7 @@ def check_videos(
     counts["more are in no row"] = len(files - videos.keys())
     for line in bad[:NUM_SHOWN]:
         print(line["error"] if line["where"] in line["error"] else f"{line['where']}: {line['error']}")
-    print(in_words(f"{len(videos)} videos", counts))
+    print(page_line(f"{len(videos)} videos", counts))
     print(f"{len(videos)} videos checked, {len(bad)} problems found{f', see {report}' if bad else ''}.")
     return len(bad)
 
@@ -112,11 +112,11 @@ def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
         counts["more are left out by `join` or `where`"] = sum(1 for _ in read_files(split.annotation, split)) - len(
             read
         )
-    print(in_words(f"{name}, {num_rows} rows", counts))
+    print(page_line(f"{name}, {num_rows} rows", counts))
     return bad
 
 
-def in_words(what: str, counts: Counter) -> str:
+def page_line(what: str, counts: Counter) -> str:
     """Return a line such as "train.json, 9 rows: 1 are wrong." of the counts that are not 0."""
     found = ", ".join(f"{count} {problem}" for problem, count in counts.items() if count)
     return f"{what}: {found or 'no problem'}."

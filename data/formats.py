@@ -101,9 +101,14 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
     if not num_found:
         joined = f" has a counterpart in {layout.join.annotation}" if layout.join else ""
         chosen = f" is one of `where: {layout.where}`" if layout.where else ""
-        had = f"; the last one has: {', '.join(map(str, list(unwanted)[:20]))}" if unwanted else ""
+        had = f"; the last one has: {names_of(unwanted)}" if unwanted else ""
         taken_apart = f" has an element in {', '.join(layout.explode)}" if layout.explode else ""
         raise InputError(f"{path}: no row{' and'.join(filter(None, (joined, chosen, taken_apart)))}{had}.")
+
+
+def names_of(fields: Iterable) -> str:
+    """Return the names of fields, as an error lists them: not more than a person reads."""
+    return ", ".join(map(str, list(fields)[:20]))
 
 
 def text_of(value) -> str:
@@ -173,7 +178,7 @@ def read_json(file: Path, lines, form: Form) -> list:
     fields = rows if isinstance(rows, dict) else {}
     if form.field:
         if form.field not in fields:
-            raise InputError(f"{file}: has no field `{form.field}`, what it has is: {', '.join(list(fields)[:20])}.")
+            raise InputError(f"{file}: has no field `{form.field}`, what it has is: {names_of(fields)}.")
         rows = fields[form.field]
     if isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
         if taken := next((name for name, row in rows.items() if KEY in row), None):
@@ -181,7 +186,7 @@ def read_json(file: Path, lines, form: Form) -> list:
         return [{KEY: name} | row for name, row in rows.items()]
     if not isinstance(rows, list):
         lists = [name for name, value in fields.items() if isinstance(value, list)]
-        advice = f"say which `field` holds it: {', '.join(lists[:20])}" if lists else "one object a line is .jsonl"
+        advice = f"say which `field` holds it: {names_of(lists)}" if lists else "one object a line is .jsonl"
         raise InputError(f"{file}: must hold a JSON list, or an object of objects; {advice}.")
     return rows
 
