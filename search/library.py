@@ -30,7 +30,7 @@ from .table import SpanTable, quoted
 from .words import unknown_words, vocabulary
 
 # Of a match, by its probability. Of the pairs that training shows the head that matches, one in three is right.
-GOOD, WEAK = 1 / 3, 1 / 10
+GOOD, WEAK = 1 / 3, 1 / 20
 SHORT_SIDE, POSTER_SIDE = 720, 240  # pixels of larger clips as they are played, and of posters
 UPLOADS = "uploads"  # folder of visitors' files, in that of the index
 MAX_CLIP_BYTES, MIN_CLIPS = 2**30, 8  # of clips that are kept
@@ -313,7 +313,7 @@ def trained_on(name: str) -> str | None:
     try:
         card = ModelCard.load(path)
     except (OSError, ValueError, TypeError):
-        return "pictures and their captions, as BLIP" if model_name(name) in DEFAULTS.values() else None
+        return "pictures and their captions" if model_name(name) in DEFAULTS.values() else None
     found = re.search(r"^- Data: (.+)$", card.text, re.MULTILINE)
     datasets = getattr(card.data, "datasets", None) or []
     return found[1] if found else ", ".join([datasets] if isinstance(datasets, str) else datasets) or None

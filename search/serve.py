@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import blake2b
 from ipaddress import ip_address
@@ -59,16 +60,22 @@ def build_app(library: Library) -> FastAPI:
     ) -> dict:
         """Return hits of a sentence `q`, or of a video `like`, its name or `id`, at `start`; of those with a `name`."""
         check_number("start", start, 0)
-        if like is not None and not library.is_private and like not in library.known:
-            raise GoneError
-        hit = None if like is None else Hit(library.known.get(like, like), start, start, 0.0)
+        hit = None
+        if like is not None:
+            is_name = library.is_private and like not in library.known
+            hit = Hit(like, start, start, 0.0) if is_name else library.hit_of(like, start)
         how: dict = {"min_similarity": min_similarity, "where": where, "name": name, "locate": locate}
         return library.search(text=q, like=hit, top_k=top_k, shortlist=shortlist, rerank=rerank, **how)
 
     def the_hit(id: str, start: float = 0.0) -> Hit:
         return library.hit_of(id, start)
 
-    app = FastAPI(title="SViTT", dependencies=[Depends(refuse_strangers)])
+    @asynccontextmanager
+    async def lifespan(app: FastAPI):
+        yield
+        library.close()
+
+    app = FastAPI(title="SViTT", dependencies=[Depends(refuse_strangers)], lifespan=lifespan)
     found_hits: Any = Depends(find)
     named_hit: Any = Depends(the_hit)
     kept = {"Cache-Control": "private, max-age=3600"}
@@ -237,7 +244,4 @@ def serve(
         name = f"[{host}]" if ":" in host else host
         print(f"http://{name}:{listener.getsockname()[1]}/", flush=True)
         settings = uvicorn.Config(build_app(library), log_level="warning", timeout_graceful_shutdown=2)
-        try:
-            uvicorn.Server(settings).run(sockets=[listener])
-        finally:
-            library.close()
+        uvicorn.Server(settings).run(sockets=[listener])
