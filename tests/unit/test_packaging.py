@@ -65,7 +65,11 @@ def test_the_wheel_works_elsewhere(tmp_path):
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     names = {name.removeprefix("svitt/") for name in zipfile.ZipFile(wheel).namelist()}
-    assert {"data/presets/retrieval/msrvtt.yaml", "evaluation/metrics/qa_accuracy/qa_accuracy.py"} <= names
+    assert {
+        "search/page.html",
+        "data/presets/retrieval/msrvtt.yaml",
+        "evaluation/metrics/qa_accuracy/qa_accuracy.py",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "docs/", "examples/", "benchmarks/"))]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"
