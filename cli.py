@@ -394,7 +394,7 @@ def explain(**args):
 def add_completion(commands):
     help = "print what makes a shell complete commands and options: svitt completion bash >> ~/.bashrc"
     add = add_command(commands, "completion", completion, help, "shell")("arguments")
-    add("shell", choices=["bash", "zsh", "fish", "tcsh", "powershell"], help="the shell (%(choices)s)")
+    add("shell", choices=["bash", "zsh", "fish", "tcsh"], help="the shell (%(choices)s)")
 
 
 def completion(shell: str):
