@@ -18,8 +18,9 @@ from av.error import FFmpegError
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from ..conversion.defaults import DEFAULTS
+from ..data.files import is_video
 from ..errors import InputError, sentence_of
-from ..processing_svitt import VideoDecodeError
+from ..processing_svitt import IMAGE_EXTENSIONS, VideoDecodeError
 from .ask import SViTTAnswerer, frames_between
 from .export import export, frames_of
 from .hits import Hit
@@ -29,8 +30,9 @@ from .places import is_url, place_of
 from .table import SpanTable, quoted
 from .words import unknown_words, vocabulary
 
-# Of a match, by its probability. Of the pairs that training shows the head that matches, one in three is right.
-GOOD, WEAK = 1 / 3, 1 / 20
+# Logits of matches that are as probable as this. Of the pairs that training shows the head, one in three is right. Its
+# other logit is nearly the opposite number, as their gradients are.
+GOOD, WEAK = (math.log(probability / (1 - probability)) / 2 for probability in (1 / 3, 1 / 20))
 SHORT_SIDE, POSTER_SIDE = 720, 240  # pixels of larger clips as they are played, and of posters
 UPLOADS = "uploads"  # folder of visitors' files, in that of the index
 MAX_CLIP_BYTES, MIN_CLIPS = 2**30, 8  # of clips that are kept
@@ -75,7 +77,7 @@ class Library:
         self.job = Job()
         self.lock, self.clip_lock = Lock(), Lock()  # of models, as one query uses all cores; of clips
         self.key, self.known = secrets.token_bytes(16), dict[str, str]()
-        self.scratch = tempfile.TemporaryDirectory(prefix="svitt_page_")
+        self.scratch = tempfile.TemporaryDirectory(prefix="svitt_page_", ignore_cleanup_errors=True)
         if is_url(self.folder) or os.path.exists(self.folder) and {*os.listdir(self.folder)} - {UPLOADS}:
             self.use(SViTTIndex.open(folder, model))
 
@@ -158,6 +160,7 @@ class Library:
             "name": short_name(hit.video),
             "word": word_of(hit.score, is_half_read),
         }
+        more["is_photo"] = is_video(more["name"], IMAGE_EXTENSIONS)
         more["duration"] = max(end for _, end in times.get(hit.video, [(hit.start, hit.end)]))
         if not self.is_private:
             more |= {"video": more["name"], "copies": [short_name(copy) for copy in hit.copies]}
@@ -279,15 +282,10 @@ class Job:
 
 
 def word_of(score: float | None, is_half_read: bool = False) -> str | None:
-    """Return `"good"`, `"weak"` or `"none"` for the logit of a match.
-
-    The head has two logits, whose gradients are opposite: twice the one is nearly their difference. A query that the
-    model has not read in full has no good match.
-    """
+    """Return `"good"`, `"weak"` or `"none"` for the logit of a match; a query that is half read has no good one."""
     if score is None:
         return None
-    probability = 1 / (1 + math.exp(-2 * score))
-    return "none" if probability < WEAK else "weak" if probability < GOOD or is_half_read else "good"
+    return "none" if score < WEAK else "weak" if score < GOOD or is_half_read else "good"
 
 
 def notes_on(name: str, model, tokenizer) -> list[str]:

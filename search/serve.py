@@ -29,6 +29,7 @@ from ..errors import InputError, check_number, sentence_of, writing
 from ..processing_svitt import IMAGE_EXTENSIONS, VideoDecodeError
 from .hits import Hit
 from .library import GoneError, Library, media_type, short_name
+from .places import place_of
 
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
@@ -154,8 +155,8 @@ def build_app(library: Library) -> FastAPI:
     @app.post("/page/index", dependencies=alone)
     def index(folder: Annotated[str, Body(embed=True)]) -> dict:
         """Index a folder of this machine, or where none is named, what has been uploaded."""
-        path = Path(folder.strip()).expanduser() if folder.strip() else library.uploads()
-        library.start(path)
+        place = place_of(folder.strip() or library.uploads())
+        library.start(place.expanduser() if isinstance(place, Path) else place)
         return library.job.state
 
     @app.post("/page/upload", dependencies=alone)
@@ -165,7 +166,7 @@ def build_app(library: Library) -> FastAPI:
             path, content = await received(request, name, Path(scratch))
             with writing(folder):
                 (folder / content).mkdir(parents=True, exist_ok=True)
-                shutil.move(path, folder / content / path.name)
+                await run_in_threadpool(shutil.move, path, folder / content / path.name)
         return {"name": path.name}
 
     @app.post("/page/like", dependencies=alone)

@@ -261,6 +261,9 @@ def test_long_films_of_all_kinds_play_from_their_moments(demo, visit, tmp_path):
         page.locator(".card").first.wait_for(state="attached")
         if page.locator("#misfits").is_visible():
             page.locator("#misfits summary").click()
+        if page.locator("#hits-more").is_visible():
+            page.locator("#hits-more").click()
+        expect(page.locator(".card")).to_have_count(16)
         hits = index.search("a red circle moves right", top_k=24, locate=True)
         for name in ("own.webm", "own.mp4", "avi.avi", "mkv.mkv", "wmv.wmv", "mts.mts", "mov.mov", "photo.png"):
             of_video = [hit for hit in hits if Path(hit.video).name == name]
