@@ -34,7 +34,6 @@ from .words import unknown_words, vocabulary
 # other logit is nearly the opposite number, as their gradients are.
 GOOD, WEAK = (math.log(probability / (1 - probability)) / 2 for probability in (1 / 3, 1 / 20))
 SHORT_SIDE, POSTER_SIDE = 720, 240  # pixels of larger clips as they are played, and of posters
-UPLOADS = "uploads"  # folder of visitors' files, in that of the index
 MAX_CLIP_BYTES, MIN_CLIPS = 2**30, 8  # of clips that are kept
 EXAMPLES = (
     "a dog catches a frisbee", "somebody cooks in a kitchen", "waves on a beach", "a red circle moves right",
@@ -78,7 +77,7 @@ class Library:
         self.lock, self.clip_lock = Lock(), Lock()  # of models, as one query uses all cores; of clips
         self.key, self.known = secrets.token_bytes(16), dict[str, str]()
         self.scratch = tempfile.TemporaryDirectory(prefix="svitt_page_", ignore_cleanup_errors=True)
-        if is_url(self.folder) or os.path.exists(self.folder) and {*os.listdir(self.folder)} - {UPLOADS}:
+        if is_url(self.folder) or os.path.exists(self.folder) and os.listdir(self.folder):
             self.use(SViTTIndex.open(folder, model))
 
     def use(self, index: SViTTIndex):
@@ -222,7 +221,7 @@ class Library:
         """Return the folder of visitors' files."""
         if is_url(self.folder):
             raise InputError(f"{self.folder}: lies in a store, which takes no files here.")
-        return Path(self.folder, UPLOADS)
+        return Path(f"{self.folder}_uploads")
 
     def start(self, path: str | Path):
         """Index a folder or video in the background; the first time, an index is made.

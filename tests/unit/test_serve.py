@@ -372,6 +372,8 @@ def test_an_index_is_made_from_the_page(demo, tmp_path):
         assert server.ask("/page/about")[1]["num_videos"] == 1
     with pytest.raises(InputError, match="is no index"):
         Library(tmp_path / "videos")
+    (tmp_path / "empty").mkdir()
+    assert Library(tmp_path / "empty").index is None
 
 
 def test_uploads_are_kept_beside_the_index(demo, tmp_path, monkeypatch):
@@ -385,7 +387,7 @@ def test_uploads_are_kept_beside_the_index(demo, tmp_path, monkeypatch):
             assert status == 400 and "is no video or photo by its name" in told["detail"]
         monkeypatch.setattr(serve_module, "MAX_UPLOAD_BYTES", 100)
         assert "is larger than" in server.ask("/page/upload", content, name="large.mp4")[1]["detail"]
-        uploads = tmp_path / "index/uploads"
+        uploads = tmp_path / "index_uploads"
         assert sorted(path.name for path in uploads.glob("*/*")) == ["_img src_x_.mp4", "a clip.mp4", "b.MP4"]
         assert not [*Path(server.library.scratch.name).iterdir()]
         server.ask("/page/index", {"folder": ""})
