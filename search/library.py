@@ -8,13 +8,10 @@ import re
 import secrets
 import tempfile
 from dataclasses import asdict
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock, Thread
 
-import av
-from av.error import FFmpegError
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from ..conversion.defaults import DEFAULTS
@@ -22,27 +19,22 @@ from ..data.files import is_video
 from ..errors import InputError, sentence_of
 from ..processing_svitt import IMAGE_EXTENSIONS, VideoDecodeError
 from .ask import SViTTAnswerer, frames_between
-from .export import export, frames_of
+from .folder import is_index
 from .hits import Hit
 from .index import Progress, SViTTIndex
 from .maps import contact_sheet, token_maps
 from .places import is_url, place_of
+from .playing import Clips, poster
 from .table import SpanTable, quoted
 from .words import unknown_words, vocabulary
 
 # Logits of matches that are as probable as this. Of the pairs that training shows the head, one in three is right. Its
 # other logit is nearly the opposite number, as their gradients are.
 GOOD, WEAK = (math.log(probability / (1 - probability)) / 2 for probability in (1 / 3, 1 / 20))
-SHORT_SIDE, POSTER_SIDE = 720, 240  # pixels of larger clips as they are played, and of posters
-MAX_CLIP_BYTES, MIN_CLIPS = 2**30, 8  # of clips that are kept
 EXAMPLES = (
     "a dog catches a frisbee", "somebody cooks in a kitchen", "waves on a beach", "a red circle moves right",
     "a blue square hops", "a triangle turns from green to yellow",
 )  # fmt: skip
-# What browsers play as it is: the beginnings of files, their pictures and sounds.
-CONTAINERS = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
-CODECS, SOUNDS = {"h264", "vp8", "vp9", "av1"}, {"aac", "mp3", "opus", "vorbis", "flac"}
-PIXELS = {"yuv420p", "yuvj420p"}
 
 
 class GoneError(InputError):
@@ -74,10 +66,11 @@ class Library:
         self.index: SViTTIndex | None = None
         self.answerer: SViTTAnswerer | None = None
         self.job = Job()
-        self.lock, self.clip_lock = Lock(), Lock()  # of models, as one query uses all cores; of clips
+        self.lock = Lock()  # of models: one query uses all cores
         self.key, self.known = secrets.token_bytes(16), dict[str, str]()
         self.scratch = tempfile.TemporaryDirectory(prefix="svitt_page_", ignore_cleanup_errors=True)
-        if is_url(self.folder) or os.path.exists(self.folder) and os.listdir(self.folder):
+        self.clips = Clips(Path(self.scratch.name, "clips"))
+        if is_index(self.folder):
             self.use(SViTTIndex.open(folder, model))
 
     def use(self, index: SViTTIndex):
@@ -181,7 +174,7 @@ class Library:
     # ---- Pictures and clips
 
     def poster(self, hit: Hit, time: float) -> bytes:
-        """Return a picture of a video, as JPEG."""
+        """Return a picture of a span, as JPEG."""
         return poster(hit.video, min(max(time, hit.start), max(hit.start, hit.end - 0.1)))
 
     def patches(self, hit: Hit, text: str | None) -> bytes:
@@ -201,19 +194,8 @@ class Library:
         return self.clip(hit), 0.0, None
 
     def clip(self, hit: Hit) -> Path:
-        """Return the span written anew as an MP4 that browsers play; the oldest clips make room for new ones."""
-        folder = Path(self.scratch.name, f"{self.id_of(hit.video)}_{round(hit.start * 1000)}")
-        with self.clip_lock:
-            if found := [*folder.glob("*.mp4")]:
-                os.utime(folder)
-                return found[0]
-            path = export(hit, folder, short_side=SHORT_SIDE)
-            clips = sorted(Path(self.scratch.name).glob("*/*.mp4"), key=lambda one: one.parent.stat().st_mtime)
-            num_bytes = sum(one.stat().st_size for one in clips)
-            for old in clips[:-MIN_CLIPS]:
-                num_bytes -= old.stat().st_size if num_bytes > MAX_CLIP_BYTES else 0
-                old.unlink() if num_bytes > MAX_CLIP_BYTES else None
-        return path
+        """Return the span written anew as an MP4 that browsers play."""
+        return self.clips.get(f"{self.id_of(hit.video)}_{round(hit.start * 1000)}", hit)
 
     # ---- Indexing
 
@@ -328,33 +310,3 @@ def sentences(bad: dict[str, str]) -> list[str]:
 
 def short_name(video: str) -> str:
     return re.split(r"[/\\]", video.rpartition("::")[2])[-1]
-
-
-# ---- Files
-
-
-@lru_cache(512)
-def poster(video: str, time: float) -> bytes:
-    frames = frames_of(Hit(video, time, time + 1, 0.0), POSTER_SIDE)
-    image = next(frame for frame in frames if isinstance(frame, av.VideoFrame)).to_image()
-    file = io.BytesIO()
-    image.save(file, "jpeg", quality=80)
-    return file.getvalue()
-
-
-def media_type(video: str) -> str | None:
-    """Return the type of a file that browsers play as it is, or `None`."""
-    kind = CONTAINERS.get(os.path.splitext(video)[1].lower())
-    if kind is None or not os.path.isfile(video):
-        return None
-    try:
-        with av.open(video) as container:
-            pictures, sounds = container.streams.video, container.streams.audio
-            codecs = (
-                {one.codec_context.codec.canonical_name for one in pictures},
-                {one.codec_context.codec.canonical_name for one in sounds},
-            )
-            plays = len(pictures) == 1 and codecs[0] <= CODECS and codecs[1] <= SOUNDS
-            return kind if plays and pictures[0].codec_context.pix_fmt in PIXELS else None
-    except (FFmpegError, OSError):
-        return None

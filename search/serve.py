@@ -28,12 +28,14 @@ from ..data.files import VIDEO_EXTENSIONS, is_video
 from ..errors import InputError, check_number, sentence_of, writing
 from ..processing_svitt import IMAGE_EXTENSIONS, VideoDecodeError
 from .hits import Hit
-from .library import GoneError, Library, media_type, short_name
+from .library import GoneError, Library, short_name
 from .places import place_of
+from .playing import media_type
 
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 SHELF = 24  # videos that are shown at once
+MOST = 200  # hits of a query, spans to rank and answers to choose from, of visitors of other machines
 MAX_UPLOAD_BYTES = 2**31
 
 
@@ -61,6 +63,9 @@ def build_app(library: Library) -> FastAPI:
     ) -> dict:
         """Return hits of a sentence `q`, or of a video `like`, its name or `id`, at `start`; of those with a `name`."""
         check_number("start", start, 0)
+        if not library.is_private:  # lest one visitor keep the others waiting
+            check_number("top_k", top_k, 1, MOST)
+            check_number("shortlist", shortlist, 1, MOST)
         hit = None
         if like is not None:
             is_name = library.is_private and like not in library.known
@@ -137,7 +142,9 @@ def build_app(library: Library) -> FastAPI:
         return Response(library.patches(hit, q), media_type="image/png", headers=kept)
 
     @app.post("/page/ask/{id}")
-    def ask(question: Annotated[str, Body()], options: Annotated[list[str], Body()], hit: Hit = named_hit) -> dict:
+    def ask(
+        question: Annotated[str, Body()], options: Annotated[list[str], Body(max_length=MOST)], hit: Hit = named_hit
+    ):
         return library.ask(hit, question, options)
 
     # ---- Files of the one visitor of this machine

@@ -32,8 +32,9 @@ from ..streams import FILMS, write_film
 pytest.importorskip("fastapi", reason="svitt serve needs FastAPI: pip install -e .[app]")
 import uvicorn
 
-from svitt.search import library as library_module
+from svitt.search import playing
 from svitt.search import serve as serve_module
+from svitt.search.index import Progress
 from svitt.search.library import Job, Library, word_of
 from svitt.search.serve import PAGE, build_app, is_loopback
 
@@ -272,14 +273,14 @@ def test_other_files_are_written_anew(demo, tmp_path, write_video):
                 with av.open(io.BytesIO(server.ask(plays["src"])[1])) as clip:
                     assert clip.streams.video[0].codec_context.name == "h264"
             assert server.ask(f"/poster/{one['id']}")[0] == server.ask(f"/patches/{one['id']}")[0] == 200
-        assert len([*Path(server.library.scratch.name).glob("*/*.mp4")]) == 6
+        assert len([*Path(server.library.scratch.name).glob("clips/*/*.mp4")]) == 6
 
 
 def test_clips_are_kept_within_bounds(server, monkeypatch):
     videos = server.ask("/page/videos")[1]
     hits = [server.library.hit_of(one["id"], 0.0) for one in videos]
-    monkeypatch.setattr(library_module, "MAX_CLIP_BYTES", 1)
-    monkeypatch.setattr(library_module, "MIN_CLIPS", 2)
+    monkeypatch.setattr(playing, "MAX_BYTES", 1)
+    monkeypatch.setattr(playing, "MIN_CLIPS", 2)
     paths = [server.library.clip(hit) for hit in hits[:4]]
     assert [path.exists() for path in paths] == [False, False, True, True]
 
@@ -348,6 +349,8 @@ def test_open_to_others_no_path_is_told_and_nothing_taken(index, public, demo):
         status, told = public.ask(path, data)
         assert status == 403 and "takes no files" in told["detail"]
     assert public.ask("/page/about", headers={"Host": "my-server.example"})[0] == 200
+    for number in ("top_k", "shortlist"):
+        assert f"`{number}` must be from 1 to 200" in public.ask("/search", q=SENTENCE, **{number: 201})[1]["detail"]
     assert public.ask(f"/video/{hits[0]['id']}")[0] == 200
 
 
@@ -370,7 +373,7 @@ def test_an_index_is_made_from_the_page(demo, tmp_path):
         assert len(server.ask("/search", q=SENTENCE)[1]) == 1
     with serving(tmp_path / "index") as server:
         assert server.ask("/page/about")[1]["num_videos"] == 1
-    with pytest.raises(InputError, match="is no index"):
+    with pytest.raises(InputError, match="videos: holds other things, such as broken.mp4"):
         Library(tmp_path / "videos")
     (tmp_path / "empty").mkdir()
     assert Library(tmp_path / "empty").index is None
@@ -417,7 +420,7 @@ def test_one_job_at_a_time_which_can_be_stopped():
 
     def work(tell):
         while True:
-            tell(library_module.Progress(1, 2, 3, "/a/b.mp4", {"/a/c.mp4": "is bad"}))
+            tell(Progress(1, 2, 3, "/a/b.mp4", {"/a/c.mp4": "is bad"}))
 
     job.start("videos", work)
     while job.state.get("num_done") != 1:
