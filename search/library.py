@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from threading import Lock, Thread
 
+import yaml
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from ..conversion.defaults import DEFAULTS
@@ -103,13 +104,13 @@ class Library:
         told = {"folder": folder, "is_private": self.is_private}
         if self.index is None:
             return told | {"num_videos": 0, "num_spans": 0, "model": None, "notes": [], "examples": []}
-        tokenizer = self.index.processor.tokenizer
+        name, tokenizer = self.model or self.index.settings["model"], self.index.processor.tokenizer
         return told | {
             "num_videos": len(self.videos()),
             "num_spans": len(self.table),
-            "model": model_name(self.index.settings["model"]),
+            "model": model_name(name),
             "can_locate": self.index.has_tokens,
-            "notes": notes_on(self.index.settings["model"], self.index.model, tokenizer),
+            "notes": notes_on(name, self.index.model, tokenizer),
             "examples": [one for one in EXAMPLES if not unknown_words(tokenizer, one)][:3],
         }
 
@@ -288,10 +289,10 @@ def notes_on(name: str, model, tokenizer) -> list[str]:
 
 def trained_on(name: str) -> str | None:
     """Return what the model card says, or what is known of the default models."""
-    path = Path(name, "README.md") if os.path.isdir(name) else try_to_load_from_cache(name, "README.md")
     try:
-        card = ModelCard.load(path)
-    except (OSError, ValueError, TypeError):
+        path = Path(name, "README.md") if os.path.isdir(name) else try_to_load_from_cache(name, "README.md")
+        card = ModelCard(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):  # there is none, or none that can be read
         return "pictures and their captions" if model_name(name) in DEFAULTS.values() else None
     found = re.search(r"^- Data: (.+)$", card.text, re.MULTILINE)
     datasets = getattr(card.data, "datasets", None) or []

@@ -38,13 +38,16 @@ SHELF = 24  # videos that are shown at once
 MOST = 200  # hits of a query, spans to rank and answers to choose from, of visitors of other machines
 MAX_UPLOAD_BYTES = 2**31
 
+Question = Annotated[str, Body()]
+Options = Annotated[list[str], Body(max_length=MOST)]
+
 
 def build_app(library: Library) -> FastAPI:
     """Return an application that answers GET / with a page, and GET /search and GET /health with JSON."""
 
     def refuse_strangers(request: Request):
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if library.is_private and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if library.is_private and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
             raise HTTPException(403, f"This server is not {host}; visit it as localhost.")
         if request.method != "GET" and origin is not None and urlsplit(origin).netloc != host:
             raise HTTPException(403, f"Pages of {origin} may change nothing here.")
@@ -135,6 +138,7 @@ def build_app(library: Library) -> FastAPI:
 
     @app.get("/poster/{id}")
     def poster(time: float = 0.0, hit: Hit = named_hit) -> Response:
+        check_number("time", time, 0)
         return Response(library.poster(hit, time), media_type="image/jpeg", headers=kept)
 
     @app.get("/patches/{id}")
@@ -142,9 +146,7 @@ def build_app(library: Library) -> FastAPI:
         return Response(library.patches(hit, q), media_type="image/png", headers=kept)
 
     @app.post("/page/ask/{id}")
-    def ask(
-        question: Annotated[str, Body()], options: Annotated[list[str], Body(max_length=MOST)], hit: Hit = named_hit
-    ):
+    def ask(question: Question, options: Options, hit: Hit = named_hit) -> dict:
         return library.ask(hit, question, options)
 
     # ---- Files of the one visitor of this machine

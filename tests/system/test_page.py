@@ -151,6 +151,7 @@ def test_search_play_ask_and_go_back(index, server, visit):
     page.keyboard.press("Enter")
     expect(page.locator("#answers li")).to_have_count(3)
     expect(page.get_by_text("The model does not know: dog, first.")).to_be_visible()
+    expect(page.locator("#answers")).to_contain_text("It knows 19 words, and nothing else")
     page.get_by_text("Answers to choose from").click()
     page.get_by_label("Answers to choose from, with commas between").fill("zebra, red")
     page.keyboard.press("Enter")

@@ -18,11 +18,13 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
 from PIL import Image
 
+from svitt import SViTTConfig
 from svitt.cli import main
 from svitt.errors import InputError
 from svitt.search import SViTTIndex
@@ -35,7 +37,7 @@ import uvicorn
 from svitt.search import playing
 from svitt.search import serve as serve_module
 from svitt.search.index import Progress
-from svitt.search.library import Job, Library, word_of
+from svitt.search.library import Job, Library, model_name, notes_on, word_of
 from svitt.search.serve import PAGE, build_app, is_loopback
 
 SENTENCE = "a red circle hops and then a blue square hops"
@@ -209,8 +211,30 @@ def test_what_is_indexed_is_told(index, server):
     assert server.ask("/page/videos", offset=99) == (200, [])
     picture = server.ask(f"/poster/{videos[0]['id']}", time=99)[1]
     assert Image.open(io.BytesIO(picture)).size == (64, 64)
+    assert server.ask(f"/poster/{videos[0]['id']}", time="nan")[0] == 400
     sheet = server.ask(f"/patches/{videos[0]['id']}", q="a red circle")[1]
     assert Image.open(io.BytesIO(sheet)).width > 500
+
+
+def test_what_a_model_was_trained_on_is_told_as_far_as_it_is_known(index, tmp_path):
+    model, tokenizer = index.model, index.processor.tokenizer
+    assert "trained on" not in " ".join(notes_on(str(tmp_path), model, tokenizer))
+    (tmp_path / "README.md").write_text("---\nlanguage: en\n---\n## Training\n\n- Data: msrvtt, train.json\n")
+    assert notes_on(str(tmp_path), model, tokenizer)[0] == "It was trained on msrvtt, train.json."
+    (tmp_path / "README.md").write_text("---\ndatasets: [coco, vqa]\n---\nA model.\n")
+    assert notes_on(str(tmp_path), model, tokenizer)[0] == "It was trained on coco, vqa."
+    (tmp_path / "README.md").write_text("---\n: [\n---\n")
+    assert notes_on(str(tmp_path), model, tokenizer)[0].startswith("It knows 19 words")
+    default = tmp_path / "svitt/blip-itm-base-coco/8_frames_layout_1"
+    blip = SimpleNamespace(config=SViTTConfig(vision_config={"frame_wise": True, "num_frames": 8}))
+    many = SimpleNamespace(get_vocab=lambda: dict.fromkeys(map(str, range(300))), all_special_tokens=[])
+    assert model_name(str(default)) == "Salesforce/blip-itm-base-coco" and model_name(str(tmp_path)) == tmp_path.name
+    assert notes_on(str(default), blip, many) == [
+        "It was trained on pictures and their captions.",
+        "It sees frames one by one: it knows neither motion nor what comes first.",
+        "It sees 8 frames of a span, and hears nothing.",
+    ]
+    assert notes_on("nobody/nothing", blip, many)[0].startswith("Nothing tells what it was trained on")
 
 
 def test_words_for_matches():
@@ -307,7 +331,8 @@ def test_no_file_is_served_that_the_index_does_not_hold(demo, tmp_path, server):
 
 def test_other_sites_are_refused_on_this_machine(server):
     port = server.address.rpartition(":")[2]
-    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "192.168.1.5"):
+    strangers = "evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "192.168.1.5", "[::1", "localhost@a.b"
+    for host in strangers:
         assert server.ask("/page/about", headers={"Host": host})[0] == 403, host
         assert server.ask("/search", q=SENTENCE, headers={"Host": host})[0] == 403
     for host in ("localhost", f"localhost:{port}", f"[::1]:{port}"):
