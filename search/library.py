@@ -71,7 +71,7 @@ class Library:
         self.key, self.known = secrets.token_bytes(16), dict[str, str]()
         self.scratch = tempfile.TemporaryDirectory(prefix="svitt_page_", ignore_cleanup_errors=True)
         self.clips = Clips(Path(self.scratch.name, "clips"))
-        if is_index(self.folder):
+        if is_url(self.folder) or is_index(self.folder):
             self.use(SViTTIndex.open(folder, model))
 
     def use(self, index: SViTTIndex):

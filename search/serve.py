@@ -25,7 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from ..data.files import VIDEO_EXTENSIONS, is_video
-from ..errors import InputError, check_number, sentence_of, writing
+from ..errors import InputError, check_number, not_found, sentence_of, writing
 from ..processing_svitt import IMAGE_EXTENSIONS, VideoDecodeError
 from .hits import Hit
 from .library import GoneError, Library, short_name
@@ -250,7 +250,7 @@ def serve(
     with listener:
         library = Library(folder, model_name_or_path, qa_model, is_loopback(host))
         if library.index is None:
-            print(f"{folder}: is no index yet; svitt index makes one, or the page.", file=sys.stderr)
+            print(not_found(folder, "index yet; `svitt index VIDEOS` makes one, or the page"), file=sys.stderr)
         name = f"[{host}]" if ":" in host else host
         print(f"http://{name}:{listener.getsockname()[1]}/", flush=True)
         settings = uvicorn.Config(build_app(library), log_level="warning", timeout_graceful_shutdown=2)
