@@ -188,6 +188,28 @@ def test_refused_queries_leave_no_stale_hits(server, visit):
     expect(page.locator("#status")).to_contain_text("The model does not know: dog.")
 
 
+def test_a_visitor_may_be_faster_than_the_server(server, visit, monkeypatch):
+    """What is typed stays, and the first screen comes no more when a search is on."""
+    go, about = threading.Event(), server.library.about
+    monkeypatch.setattr(server.library, "about", lambda: go.wait(60) and about())
+    page = visit(server)
+    page.get_by_text("Filters and more").click()
+    page.get_by_label("File or folder whose name has").fill("00001")
+    page.locator("#q").fill(SENTENCE)
+    go.set()
+    expect(cards(page)).to_have_count(13)
+    expect(page.get_by_label("File or folder whose name has")).to_have_value("00001")
+    expect(page.locator("#q")).to_have_value(SENTENCE)
+    go.clear()
+    page.goto(server.address)
+    search(page, SENTENCE)
+    expect(page.locator(".card")).to_have_count(12)
+    go.set()
+    page.wait_for_timeout(1000)
+    expect(page.locator(".card")).to_have_count(12)
+    expect(page.locator("#first")).to_be_hidden()
+
+
 def test_filters_and_a_photo(index, server, visit, tmp_path):
     page = visit(server)
     page.get_by_text("Filters and more").click()
