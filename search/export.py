@@ -3,7 +3,6 @@
 
 import math
 import os
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, dropwhile, takewhile
@@ -14,10 +13,10 @@ from av.error import FFmpegError
 
 from ..data.mp4 import SOUND_RATE, TIME_BASE, timed, write_mp4
 from ..distributed import whole_files
+from ..errors import InputError
 from ..processing_svitt import NO_FRAME, ROUNDING, VideoDecodeError, _errors_about, _open_stream
 from .hits import Hit
-from .places import asking, mark_of, open_store
-from .spans import Source, members_of
+from .spans import find_sources
 
 STEPS_BACK = (0.0, 4.0, 30.0, math.inf)  # seconds before a span from where a keyframe is looked for
 LAG = 1.0  # seconds that sound may lie behind its picture in a file
@@ -66,14 +65,12 @@ def content_of(video: str) -> str | bytes:
     shard, _, member = video.partition(".tar::")
     place = f"{shard}.tar" if member and not os.path.exists(video) else video
     try:
-        files, path = open_store(place)
-        with asking(place, OSError):
-            version = mark_of(files.info(path))
-        sources = [Source(video, version)] if place == video else members_of(place, version)
-        content = next(source for source in sources if source.video == video).read()
-    except (OSError, StopIteration, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "its shard has no such member"
-        raise VideoDecodeError(f"cannot be opened ({reason.removeprefix(f'{place}: ').rstrip('.')})") from error
+        sources, _, _ = find_sources([place])
+        if video not in sources:
+            raise OSError("its shard is damaged, or has no such member")
+        content = sources[video].read()
+    except (InputError, OSError) as error:
+        raise VideoDecodeError(f"cannot be opened ({str(error).removeprefix(f'{place}: ').rstrip('.')})") from error
     return content if isinstance(content, str) else content["bytes"]
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -63,35 +63,20 @@ def read_settings(folder: Path | str) -> dict:
 
 
 @contextmanager
-def created(folder: Path | str) -> Iterator[None]:
-    """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
-    if not is_url(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_url(folder) else FileLock(f"{folder}/create.lock"):
-        yield
-
-
-@contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
-    """Let one process index at a time; the lock of one that was killed is open.
+def locked(folder: Path | str, timeout: float = 0) -> Iterator[None]:
+    """Make a folder, and let one process at a time write into it; the lock of one that was killed is open.
 
     In a store there are no locks: LanceDB's transactions keep the table whole, but two that index the same videos at
     once encode them twice.
     """
-    if is_url(folder):
-        with writing(folder):
-            yield
-        return
-    lock = FileLock(f"{folder}/index.lock")
-    with writing(folder):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(f"{folder}: another process is indexing into it; wait for its end.") from error
-    try:
+    with writing(folder), ExitStack() as stack:
+        if not is_url(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(f"{folder}/index.lock", timeout))
+            except Timeout as error:
+                raise InputError(f"{folder}: another process is indexing into it; wait for its end.") from error
         yield
-    finally:
-        lock.release()
 
 
 def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
@@ -112,9 +97,8 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
             if not (below := {name for name in known if is_below(name, path)}):
                 raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
             names |= below
-        with writing(folder):
-            table.remove(sorted(names))
-            table.finish()
+        table.remove(sorted(names))
+        table.finish()
     return sorted(names)
 
 

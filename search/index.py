@@ -39,7 +39,6 @@ from ..processing_svitt import SViTTProcessor, VideoDecodeError
 from .folder import (
     CHOICES,
     check_choices,
-    created,
     fingerprint_of,
     load,
     locked,
@@ -165,7 +164,7 @@ class SViTTIndex:
             raise ArgumentError("frames_per_span", problem)
 
         def make():
-            with writing(folder), created(folder):
+            with locked(folder, timeout=60):  # of others that create it
                 if not has_file(folder, "index.json"):  # as another command was faster
                     SpanTable.create(folder, model.config.embed_dim, settings["tokens"] != "none")
                     write_settings(folder, settings)
@@ -191,7 +190,7 @@ class SViTTIndex:
                 "embeddings cannot be compared; index the videos anew in another folder."
             )
         if found["files"] != settings["files"] and not is_url(folder):  # which machines share, each with its own files
-            with suppress(InputError, OSError), created(folder):  # of a folder that may only be read
+            with suppress(InputError), locked(folder):  # of a folder that may only be read
                 write_settings(folder, settings | found)
         return cls(folder, settings, model, processor)
 
