@@ -98,8 +98,6 @@ def load_model_and_processor(
         if architectures is not None and architecture not in architectures:
             raise InputError(f"{path}: is a {architecture}, but one of {', '.join(architectures)} is needed.")
         source_class = getattr(modeling_svitt, architecture)
-        with torch.device("meta"):
-            needed = source_class(copy.deepcopy(config)).state_dict().keys()
         model, report = (model_class or source_class).from_pretrained(
             path,
             config=config,
@@ -107,7 +105,9 @@ def load_model_and_processor(
             **REPORTED,
             use_safetensors=True,
         )
-        check_weights(path, needed & report["missing_keys"], report["mismatched_keys"])
+        with torch.device("meta"):
+            needed = source_class(copy.deepcopy(config)).state_dict().keys()
+        check_weights(path, report | {"missing_keys": needed & report["missing_keys"]})
         lengths = {"num_frames": num_frames, "max_length": max_text_length}
         lengths = {name: length for name, length in lengths.items() if length is not None}
         return model, SViTTProcessor.from_pretrained(path, trust_remote_code=False, **lengths)
@@ -140,17 +140,15 @@ def in_one_sentence(what: str) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def check_weights(source: Name, missing: Iterable[str], mismatched: Iterable[tuple], unexpected: Iterable[str] = ()):
-    """Raise an `InputError` that names the weights that a source lacks, has in other shapes, or has besides.
+def check_weights(source: Name, report: Mapping, may_lack: str = "$^"):
+    """Raise an `InputError` that names the weights that a source has in other shapes, or lacks, by what was `REPORTED`.
 
-    `mismatched` has names, shapes in the source and shapes in the model.
+    Those whose names are like `may_lack` may be missing.
     """
-    for name, shape, expected in sorted(mismatched):
+    for name, shape, expected in sorted(report["mismatched_keys"]):
         raise InputError(f"{source}: {name} has the shape {tuple(shape)}, its configuration needs {tuple(expected)}.")
-    if missing:
+    if missing := [name for name in report["missing_keys"] if not re.match(may_lack, name)]:
         raise InputError(f"{source}: lacks weights that the model needs: {listed(missing)}.")
-    if unexpected:
-        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
 
 
 def load_tokenizer(name: Name) -> BertTokenizer:
@@ -272,12 +270,20 @@ def assembled(
             dtype=torch.float32,
             **REPORTED,
         )
-    new = report["missing_keys"]
-    missing = [name for name in new if not re.match(may_lack, name)]
-    check_weights(source, missing, report["mismatched_keys"], report["unexpected_keys"])
-    if new:
-        modules = {name.removesuffix(".weight").removesuffix(".bias") for name in new}
-        logger.info("New, with their initial values: %s.", listed(modules))
+    check_weights(source, report, may_lack)
+    if unexpected := report["unexpected_keys"]:
+        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
+    if new := {name.removesuffix(".weight").removesuffix(".bias") for name in report["missing_keys"]}:
+        logger.info("New, with their initial values: %s.", listed(new))
+    return model
+
+
+def pretrained(model_class: type[PreTrainedModel], name: Name, may_lack: str = "$^", **kwargs) -> PreTrainedModel:
+    """Return a model of Transformers in float32, all of whose weights were found but for those like `may_lack`."""
+    model, report = model_class.from_pretrained(name, dtype=torch.float32, **REPORTED, **kwargs)
+    check_weights(name, report, may_lack)
+    if report["unexpected_keys"]:
+        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     return model
 
 

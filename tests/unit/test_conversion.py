@@ -16,13 +16,9 @@ from transformers import (
 )
 
 from svitt import SViTTForVideoTextRetrieval
-from svitt.conversion import (
-    convert_state_dict,
-    decoder_from_fusion_layers,
-    infer_config,
-    init_from_towers,
-    resize_relative_position_bias,
-)
+from svitt.conversion.original import convert_state_dict, decoder_from_fusion_layers, infer_config
+from svitt.conversion.positions import resize_relative_position_bias
+from svitt.conversion.towers import init_from_towers
 from svitt.errors import InputError
 
 from ..conftest import GOLDEN

@@ -17,7 +17,8 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTProcessor
-from svitt.conversion import convert, load_model_and_processor, read_checkpoint
+from svitt.conversion import convert, load_model_and_processor
+from svitt.conversion.pickles import read_checkpoint
 from svitt.errors import InputError
 from svitt.modeling_svitt import pool_clips
 
