@@ -17,7 +17,6 @@ import argparse
 import os
 import sys
 from functools import partial
-from pathlib import Path
 
 from .errors import InputError, exit_on_bad_input
 
@@ -292,8 +291,7 @@ def add_explain(commands):
     add("--model", "--model_name_or_path", required=True, help="folder or Hub name of a SViTT")
     add("--text", help="sentence: shows which patches it keeps")
     add("--num_frames", type=int, help="frames of a clip (default: the model's own)")
-    help = "a picture is a contact sheet, an .mp4 an overlay; several may be given (default: token_maps.png)"
-    add("--output", nargs="+", type=Path, default=[Path("token_maps.png")], help=help)
+    add("--output", default="token_maps.png", help="picture to write (default: %(default)s)")
 
 
 def explain(**args):

@@ -32,13 +32,6 @@ TOWER_PREFIXES = ("embeddings.", "encoder.", "pooler.", "layernorm.")  # of one 
 INDEX_BUFFERS = ("relative_position_index", "position_ids")  # functions of the configuration, which the port computes
 # What training alone uses, or nothing: momentum copies, queues of negatives, what Singularity does not add.
 UNUSED = re.compile(r"\w+_m\..*|(image|text|idx)_queue|queue_ptr|ptr_queue|temporal_embeddings")
-# Second names of tensors -> first names.
-TIED_WEIGHTS = {
-    "cls.predictions.decoder.weight": "text_model.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-    "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
-    "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
-}
 
 
 def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
@@ -72,12 +65,7 @@ def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
     names = Counter(renamed.values())
     if twice := [name for name, new_name in renamed.items() if names[new_name] > 1]:
         raise InputError(f"The checkpoint holds the same weights under two names: {listed(twice)}.")
-    weights = {new_name: original[name] for name, new_name in renamed.items()}
-    for second, first in TIED_WEIGHTS.items():
-        if second in weights and first in weights and not torch.equal(weights[first], weights[second]):
-            logger.warning("`%s` and `%s` are one tensor but differ; the former is kept for both.", first, second)
-            weights[second] = weights[first]
-    return vit_weights(weights)
+    return vit_weights({new_name: original[name] for name, new_name in renamed.items()})
 
 
 def _rename(name: str) -> str | None:

@@ -234,11 +234,11 @@ class SViTTIndex:
 
             [(report, todo)] = broadcast_object_list([fail_together(plan if is_main else lambda: None)])
             done = fail_together(self._encode, share_of(todo), batch_size, num_workers)
-            report.seconds = done[-1]
-            for bad, damaged, num_spans, _ in gather_object([done]):
-                report.bad |= bad
-                report.damaged |= damaged
-                report.num_spans += num_spans
+            report.seconds = done.seconds
+            for part in gather_object([done]):
+                report.bad |= part.bad
+                report.damaged |= part.damaged
+                report.num_spans += part.num_spans
             for names in (report.added, report.updated):
                 names[:] = [name for name in names if name not in report.bad]
             if is_main:
@@ -265,32 +265,29 @@ class SViTTIndex:
         report.added = [name for name in sources if name not in {*report.updated, *report.unchanged}]
         return report, [(sources[name], done.get(name, set())) for name in (*report.added, *report.updated)]
 
-    def _encode(
-        self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int
-    ) -> tuple[dict[str, str], dict[str, str], int, dict[str, float]]:
-        """Encode and commit spans in batches; return what cannot be read, what is damaged, how many spans it were, and
-        the seconds."""
+    def _encode(self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int) -> IndexReport:
+        """Encode and commit spans in batches, and tell of them."""
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
         how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
-        bad, damaged, num_spans, progress, watch = {}, {}, 0, progress_bar(todo, "videos"), StopWatch()
-        waiting: list[dict] = []  # rows that are not committed yet
+        report, progress = IndexReport(), progress_bar(todo, "videos")
+        watch, waiting = StopWatch(report.seconds), []  # rows that are not committed yet
         for found, errors in DataLoader(reader, batch_size, **how):
             watch.stop("reading")
             waiting += self._rows(*zip(*found, strict=True)) if found else []
             watch.stop("encoding")
-            bad |= errors
-            damaged |= {source.video: clip.damage for source, _, clip in found if clip.damage}
-            num_spans += len(found)
+            report.bad |= errors
+            report.damaged |= {source.video: clip.damage for source, _, clip in found if clip.damage}
+            report.num_spans += len(found)
             num_bytes = sum(len(row.get("tokens", b"")) for row in waiting)
-            if len(waiting) > num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
+            if len(waiting) > report.num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
                 self._commit(waiting)
                 waiting = []
             watch.stop("writing")
             progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
         self._commit(waiting)
-        return bad, damaged, num_spans, watch.seconds
+        return report
 
     def _commit(self, rows: list[dict]):
         with writing(self.folder):
@@ -495,11 +492,10 @@ class SViTTIndex:
 
 
 class StopWatch:
-    """Counts `seconds` by what they were spent on."""
+    """Counts seconds by what they were spent on."""
 
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds, self.last = seconds, time.perf_counter()
 
     def stop(self, what: str):
         now = time.perf_counter()

@@ -2,11 +2,10 @@
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,13 @@ from transformers import PreTrainedModel
 
 from ..configuration_svitt import SViTTVisionConfig
 from ..conversion import load_model_and_processor
-from ..data.mp4 import timed, write_mp4
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import token_order
 from ..processing_svitt import SViTTProcessor
 
-FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".mp4")
+FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 VEIL = np.array([0, 0, 48], dtype=np.uint8)  # over what is dropped: a patch that is black anyway shows it, too
 MIN_SIDE, MARGIN, LINE_HEIGHT = 128, 6, 20  # pixels of a frame, between frames, of text
-FRAME_SECONDS = 0.5  # of an overlay
 
 
 @dataclass
@@ -145,42 +142,25 @@ def contact_sheet(maps: TokenMaps) -> Image.Image:
     return sheet
 
 
-def overlay(maps: TokenMaps, path: str | Path):
-    """Write an MP4 of T frames: the video, beside it what the video encoder keeps, and what the sentence keeps."""
-    kept = [maps.stages()[0][1], *maps.vision[-1:], *maps.fusion[-1:]]
-    pictures = [beside(panels) for panels in zip(*(shown(maps.frames, one) for one in kept), strict=True)]
-    height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # what the writer would scale away
-    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(one[:height, :width])) for one in pictures)
-    times = (number * FRAME_SECONDS for number in range(len(pictures)))
-    write_mp4(
-        path, (timed(frame, time, time + FRAME_SECONDS) for frame, time in zip(frames, times, strict=True)), crf=12
-    )
-
-
 def explain(
     video: str,
     model: str,
     text: str | None = None,
-    output: Sequence[str | Path] = ("token_maps.png",),
+    output: str | Path = "token_maps.png",
     num_frames: int | None = None,
 ) -> list[str]:
-    """Write token maps of a video, as a contact sheet (`.png`, ...) or an overlay (`.mp4`), and return their labels.
+    """Write the [`contact_sheet`] of a video's token maps, and return their labels.
 
     `model` is the folder or Hub name of a SViTT; the others are those of [`token_maps`].
     """
-    outputs = [Path(path) for path in output]
-    for path in outputs:
-        if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
-            problem = f"must end in one of {', '.join(FORMATS)}, in a folder that exists, got {path}"
-            raise ArgumentError("output", problem)
+    output = Path(output)
+    if output.suffix.lower() not in FORMATS or not output.parent.is_dir():
+        problem = f"must end in one of {', '.join(FORMATS)}, in a folder that exists, got {output}"
+        raise ArgumentError("output", problem)
     check_number("num_frames", num_frames, 1)
     loaded, processor = load_model_and_processor(model, num_frames=num_frames)
     loaded.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     maps = token_maps(loaded, processor, video, text)
-    for path in outputs:
-        with writing(path):
-            if path.suffix.lower() == ".mp4":
-                overlay(maps, path)
-            else:
-                contact_sheet(maps).save(path)
+    with writing(output):
+        contact_sheet(maps).save(output)
     return maps.labels()
