@@ -67,8 +67,7 @@ def load_model_and_processor(
     *,
     num_frames: int | None = None,
     max_text_length: int | None = None,
-    token_keep_rate: float | None = None,
-    fusion_token_keep_rate: float | None = None,
+    fields: Mapping | None = None,
     architectures: Iterable[str] | None = None,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Load a saved SViTT in float32, and its processor. No code of the folder runs, no weight is random.
@@ -78,7 +77,7 @@ def load_model_and_processor(
         model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
         num_frames: Frames of the processor's clips; for another number than its own, the model interpolates its biases.
         max_text_length: Tokens of the processor's texts.
-        token_keep_rate, fusion_token_keep_rate: Instead of the model's own, of the video and of the text encoder.
+        fields: Of its configuration, that are to be others; see [`merged`].
         architectures: Names of the classes of which the model must be one.
 
     Raises:
@@ -88,9 +87,7 @@ def load_model_and_processor(
         saved, _ = SViTTConfig.get_config_dict(path)
         if (model_type := saved.get("model_type")) not in (SViTTConfig.model_type, None):
             raise InputError(f"{path}: is a {printable(model_type)}, no SViTT; svitt convert makes one of a BLIP.")
-        rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
-        fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
-        config = with_fields(SViTTConfig.from_dict(saved), fields)
+        config = with_fields(SViTTConfig.from_dict(saved), fields or {})
         check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
         [architecture, *_] = config.architectures or ["SViTTModel"]
         if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):

@@ -16,6 +16,7 @@ from ..distributed import whole_files
 from ..errors import InputError
 from ..processing_svitt import NO_FRAME, ROUNDING, VideoDecodeError, _errors_about, _open_stream
 from .hits import Hit
+from .places import is_url
 from .spans import find_sources
 
 STEPS_BACK = (0.0, 4.0, 30.0, math.inf)  # seconds before a span from where a keyframe is looked for
@@ -64,6 +65,8 @@ def content_of(video: str) -> str | bytes:
     """Return the path of a video, or the content of one in a shard or a store."""
     shard, _, member = video.partition(".tar::")
     place = f"{shard}.tar" if member and not os.path.exists(video) else video
+    if place == video and not is_url(video):
+        return video
     try:
         sources, _, _ = find_sources([place])
         if video not in sources:

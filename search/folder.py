@@ -1,5 +1,5 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""The folder of an index but for its table: settings, locks, bad videos; and the model that it belongs to."""
+"""The folder of an index but for its table: settings, the lock, bad videos, and which model it belongs to."""
 
 import hashlib
 import json
@@ -8,16 +8,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
 from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
-from transformers import PreTrainedModel
 
-from ..conversion import load_model_and_processor
 from ..data.files import write_bad_videos
 from ..errors import ArgumentError, InputError, check_number, writing
-from ..processing_svitt import ROUNDING, SViTTProcessor
+from ..processing_svitt import ROUNDING
 from .places import is_url, new_files, place_of, read_file, remove_file
 from .spans import absolute, is_below
 from .table import SpanTable
@@ -100,17 +96,6 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
         table.remove(sorted(names))
         table.finish()
     return sorted(names)
-
-
-def load(name: str, num_frames: int | None, architectures: list[str]) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """Return a model of one of these classes, ready for use, and its processor."""
-    check_number("num_frames", num_frames, 1)
-    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
-    return model.eval().to(this_process().device), processor
-
-
-def this_process() -> PartialState:
-    return PartialState(cpu=not torch.accelerator.is_available())  # else processes on CPUs would work alone
 
 
 def write_settings(folder: Path | str, settings: dict):

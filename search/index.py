@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ..conversion.defaults import default_model
+from ..conversion.defaults import default_model, load_for_use, this_process
 from ..distributed import fail_together, progress_bar, share_of
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips
@@ -40,11 +40,9 @@ from .folder import (
     CHOICES,
     check_choices,
     fingerprint_of,
-    load,
     locked,
     read_settings,
     remove_videos,
-    this_process,
     write_bad_report,
     write_settings,
 )
@@ -56,7 +54,6 @@ from .spans import (
     Span,
     SpanReader,
     absolute,
-    collate_spans,
     find_sources,
     is_below,
     passed_over,
@@ -153,7 +150,7 @@ class SViTTIndex:
             model_name_or_path = default_model("search")
         settings = CHOICES | given
         check_choices(settings)
-        model, processor = load(model_name_or_path, num_frames, COMPARING)
+        model, processor = load_for_use(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
         settings |= fingerprint_of(model_name_or_path)
@@ -182,7 +179,7 @@ class SViTTIndex:
         folder = place_of(folder)
         settings = read_settings(folder)
         name = model_name_or_path or settings["model"]
-        model, processor = load(name, settings["num_frames"], COMPARING)
+        model, processor = load_for_use(name, settings["num_frames"], COMPARING)
         found = fingerprint_of(name, settings)
         if found["fingerprint"] != settings["fingerprint"]:
             raise InputError(
@@ -270,11 +267,13 @@ class SViTTIndex:
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
-        how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
+        how = {"collate_fn": list, "num_workers": num_workers, "multiprocessing_context": context}
         report, progress = IndexReport(), progress_bar(todo, "videos")
         watch, waiting = StopWatch(report.seconds), []  # rows that are not committed yet
-        for found, errors in DataLoader(reader, batch_size, **how):
+        for batch in DataLoader(reader, batch_size, **how):
             watch.stop("reading")
+            found = [one for one in batch if one[1] is not None]
+            errors = {source.video: error for source, span, error in batch if span is None}
             waiting += self._rows(*zip(*found, strict=True)) if found else []
             watch.stop("encoding")
             report.bad |= errors

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
 from ..configuration_svitt import SViTTVisionConfig
-from ..conversion import load_model_and_processor
-from ..errors import ArgumentError, InputError, check_number, writing
+from ..conversion.defaults import load_for_use
+from ..errors import ArgumentError, InputError, writing
 from ..modeling_svitt import token_order
 from ..processing_svitt import SViTTProcessor
 
@@ -157,9 +157,7 @@ def explain(
     if output.suffix.lower() not in FORMATS or not output.parent.is_dir():
         problem = f"must end in one of {', '.join(FORMATS)}, in a folder that exists, got {output}"
         raise ArgumentError("output", problem)
-    check_number("num_frames", num_frames, 1)
-    loaded, processor = load_model_and_processor(model, num_frames=num_frames)
-    loaded.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    loaded, processor = load_for_use(model, num_frames)
     maps = token_maps(loaded, processor, video, text)
     with writing(output):
         contact_sheet(maps).save(output)

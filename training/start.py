@@ -10,7 +10,7 @@ from transformers.hf_argparser import HfArg
 
 from ..configuration_svitt import SViTTConfig
 from ..conversion import converted, load_model_and_processor, parse_fields
-from ..conversion.loading import load_tokenizer, loading, make_processor, special_token_ids, with_fields
+from ..conversion.loading import load_tokenizer, loading, make_processor, merged, special_token_ids, with_fields
 from ..conversion.original import decoder_from_fusion_layers
 from ..conversion.positions import expanded
 from ..data.loaders import ProcessingArguments
@@ -32,6 +32,11 @@ class DroppingArguments:
     fusion_token_keep_rate: float | None = HfArg(
         default=None, help="The same, of the video tokens that the text looks at."
     )
+
+    def fields(self) -> dict[str, dict]:
+        """Return the fields of [`SViTTConfig`] that were given, by its parts."""
+        rates = {"vision_config": self.token_keep_rate, "text_config": self.fusion_token_keep_rate}
+        return {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
 
 
 @dataclass(kw_only=True)
@@ -117,14 +122,10 @@ def start_training(
         InputError: if the start is not found, damaged or incomplete, or a field does not fit.
     """
     num_frames, max_text_length = processing.num_frames, processing.max_text_length
-    vision, text = parse_fields(start.vision_config), parse_fields(start.text_config)
+    fields = {"vision_config": parse_fields(start.vision_config), "text_config": parse_fields(start.text_config)}
     if num_frames is not None:
-        vision["num_frames"] = num_frames
-    if dropping.token_keep_rate is not None:
-        vision["token_keep_rate"] = dropping.token_keep_rate
-    if dropping.fusion_token_keep_rate is not None:
-        text["token_keep_rate"] = dropping.fusion_token_keep_rate
-    fields = parse_fields(start.model_config) | {"vision_config": vision, "text_config": text}
+        fields["vision_config"]["num_frames"] = num_frames
+    fields = merged(parse_fields(start.model_config) | fields, dropping.fields())
 
     if start.model_name_or_path is not None:
         # The decoder of answers is made of what was saved; other heads are loaded where there are any.
@@ -138,8 +139,9 @@ def start_training(
     if start.config_name is not None:
         with loading(start.config_name):
             tokenizer = load_tokenizer(start.config_name)
-            fields["text_config"] = special_token_ids(tokenizer) | text
-            model = model_class(with_fields(SViTTConfig.from_pretrained(start.config_name), fields))
+            config = SViTTConfig.from_pretrained(start.config_name)
+            config = with_fields(config, merged({"text_config": special_token_ids(tokenizer)}, fields))
+            model = model_class(config)
             processor = make_processor(model.config, tokenizer)
     else:
         towers = start.vision_name_or_path, start.text_name_or_path

@@ -125,8 +125,7 @@ def test_evaluation_keeps_the_model_for_other_clips(folders):
         SViTTForVideoTextRetrieval,
         num_frames=4,
         max_text_length=4,
-        token_keep_rate=0.9,
-        fusion_token_keep_rate=0.3,
+        fields={"vision_config": {"token_keep_rate": 0.9}, "text_config": {"token_keep_rate": 0.3}},
     )
     vision, text = model.config.vision_config, model.config.text_config
     assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate) == (2, 0.9, 0.3)
