@@ -40,6 +40,7 @@ from .folder import (
     CHOICES,
     check_choices,
     fingerprint_of,
+    is_index,
     locked,
     read_settings,
     remove_videos,
@@ -139,7 +140,7 @@ class SViTTIndex:
         given = {name: value for name, value in zip(CHOICES, values, strict=True) if value is not None}
         folder = place_of(folder)
         state = this_process()
-        [is_there] = broadcast_object_list([fail_together(has_file, folder, "index.json")])
+        [is_there] = broadcast_object_list([fail_together(is_index, folder)])
         if is_there:
             before = read_settings(folder)
             for name, value in given.items():
