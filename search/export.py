@@ -116,11 +116,12 @@ def pictures_and_sounds(
     held, held_time, is_alone, resamplers = None, -1 / fps, True, {}
     for packet in chain(takewhile(is_near, packets), [None]):
         if packet is not None and packet.stream is not stream:
-            for frame in sounds_of(packet):
-                if start <= (time := frame.time - origin) < end:
-                    kind = frame.format.name, frame.layout.name, frame.sample_rate  # may change
-                    resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
-                    yield from (timed(one, time - start, time - start) for one in resampler.resample(frame))
+            with suppress(FFmpegError):  # what is damaged is left out, as players do
+                for frame in packet.decode():
+                    if frame.time is not None and start <= (time := frame.time - origin) < end:
+                        kind = frame.format.name, frame.layout.name, frame.sample_rate  # may change
+                        resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
+                        yield from (timed(one, time - start, time - start) for one in resampler.resample(frame))
             continue
         for frame in stream.decode(packet) if held_time < end - ROUNDING else ():
             time = math.nan if frame.pts is None else float(frame.pts * stream.time_base) - origin
@@ -139,27 +140,16 @@ def pictures_and_sounds(
         yield timed(held, max(held_time - start, 0), last - start)
 
 
-def sounds_of(packet) -> list[av.AudioFrame]:
-    """Return its frames whose time is known; what is damaged is left out, as players do."""
-    try:
-        return [frame for frame in packet.decode() if frame.time is not None]
-    except FFmpegError:
-        return []
-
-
 def as_shown(
     frames: Iterator[av.VideoFrame | av.AudioFrame], aspect: float, short_side: int | None
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Yield pictures upright, with square pixels instead of those of `aspect`, not interlaced; sounds as they are."""
-    graph, kind = None, None
+    graph = None
     for frame in chain(frames, [None]):
         if isinstance(frame, av.AudioFrame):
             yield frame
             continue
-        if graph is None:
-            graph, kind = player(frame, aspect, short_side), (frame.width, frame.height, frame.format.name)
-        if frame is not None and (frame.width, frame.height, frame.format.name) != kind:
-            raise VideoDecodeError(f"its frames must have one size, they have {kind[0]}x{kind[1]} and others")
+        graph = graph or player(frame, aspect, short_side)
         graph.vpush(frame)
         with suppress(BlockingIOError, EOFError):
             while True:
