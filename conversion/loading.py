@@ -35,8 +35,6 @@ Name = str | Path  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
 # A video encoder that is one of images: frames one by one, 8 unless asked otherwise, as BLIP was tried on videos.
 FRAME_WISE = {"frame_wise": True, "num_frames": 8, "sparse_random_attn": None, "token_keep_rate": 1.0}
-# Weights that are missing, or of other shapes, are for `check_weights` to name.
-REPORTED: dict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 Statistics = dict[str, Sequence[float]]
 BEIT_STATISTICS: Statistics = {"image_mean": IMAGENET_STANDARD_MEAN, "image_std": IMAGENET_STANDARD_STD}
 # Of ALBEF and BLIP.
@@ -95,13 +93,7 @@ def load_model_and_processor(
         if architectures is not None and architecture not in architectures:
             raise InputError(f"{path}: is a {architecture}, but one of {', '.join(architectures)} is needed.")
         source_class = getattr(modeling_svitt, architecture)
-        model, report = (model_class or source_class).from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            **REPORTED,
-            use_safetensors=True,
-        )
+        model, report = with_report(model_class or source_class, path, config=config, use_safetensors=True)
         with torch.device("meta"):
             needed = source_class(copy.deepcopy(config)).state_dict().keys()
         check_weights(path, report | {"missing_keys": needed & report["missing_keys"]})
@@ -137,8 +129,14 @@ def in_one_sentence(what: str) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
+def with_report(model_class: type[PreTrainedModel], name: Name | None, **kwargs) -> tuple[PreTrainedModel, dict]:
+    """Return a model in float32, and which weights are missing or have other shapes, for [`check_weights`] to name."""
+    how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    return model_class.from_pretrained(name, **how, **kwargs)
+
+
 def check_weights(source: Name, report: Mapping, may_lack: str = "$^"):
-    """Raise an `InputError` that names the weights that a source has in other shapes, or lacks, by what was `REPORTED`.
+    """Raise an `InputError` that names the weights that a source has in other shapes, or lacks; see [`with_report`].
 
     Those whose names are like `may_lack` may be missing.
     """
@@ -260,13 +258,7 @@ def assembled(
         InputError: where a weight is missing, of another shape, or has no place.
     """
     with in_one_sentence(f"{source}: makes no model"):
-        model, report = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=torch.float32,
-            **REPORTED,
-        )
+        model, report = with_report(model_class, None, config=config, state_dict=weights)
     check_weights(source, report, may_lack)
     if unexpected := report["unexpected_keys"]:
         raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
@@ -277,7 +269,7 @@ def assembled(
 
 def pretrained(model_class: type[PreTrainedModel], name: Name, may_lack: str = "$^", **kwargs) -> PreTrainedModel:
     """Return a model of Transformers in float32, all of whose weights were found but for those like `may_lack`."""
-    model, report = model_class.from_pretrained(name, dtype=torch.float32, **REPORTED, **kwargs)
+    model, report = with_report(model_class, name, **kwargs)
     check_weights(name, report, may_lack)
     if report["unexpected_keys"]:
         logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
