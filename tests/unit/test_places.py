@@ -157,7 +157,7 @@ def test_the_command_line(demo, server, bucket, capsys):
     assert "2 videos removed" in capsys.readouterr().out
 
 
-def run(arguments, code=None):
+def run(arguments, code=0):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == code
