@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants
 from transformers import PreTrainedModel
 
 from ..distributed import whole_files
-from ..errors import InputError, OutputError, check_number, writing
+from ..errors import InputError, OutputError, writing
 from ..processing_svitt import SViTTProcessor
 from . import converted, load_model_and_processor
 from .loading import FRAME_WISE, reason_of
@@ -25,7 +25,6 @@ def load_for_use(
     name: str, num_frames: int | None = None, architectures: Iterable[str] | None = None
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Return what [`load_model_and_processor`] does, the model in evaluation mode on the device of this process."""
-    check_number("num_frames", num_frames, 1)
     model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
     return model.eval().to(this_process().device), processor
 

@@ -150,7 +150,8 @@ def convert_to_longer_clips(
     """
     check_unused(output_dir)
     check_number("num_frames", num_frames, 1)
-    model, processor = load_model_and_processor(path, num_frames=num_frames)
+    model, processor = load_model_and_processor(path)
+    processor.video_processor.num_frames = num_frames
     vision: dict = {"num_frames": num_frames}
     if model.config.vision_config.frame_wise:
         vision |= {"frame_wise": False, "use_relative_position_bias": True}
