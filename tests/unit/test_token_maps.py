@@ -140,8 +140,8 @@ def test_explain_writes_a_picture_and_returns_shares(demo, tmp_path):
         ({"output": "maps.txt"}, "`output` must end in one of .png"),
         ({"output": "nosuch/maps.png"}, "in a folder that exists, got nosuch/maps.png"),
         ({"output": "folder.png"}, "folder.png: cannot be written"),
-        ({"num_frames": 0}, "`num_frames` must be at least 1"),
-        ({"model": "./nosuch"}, "./nosuch: there is no such folder."),
+        ({"num_frames": 0}, "`num_frames` must be from 1 to 256, got 0"),
+        ({"model": "./nosuch"}, "nosuch: there is no such folder"),
     ],
 )
 def test_wrong_options_are_one_sentence(demo, tmp_path, monkeypatch, options, words):
