@@ -117,11 +117,11 @@ def pictures_and_sounds(
     for packet in chain(takewhile(is_near, packets), [None]):
         if packet is not None and packet.stream is not stream:
             with suppress(FFmpegError):  # what is damaged is left out, as players do
-                for frame in packet.decode():
-                    if frame.time is not None and start <= (time := frame.time - origin) < end:
-                        kind = frame.format.name, frame.layout.name, frame.sample_rate  # may change
+                for sound in packet.decode():
+                    if sound.time is not None and start <= (time := sound.time - origin) < end:
+                        kind = sound.format.name, sound.layout.name, sound.sample_rate  # may change
                         resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
-                        yield from (timed(one, time - start, time - start) for one in resampler.resample(frame))
+                        yield from (timed(one, time - start, time - start) for one in resampler.resample(sound))
             continue
         for frame in stream.decode(packet) if held_time < end - ROUNDING else ():
             time = math.nan if frame.pts is None else float(frame.pts * stream.time_base) - origin
