@@ -9,7 +9,7 @@ of one frame), and `row`, the number of the annotation that names it. Rows about
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,14 +57,25 @@ class Member(NamedTuple):
 
 
 @dataclass
+class Reading(Layout):
+    """What the fields of rows are, beside how they lie in their file."""
+
+    # By our field: the name of theirs, a template such as "{id}.mp4" that is filled in with theirs, or a list of these.
+    # Of a video, a template may begin with `*/`, for any folder, and end with `.*`, for any extension.
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
+    unit: Literal["s", "ms"] = "s"  # of `start` and `end`
+    remove: str = ""  # characters that captions lose, such as "[]"
+    allow_outside: bool = False  # take names of videos that lead out of their folder: they are often somebody else's
+
+
+@dataclass
 class Row:
     """A row of an annotation. Its methods return fields by our names, or raise an `InputError` that names the row."""
 
     file: str | Path
     number: int | str  # in its file
     fields: Any  # as they were read
-    columns: Mapping[str, str | list[str]] = field(default_factory=dict)  # see [`Rows`]
-    remove: str = ""  # characters of captions
+    reading: Reading
     seen: dict = field(default_factory=dict)  # by field and value, which row has used it
 
     @property
@@ -75,8 +86,8 @@ class Row:
         return InputError(f"{self.where}: `{self.name_of(name)}` {problem}.")
 
     def name_of(self, name: str) -> str | list[str]:
-        if name in self.columns:
-            return self.columns[name]
+        if name in self.reading.columns:
+            return self.reading.columns[name]
         if name in self.fields or name not in ALIASES:
             return name
         if "videoid" in self.fields and "page_dir" in self.fields:
@@ -99,9 +110,8 @@ class Row:
         try:
             return theirs.format(**self.fields)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self.error(
-                name, f"cannot be filled in ({error!r}), what the row has is: {names_of(self.fields)}"
-            ) from error
+            problem = f"cannot be filled in ({error!r}), what the row has is: {names_of(self.fields)}"
+            raise self.error(name, problem) from error
 
     def strings(self, name: str) -> list[str]:
         """Return the strings of a field that holds one string or a list of them, none blank."""
@@ -111,8 +121,8 @@ class Row:
             raise self.error(name, f"is missing or null, what the row has is: {names_of(self.fields)}")
         if not values or not all(map(is_text, values)):
             raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
-        if self.remove and name == "caption":
-            return [value.translate(dict.fromkeys(map(ord, self.remove))) for value in values]
+        if self.reading.remove and name == "caption":
+            return [value.translate(str.maketrans("", "", self.reading.remove)) for value in values]
         return values
 
     def string(self, name: str) -> str:
@@ -128,8 +138,8 @@ class Row:
             raise self.error(name, f"must be the number of an option, from 0 to {count - 1}, got {value!r:.200}")
         return index
 
-    def seconds(self, name: str, unit: str) -> float | None:
-        """Return a time in seconds: a number of `unit`, or a time of a clock, such as `1:02.5` or `00:01:02,500`."""
+    def seconds(self, name: str) -> float | None:
+        """Return a time in seconds: a number of the unit, or a time of a clock, such as `1:02.5` or `00:01:02,500`."""
         value = self.get(name)
         if value is None:
             return None
@@ -140,11 +150,11 @@ class Row:
         value = float(text) if re.fullmatch(r"\d+\.?\d*", text) else value
         if type(value) not in (int, float) or not 0 <= value < MAX_TIME:
             raise self.error(name, f"must be a time, such as 62.5 or 00:01:02.500, got {value!r:.200}")
-        return value * UNITS[unit]
+        return value * UNITS[self.reading.unit]
 
-    def span(self, unit: str) -> dict[str, float | None]:
+    def span(self) -> dict[str, float | None]:
         """Return `start` and `end` in seconds, both `None` for a whole video."""
-        start, end = self.seconds("start", unit) or 0.0, self.seconds("end", unit)
+        start, end = self.seconds("start") or 0.0, self.seconds("end")
         if end is not None and end <= start:
             raise self.error("end", f"must be after the start, {start:g} s, got {end:g} s")
         return {"start": start, "end": end} if start or end else NO_SPAN
@@ -172,25 +182,20 @@ class Rows:
 
     source: str | Path | Dataset | Iterable[tuple[str, int, dict]]  # annotation, of `open_hub`, or of `open_shards`
     video_dir: str | Path | None = None  # folder or URL that the names in an annotation are relative to; or its own
-    # By our field: the name of theirs, a template such as "{id}.mp4" that is filled in with theirs, or a list of these.
-    # Of a video, a template may begin with `*/`, for any folder, and end with `.*`, for any extension.
-    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
-    layout: Layout | None = None  # of an annotation
-    unit: str = "s"  # of `start` and `end`, see `UNITS`
-    remove: str = ""  # characters that captions are to lose, such as "[]"
+    reading: Reading = field(default_factory=Reading)
     allow_missing: bool = False  # one must exist, and a loader will deal with the others; else each must
-    allow_outside: bool = False  # take names that lead out of the folder: annotations are often somebody else's
 
     def __post_init__(self):
         if self.video_dir is not None and "://" not in str(self.video_dir) and not os.path.isdir(self.video_dir):
             raise InputError(f"{self.video_dir}: there is no such folder of videos.")
-        self.unused = set(self.columns)  # as long as no row has had the field that one of ours is mapped to
+        self.left_out: list[int] = []  # rows of the file, by `join` and `where`
+        self.unused = set(self.reading.columns)  # as long as no row has had the field that one of ours is mapped to
         self.found_below: dict[str, dict[str, list[str]]] = {}
 
     def __iter__(self) -> Iterator[Row]:
         rows, seen = self.source, {}
         if isinstance(rows, (str, Path)):
-            rows = read_annotations(rows, self.layout)
+            rows = read_annotations(rows, self.reading, self.left_out)
         elif isinstance(rows, Dataset):
             texts = [name for name, kind in rows.features.items() if not hasattr(kind, "decode_example")]
             name = rows.info.dataset_name or "dataset"
@@ -198,15 +203,13 @@ class Rows:
         if not isinstance(self.source, (str, Path)):
             self.unused -= {"video"}  # the extension of a shard's videos, or a column that was renamed
         for file, number, fields in rows:
-            row = Row(file, number, fields, self.columns, self.remove, seen)
+            row = Row(file, number, fields, self.reading, seen)
             if self.unused:
                 self.unused -= {name for name in self.unused if row.get(name) is not None}
             yield row
         for name in sorted(self.unused):
-            problem = (
-                f"`{name}` is to be `{self.columns[name]}`, which no row has; the last one has: {names_of(row.fields)}"
-            )
-            raise InputError(f"{file}: {problem}.")
+            had = f"which no row has; the last one has: {names_of(row.fields)}"
+            raise InputError(f"{file}: `{name}` is to be `{row.name_of(name)}`, {had}.")
 
     def videos_of(self, row: Row, only_one: bool = False) -> list:
         """Return the videos of a row: paths; a [`Member`] of a shard; None for that of a dataset, which holds it.
@@ -221,10 +224,9 @@ class Rows:
 
     def path_of(self, row: Row, folder: str, name: str) -> str:
         leads_out = os.path.isabs(name) or "://" in name or (".." in name and ".." in Path(name).parts)
-        if leads_out and not self.allow_outside:
-            problem = f"{name!r:.200} must be a path below {folder}; --allow_outside takes it"
-            raise row.error("video", problem)
-        if "*" in name and "*" in self.columns.get("video", ""):
+        if leads_out and not self.reading.allow_outside:
+            raise row.error("video", f"{name!r:.200} must be a path below {folder}; --allow_outside takes it")
+        if "*" in name and "*" in self.reading.columns.get("video", ""):
             name = self.match(row, folder, name)
         path = name if "://" in name else os.path.join(folder, name)
         if not self.allow_missing and not is_there(path):
@@ -260,7 +262,7 @@ class Rows:
         """
         videos, columns = [], defaultdict(list)
         for number, row in enumerate(self):
-            found, span = self.videos_of(row, only_one), row.span(self.unit)
+            found, span = self.videos_of(row, only_one), row.span()
             if unique and isinstance(self.source, (str, Path)):
                 for name, video in zip(row.strings("video"), found, strict=True):
                     row.check_new("video", name, (os.path.normpath(video), *span.values()))
@@ -536,7 +538,7 @@ def saved_answer_list(model_name_or_path: str) -> list[str]:
     return load_answer_list(file)
 
 
-def open_hub(name: str, split: str, columns: Mapping[str, str | list[str]] | None = None) -> Dataset:
+def open_hub(name: str, split: str, reading: Reading | None = None) -> Dataset:
     """Return a dataset of the Hub, or of a folder that `load_dataset` takes, with its videos undecoded in `video`.
 
     Raises:
@@ -547,7 +549,7 @@ def open_hub(name: str, split: str, columns: Mapping[str, str | list[str]] | Non
     except Exception as error:  # of the network, of the Hub, of any of many file formats
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"{name}, split {split}: cannot be loaded ({reason}).") from error
-    video = Row("", 0, dict.fromkeys(dataset.column_names), columns or {}).name_of("video")
+    video = Row("", 0, dict.fromkeys(dataset.column_names), reading or Reading()).name_of("video")
     if video not in dataset.column_names:
         raise InputError(f"{name}, split {split}: has no column `{video}`, but: {', '.join(dataset.column_names)}.")
     return dataset.cast_column(video, VIDEO).rename_columns({} if video == "video" else {video: "video"})

@@ -122,7 +122,7 @@ def read_samples(splits: Iterable[Split], allow_missing: bool) -> list[dict]:
             if kind == "questions":
                 fields = {name: [value] for name, value in fields.items()}
             num_texts = len(next(iter(fields.values())))
-            for name, time in row.span(split.unit).items():
+            for name, time in row.span().items():
                 fields[name] = time if kind == "multiple_choice" else [time] * num_texts
             for path in map(os.path.normpath, rows.videos_of(row, only_one=kind != "captions")):
                 key = len(samples) if kind == "multiple_choice" else path

@@ -30,7 +30,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
 from ..errors import InputError
-from .annotations import FIELDS, LOADERS, Kind, Rows, kind_of, open_hub
+from .annotations import FIELDS, LOADERS, Kind, Reading, Rows, kind_of, open_hub
 from .formats import Join, Layout
 from .shards import open_shards
 
@@ -41,7 +41,7 @@ NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outs
 
 @strict
 @dataclass
-class Split(Layout):
+class Split(Reading):
     """Where the rows of a split are, and of which kind: the keys of a split in YAML, which are checked."""
 
     annotation: str | Path | None = None  # file, or folder with metadata files
@@ -52,11 +52,7 @@ class Split(Layout):
     rows: Kind = "captions"
     num_options: int | None = None  # of multiple choice
     medium: Literal["video", "image"] = "video"
-    columns: dict[str, str | list[str]] = field(default_factory=dict)  # see `annotations.Rows`
-    unit: Literal["s", "ms"] = "s"  # of `start` and `end`
-    remove: str = ""  # characters that captions lose
     group_by_video: bool = False  # rows about one video are one row with all their captions
-    allow_outside: bool = False  # take names of videos that lead out of their folder; no key in YAML
 
     def validate_source(self):
         if sum(source is not None for source in (self.annotation, self.hub, self.shards)) != 1:
@@ -91,14 +87,9 @@ class Split(Layout):
             paths["shards"] = [path if "://" in path else str(folder / path) for path in shards]
         return dataclasses.replace(self, **paths)
 
-    def options(self, allow_missing: bool = False) -> dict:
-        """Return the options of [`Rows`] that this split says."""
-        said = {name: getattr(self, name) for name in ("columns", "unit", "remove", "allow_outside")}
-        return said | {"layout": self, "allow_missing": allow_missing}
-
     def annotations(self, allow_missing: bool = False) -> Rows:
         """Return the rows of the annotation as they are."""
-        return Rows(self.annotation, self.videos, **self.options(allow_missing))
+        return Rows(self.annotation, self.videos, self, allow_missing)
 
     def load(self, allow_missing: bool = False, **options) -> Dataset:
         """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to.
@@ -106,17 +97,16 @@ class Split(Layout):
         Raises:
             InputError: if a file is missing or wrong.
         """
-        options |= self.options(allow_missing)
         if self.rows == "captions":
             options["group_by_video"] = self.group_by_video
         if self.rows == "multiple_choice":
             options["num_options"] = self.num_options
         source = self.annotation
         if self.hub:
-            source = open_hub(self.hub, self.hub_split, self.columns)
+            source = open_hub(self.hub, self.hub_split, self)
         elif self.shards:
             source = open_shards(self.shards, self.columns.get("video"))  # type: ignore[arg-type]
-        return LOADERS[self.rows](source, self.videos, **options)
+        return LOADERS[self.rows](source, self.videos, reading=self, allow_missing=allow_missing, **options)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from svitt import SViTTVideoProcessor
-from svitt.data.annotations import load_captions, load_questions, retrieval_set, training_pairs, video_names
+from svitt.data.annotations import Reading, load_captions, load_questions, retrieval_set, training_pairs, video_names
 from svitt.data.check import check_videos
 from svitt.data.loaders import ClipDataset
 from svitt.data.packing import pack
@@ -77,7 +77,7 @@ def test_times_have_a_unit_and_faults_name_file_and_row(folder, tmp_path):
     file = tmp_path / "times.jsonl"
     row = {"video": "a.mp4", "caption": "x", "start": 120, "end": 480}
     file.write_text(json.dumps(row))
-    assert load_captions(file, folder, unit="ms")["start"][:] == [0.12]
+    assert load_captions(file, folder, reading=Reading(unit="ms"))["start"][:] == [0.12]
     for change, words in {
         "end before start": ({"start": 2, "end": 1}, "row 1: `end` must be after the start, 2 s, got 1 s"),
         "nothing": ({"start": 0, "end": 0}, "row 1: `end` must be after the start"),
