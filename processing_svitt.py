@@ -97,7 +97,7 @@ def read_video(
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
         `frame_times` (total_num_frames,) holds seconds after the first frame of the file, `None` if they are unknown;
-        `damage` says what was wrong with a file that was used all the same, and how much is left of it.
+        `damage` is a sentence about a file that was used all the same: what is wrong, and how much is left.
 
     Raises:
         [`VideoDecodeError`] if the file is missing, empty, no video, larger than the limits of this module, encrypted,
@@ -128,9 +128,10 @@ def read_video(
             if num_decoded != num_frames:  # where a packet is half a frame, or a joint costs frames
                 num_frames, frames = num_decoded, None
                 metadata, wanted = _describe(index, num_frames, choose)
-        whole = max(stream.frames, index.num_frames)
-        count = f"{num_frames} of {whole}" if num_frames < whole else f"{num_frames}"
-        metadata.damage = f"{damage[0]}: {count} frames can be decoded" if damage else None
+        if damage:
+            whole = max(stream.frames, index.num_frames)
+            left = f"{num_frames} of {whole}" if num_frames < whole else f"{num_frames}"
+            metadata.damage = f"{name}: used as far as it goes; {damage[0]}: {left} frames can be decoded."
         return _stack_frames([frames[number] for number in wanted], metadata), metadata
 
 
@@ -456,7 +457,7 @@ def _describe(index: _PacketIndex, num_frames: int, choose: Callable) -> tuple[V
             fps = fps if fps and math.isclose(fps, measured, rel_tol=0.02) else measured
     metadata = VideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
     # No field, so that the metadata stay the mapping that Transformers knows.
-    metadata.frame_times = seconds if num_frames == index.num_frames else None
+    metadata.frame_times, metadata.damage = seconds if num_frames == index.num_frames else None, None
     return metadata, choose(metadata)
 
 

@@ -243,10 +243,8 @@ class Rows:
                     for pattern in (place, f"{os.path.splitext(place)[0]}.*"):
                         files[pattern].append(path)
         stem, extension = os.path.splitext(name.removesuffix(".*"))
-        others = (
-            [f"{stem}.*"] if name.endswith(".*") and extension in VIDEO_EXTENSIONS else []
-        )  # a.mov may be there as a.mp4
-        found = next((files[one] for one in (name, *others) if one in files), [name])
+        is_renamed = name.endswith(".*") and extension in VIDEO_EXTENSIONS  # a.mov may be there as a.mp4
+        found = files.get(name) or (files.get(f"{stem}.*") if is_renamed else None) or [name]
         if len(found) > 1:
             raise row.error("video", f"{name!r:.200} may be {' or '.join(sorted(found)[:5])} in {folder}")
         return found[0]

@@ -7,10 +7,7 @@ lists with an element for each row. Rows are counted from 1, without headers and
 
 import csv
 import json
-import lzma
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -24,7 +21,6 @@ from ..errors import InputError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 KEY = "key"  # field for the name that a row has in an object of rows
-BROKEN = (zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # what is compressed
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Place = tuple[Path, int | str, Any]  # file, number of a row, and what it holds
@@ -153,7 +149,9 @@ def read_files(path: str | Path, form: Form) -> Iterator[Place]:
                     yield file, number, row
         except FileNotFoundError as error:
             raise InputError(f"{file}: there is no such file.") from error
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error, *BROKEN) as error:
+        except InputError:
+            raise
+        except Exception as error:  # each compression has its own kinds
             raise InputError(f"{file}: cannot be read after row {number} ({error}).") from error
         if number == 0:
             raise InputError(f"{file}: is empty, it must hold at least one row.")

@@ -119,8 +119,7 @@ class ClipDataset:
             try:
                 clip, metadata = self.read_clip(video, seed=int(draw(2**63)))
                 if metadata.damage:
-                    problem = f"{row['video']}: used as far as it goes; {metadata.damage}."
-                    found = [*found, {"video": row["video"], "error": problem}]
+                    found = [*found, {"video": row["video"], "error": metadata.damage}]
                 return row | {"clip": clip, "bad_videos": found}
             except VideoDecodeError as error:
                 if row.get("where"):

@@ -1,17 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Datasets by name: the files of each split and the settings published with it, in the YAML files of `presets/`.
 
-One's own files look the same. A split has one of `annotation`, `hub` and `shards`, paths are below --data_dir, and how
-a file holds its rows is said as in `formats.Layout`:
-
-    splits:
-      train: {annotation: train.json, videos: videos}           # or JSON lines, or CSV
-      train_images: {annotation: images.json, videos: images, medium: image}
-      train_shards: {shards: "packed/train-*.tar", columns: {caption: text}}
-      train_hub: {hub: user/name, hub_split: train}
-      train_spans: {annotation: spans.json.gz, columns: {video: "{vid}.*", start: from, end: to}, unit: ms}
-      test: {annotation: clips}                                 # a folder with metadata.jsonl, as for "videofolder"
-    settings: {num_frames: 4, learning_rate: 1.0e-5, stop_key: test}
+One's own files look the same; docs/data.md shows one, and tells what the keys are. A split has one of `annotation`,
+`hub` and `shards`. Whatever is wrong in a file is an `InputError` that names it.
 """
 
 import argparse

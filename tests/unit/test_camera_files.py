@@ -138,7 +138,7 @@ def test_a_hole_costs_the_frames_it_touches(tmp_path, videos, decode_all):
     with pytest.raises(VideoDecodeError, match="damaged"):
         read_video(tmp_path / "hole.mp4")
     frames, metadata = read_video(tmp_path / "hole.mp4", damaged="use")
-    assert 12 <= len(frames) < 24 and metadata.damage.endswith(f": {len(frames)} of 24 frames can be decoded")
+    assert 12 <= len(frames) < 24 and metadata.damage.endswith(f": {len(frames)} of 24 frames can be decoded.")
     np.testing.assert_array_equal(frames[:10], decode_all(videos["start.mp4"])[:10])
 
 
