@@ -4,6 +4,7 @@
 All rows have `video`, a `{"path": str | None, "bytes": bytes | None}` that the processor decodes (an image is a video
 of one frame), and `row`, the number of the annotation that names it. Rows about a span of their video have `start` and
 `end`, in seconds, and `where`, their file and row; rows of shards `shard`, `offset` and `size`, the place of the bytes.
+Whatever is wrong in a file or a row is an `InputError` that names it.
 """
 
 import os
@@ -11,7 +12,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -65,6 +65,8 @@ class Reading(Layout):
     columns: dict[str, str | list[str]] = field(default_factory=dict)
     unit: Literal["s", "ms"] = "s"  # of `start` and `end`
     remove: str = ""  # characters that captions lose, such as "[]"
+    group_by_video: bool = False  # rows about one video, or span of it, are one row with all their captions
+    num_options: int | None = None  # that rows of multiple choice must have: any number from 2
     allow_outside: bool = False  # take names of videos that lead out of their folder: they are often somebody else's
 
 
@@ -174,11 +176,7 @@ def is_text(value) -> bool:
 
 @dataclass
 class Rows:
-    """The rows of a source, and the videos that they name.
-
-    Raises:
-        InputError: if there is no such folder; when rows are read, for a fault of one.
-    """
+    """The rows of a source, and the videos that they name."""
 
     source: str | Path | Dataset | Iterable[tuple[str, int, dict]]  # annotation, of `open_hub`, or of `open_shards`
     video_dir: str | Path | None = None  # folder or URL that the names in an annotation are relative to; or its own
@@ -324,9 +322,9 @@ def question_fields(row: Row) -> dict[str, Any]:
     return fields | {"answer": right, "options": list(dict.fromkeys(options))}  # NExT-QA has some twice
 
 
-def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
+def choice_fields(row: Row) -> dict[str, Any]:
     """Return the options of a row and the number of the right one; raise an `InputError` for a fault."""
-    options = row.strings("caption")
+    options, num_options = row.strings("caption"), row.reading.num_options
     if len(options) < 2 or len(options) != (num_options or len(options)):
         raise row.error("caption", f"must have {num_options or 'at least 2'} options, got {len(options)}")
     return {"caption": options, "answer": row.index("answer", row.get("answer"), len(options))}
@@ -345,41 +343,33 @@ def kind_of(source: str | Path) -> Kind:
 # ---- Datasets
 
 
-def load_captions(
-    source,
-    video_dir=None,
-    join_captions: bool = False,
-    unique_videos: bool = False,
-    group_by_video: bool = False,
-    **options,
-) -> Dataset:
+def load_captions(source, video_dir=None, join_captions=False, unique_videos=False, **options) -> Dataset:
     """Load annotations such as `{"video": "a.mp4", "caption": "a cat plays"}`; each may also be a list of strings.
 
     Args:
         source, video_dir, options: see [`Rows`].
         join_captions: paragraph retrieval: a row's captions are joined with spaces into one.
         unique_videos: whether a video must not occur twice, as for evaluation, where it would be its own rival.
-        group_by_video: rows about one video, or span of it, become one with all their captions.
 
     Returns:
         A dataset with one row per video: `video`; `caption`, the list of its captions; `row`, which is equal for videos
         that share their captions, as they were annotated in one row; `start` and `end` where any row has them.
 
-    Raises:
-        InputError: for a fault of a file or a row, which it names.
     """
-    captions = Rows(source, video_dir, **options).load(caption_fields, unique=unique_videos and not group_by_video)
+    rows = Rows(source, video_dir, **options)
+    is_grouped = rows.reading.group_by_video
+    captions = rows.load(caption_fields, unique=unique_videos and not is_grouped)
     texts = captions["caption"][:]
-    if group_by_video:
-        rows = defaultdict(list)
+    if is_grouped:
+        groups = defaultdict(list)
         for number, key in enumerate(video_keys(captions).to_pylist()):
-            rows[key].append(number)
-        if len(rows) < len(captions):
-            texts = [[text for number in numbers for text in texts[number]] for numbers in rows.values()]
-            captions = take(captions, pa.array([numbers[0] for numbers in rows.values()]))
+            groups[key].append(number)
+        texts = [[text for number in numbers for text in texts[number]] for numbers in groups.values()]
+        if len(groups) < len(captions):
+            captions = take(captions, pa.array([numbers[0] for numbers in groups.values()]))
     if join_captions:
         texts = [[" ".join(captions_of_row)] for captions_of_row in texts]
-    if group_by_video or join_captions:
+    if is_grouped or join_captions:
         captions = beside(captions.remove_columns("caption"), {"caption": pa.array(texts)})
     return captions
 
@@ -404,17 +394,16 @@ def load_questions(source, video_dir=None, **options) -> Dataset:
     return beside(questions, {"question_id": pa.array(range(len(questions)))})
 
 
-def load_choices(source, video_dir=None, num_options: int | None = None, **options) -> Dataset:
+def load_choices(source, video_dir=None, **options) -> Dataset:
     """Load annotations `{"video": "a.mp4", "caption": ["a cat", "a dog", …], "answer": 1}` with one caption right.
 
     Args:
         source, video_dir, options: see [`Rows`].
-        num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
 
     Returns:
         A dataset with columns `video`, `row`, `caption` (list of options) and `answer`, the number of the right one.
     """
-    return Rows(source, video_dir, **options).load(partial(choice_fields, num_options=num_options), only_one=True)
+    return Rows(source, video_dir, **options).load(choice_fields, only_one=True)
 
 
 LOADERS = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}

@@ -45,9 +45,6 @@ def check_videos(
     """Check annotations and videos, write the report, print a page about them, and return how many faults there are.
 
     Arguments are the options of `svitt check`; `dataset` are the others of [`splits_of`].
-
-    Raises:
-        InputError: if there is nothing to check, or a file cannot be read or written.
     """
     check_number("num_frames", num_frames, 1)
     splits = splits_of(video_dir, annotation_file or (), **dataset)

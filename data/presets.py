@@ -41,9 +41,7 @@ class Split(Reading):
     hub_split: str = "train"
     shards: str | list[str] | None = None  # paths or URLs, with or without `*`
     rows: Kind = "captions"
-    num_options: int | None = None  # of multiple choice
     medium: Literal["video", "image"] = "video"
-    group_by_video: bool = False  # rows about one video are one row with all their captions
 
     def validate_source(self):
         if sum(source is not None for source in (self.annotation, self.hub, self.shards)) != 1:
@@ -83,15 +81,7 @@ class Split(Reading):
         return Rows(self.annotation, self.videos, self, allow_missing)
 
     def load(self, allow_missing: bool = False, **options) -> Dataset:
-        """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to.
-
-        Raises:
-            InputError: if a file is missing or wrong.
-        """
-        if self.rows == "captions":
-            options["group_by_video"] = self.group_by_video
-        if self.rows == "multiple_choice":
-            options["num_options"] = self.num_options
+        """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to."""
         source = self.annotation
         if self.hub:
             source = open_hub(self.hub, self.hub_split, self)
@@ -197,9 +187,6 @@ def splits_of(
     """Return the splits with annotations of a dataset, or annotations by their names, for `svitt check` and `pack`.
 
     Arguments are their options.
-
-    Raises:
-        InputError: if there is no such file or dataset.
     """
     splits = {file: Split(annotation=file, rows=kind_of(file)) for file in annotation_file}
     if dataset or dataset_file:

@@ -256,7 +256,7 @@ def test_questions(video_dir):
 @pytest.mark.parametrize("name", FORMATS)
 def test_choices(video_dir, name):
     rows = [CHOICE, CHOICE | {"caption": list("zyx"), "answer": 0}]
-    choices = load_choices(write(video_dir, rows, name), video_dir, num_options=3)
+    choices = load_choices(write(video_dir, rows, name), video_dir, reading=Reading(num_options=3))
     assert names(choices, video_dir) == ["a.mp4", "a.mp4"]
     assert choices.remove_columns(["video", "row"])[:] == {"caption": [list("xyz"), list("zyx")], "answer": [1, 0]}
 
@@ -297,7 +297,7 @@ def test_faults_of_questions(video_dir, change, words):
 @pytest.mark.parametrize(("change", "words"), CHOICE_FAULTS)
 def test_faults_of_choices(video_dir, change, words):
     with pytest.raises(InputError, match=words):
-        load_choices(write(video_dir, [CHOICE | change]), video_dir, num_options=3)
+        load_choices(write(video_dir, [CHOICE | change]), video_dir, reading=Reading(num_options=3))
     with pytest.raises(InputError, match="`caption` must have at least 2 options, got 1"):
         load_choices(write(video_dir, [CHOICE | {"caption": "x"}]), video_dir)
 

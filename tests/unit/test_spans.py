@@ -64,7 +64,7 @@ def test_spans_are_matched_by_video_start_and_end(folder, file, tmp_path):
     assert all(torch.equal(clip, one) for clip, one in zip(clips_of(pairs)[1:3], clips_of(pairs)[2:3] * 2, strict=True))
     with pytest.raises(InputError, match="row 4: `video` 'a.mp4' was already used in row 1"):
         load_captions(file, folder, unique_videos=True)
-    grouped = retrieval_set(load_captions(file, folder, unique_videos=True, group_by_video=True))
+    grouped = retrieval_set(load_captions(file, folder, unique_videos=True, reading=Reading(group_by_video=True)))
     assert grouped.texts_of_video == [[0, 1], [2, 3], [4], [5]] and grouped.texts[1] == "from the beginning"
     rows = [{"video": "a.mp4", "question": f"{n}?", "answer": "x", "start": n // 2 / 4} for n in range(4)]
     questions = tmp_path / "questions.jsonl"
