@@ -260,14 +260,11 @@ def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | Non
             settings.pop("fusion_token_keep_rate", None)
         # What comes with the data must not let it out of its folder.
         args = words_of(parser, preset.origin, settings, NOT_OF_A_DATASET) + args
-    given = vars(parser.parse_known_args(args)[0])
+    given = vars(parser.parse_args(args))
     settings = {name: value for name, value in given.items() if value != parser.get_default(name)}
     settings |= {name: given[name] for name in preset.settings}
     settings.pop("config", None)
-    *groups, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return dataclasses.replace(preset, settings=settings), tuple(groups)
+    return dataclasses.replace(preset, settings=settings), parser.parse_args_into_dataclasses(args)
 
 
 def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: Sequence[str] = ("config",)) -> list[str]:
