@@ -36,16 +36,12 @@ class Form:
 
 
 @strict
-@dataclass
+@dataclass(kw_only=True)
 class Join(Form):
     """Another file: each row gets the fields of the one with the same value in the field `by`, or is left out."""
 
-    annotation: str | Path = ""
-    by: str = ""
-
-    def validate_join(self):
-        if not (self.annotation and self.by):
-            raise ValueError("it must have annotation and by")
+    annotation: str | Path
+    by: str
 
 
 @dataclass
@@ -84,7 +80,7 @@ def read_annotations(path: str | Path, layout: Layout | None = None, left_out: l
         places: Iterable[Place] = [(file, number, row)]
         if isinstance(row, dict):
             other = others.get(str(row.get(layout.join.by))) if layout.join else {}
-            row = (other or {}) | row
+            row = other | row if other else row
             if other is None or any(text_of(row.get(name)) not in values for name, values in wanted.items()):
                 left_out.append(number)
                 continue

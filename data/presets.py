@@ -227,7 +227,7 @@ def parse_split(origin: str, keys, rows: Kind) -> Split:
             names = [key.name for key in fields(Join)]
             keys["join"] = Join(**check_mapping(f"{origin}, join", keys["join"], names))
         return Split(**keys)
-    except StrictDataclassError as error:
+    except (StrictDataclassError, TypeError) as error:  # of a wrong type; of a `join` that lacks something
         raise InputError(f"{origin}: {' '.join(str(error).split())}") from error
 
 

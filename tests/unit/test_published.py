@@ -366,6 +366,7 @@ FAULTS = {
     "explode: [texts]": ([{"texts": []}], "no row is left by `explode`"),
     "explode: [text]": ([{"text": "x"}], "row 1: `text` must be a list[.]"),
     "join: {annotation: rows.json, on: name}": ([{"id": 1}], "join: there is no `True`, but: .*by"),
+    "join: {annotation: rows.json}": ([{"id": 1}], "split train: .* missing 1 required .* argument: 'by'"),
     "column_names: [a, b]": ([{"id": 1}], "is no file that can have `column_names`"),
     'line: "{a} {a}"': ("x y", "`line` {a} {a} cannot be used"),
     'line: "{a}:{b}"': ("x y", "line 1: must be {a}:{b}, got 'x y'"),
