@@ -47,7 +47,7 @@ def check_videos(
     Arguments are the options of `svitt check`; `dataset` are the others of [`splits_of`].
     """
     check_number("num_frames", num_frames, 1)
-    splits = splits_of(video_dir, annotation_file or (), **dataset)
+    splits = splits_of(annotation_file or (), video_dir=video_dir, **dataset)
     folders = {str(split.videos) for split in splits.values() if split.videos} or {video_dir} - {None}
     if not (folders or splits):
         raise ArgumentError("video_dir", "is missing: say what to check, with it, `annotation_file` or `dataset_file`")

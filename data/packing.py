@@ -63,7 +63,7 @@ def pack(
     if not re.fullmatch(r"\w+", split):
         raise ArgumentError("split", f"must be letters, digits and underscores, such as train, got {split!r}")
     folder, may_skip = Path(output_dir), bad_videos == "skip"
-    splits = splits_of(video_dir, annotation_file or (), **dataset)
+    splits = splits_of(annotation_file or (), video_dir=video_dir, **dataset)
     if not annotation_file:
         if split not in splits:
             known = ", ".join(splits) or "none; give `annotation_file` or `dataset_file`"

@@ -137,9 +137,12 @@ class DatasetArguments:
             taken = (rows,) if name.startswith("train") else (rows, *other_rows)
             if split.rows not in taken:
                 raise InputError(f"split {name}: it has {split.rows}, but this takes {' or '.join(taken)}.")
-            videos = split.videos if self.video_dir is None else Path(self.video_dir)
-            splits[name] = dataclasses.replace(split, allow_outside=self.allow_outside, videos=videos)
+            splits[name] = self.placed(split)
         return splits
+
+    def placed(self, split: Split) -> Split:
+        """Return a split with its videos where the options say."""
+        return dataclasses.replace(split, allow_outside=self.allow_outside, videos=self.video_dir or split.videos)
 
 
 def preset_names(task: str) -> list[str]:
@@ -175,28 +178,18 @@ def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None
     return Preset(origin, splits, settings, data_dir / content["answer_list"] if "answer_list" in content else None)
 
 
-def splits_of(
-    video_dir: str | None = None,
-    annotation_file: Sequence[str] = (),
-    dataset: str | None = None,
-    dataset_file: str | None = None,
-    data_dir: str | None = None,
-    task: str = "retrieval",
-    allow_outside: bool = False,
-) -> dict[str, Split]:
+def splits_of(annotation_file: Sequence[str] = (), task: str = "retrieval", **dataset) -> dict[str, Split]:
     """Return the splits with annotations of a dataset, or annotations by their names, for `svitt check` and `pack`.
 
-    Arguments are their options.
+    `dataset` are options of [`DatasetArguments`].
     """
+    args = DatasetArguments(**dataset)
     splits = {file: Split(annotation=file, rows=kind_of(file)) for file in annotation_file}
-    if dataset or dataset_file:
-        task = next((one for one in ROWS_OF_TASK if dataset in preset_names(one)), task)
-        preset = load_preset(task, dataset or Path(dataset_file), data_dir)
+    if args.dataset or args.dataset_file:
+        task = next((one for one in ROWS_OF_TASK if args.dataset in preset_names(one)), task)
+        preset = load_preset(task, args.dataset or Path(args.dataset_file), args.data_dir)
         splits |= {name: split for name, split in preset.splits.items() if split.annotation}
-    return {
-        name: dataclasses.replace(split, videos=video_dir or split.videos, allow_outside=allow_outside)
-        for name, split in splits.items()
-    }
+    return {name: args.placed(split) for name, split in splits.items()}
 
 
 def read_yaml(file: Path, keys: Sequence[str] = ()) -> dict:
