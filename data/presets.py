@@ -196,10 +196,8 @@ def read_yaml(file: Path, keys: Sequence[str] = ()) -> dict:
     """Return the mapping in a YAML file; raise an `InputError` for another content, or another key than `keys`."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())}).") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     return check_mapping(file, content, keys)
 
 

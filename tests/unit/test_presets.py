@@ -117,7 +117,7 @@ def parse(*args, task="retrieval"):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("splits: [", "own.yaml: not a YAML file"),
+        ("splits: [", "own.yaml: cannot be read as YAML"),
         ("", "own.yaml: must be a mapping, got None"),
         ("splits: [a.json]", "own.yaml, splits: must be a mapping"),
         ("split: {}", "own.yaml: there is no `split`, but: splits, settings, settings_of, answer_list"),
