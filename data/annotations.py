@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -186,6 +187,7 @@ class Rows:
     def __post_init__(self):
         if self.video_dir is not None and "://" not in str(self.video_dir) and not os.path.isdir(self.video_dir):
             raise not_found(self.video_dir, "folder of videos")
+        self.is_there = cache(is_there)  # rows may name the same videos
         self.left_out: list[int] = []  # rows of the file, by `join` and `where`
         self.unused = set(self.reading.columns)  # as long as no row has had the field that one of ours is mapped to
         self.found_below: dict[str, dict[str, list[str]]] = {}
@@ -227,7 +229,7 @@ class Rows:
         if "*" in name and "*" in self.reading.columns.get("video", ""):
             name = self.match(row, folder, name)
         path = name if "://" in name else os.path.join(folder, name)
-        if not self.allow_missing and not is_there(path):
+        if not self.allow_missing and not self.is_there(path):
             raise row.error("video", f"{name!r:.200} is not in {folder}")
         return path
 
@@ -275,7 +277,7 @@ class Rows:
         if isinstance(videos[0], Member):
             videos, *places = zip(*videos, strict=True)
             columns |= dict(zip(Member._fields[1:], map(pa.array, places), strict=True))
-        elif not any(map(is_there, videos)):
+        elif not any(map(self.is_there, videos)):
             raise InputError(f"{self.source}: none of its videos exists; the first would be {videos[0]}.")
         paths = pa.array(videos, pa.string())
         # As Arrow stores videos; a dictionary for each would take a hundred times longer.
