@@ -77,15 +77,14 @@ def read_annotations(path: str | Path, layout: Layout | None = None, left_out: l
     }
     num_found, left_out = 0, [] if left_out is None else left_out
     for file, number, row in read_files(path, layout):
-        places: Iterable[Place] = [(file, number, row)]
         if isinstance(row, dict):
             other = others.get(str(row.get(layout.join.by))) if layout.join else {}
             row = other | row if other else row
             if other is None or any(text_of(row.get(name)) not in values for name, values in wanted.items()):
                 left_out.append(number)
                 continue
-            places = exploded(file, number, row, layout.explode) if layout.explode else [(file, number, row)]
-        for place in places:
+        has_items = layout.explode and isinstance(row, dict)
+        for place in exploded(file, number, row, layout.explode) if has_items else [(file, number, row)]:
             num_found += 1
             yield place
     if not num_found:
