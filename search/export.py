@@ -118,7 +118,9 @@ def pictures_and_sounds(
         if packet is not None and packet.stream is not stream:
             with suppress(FFmpegError):  # what is damaged is left out, as players do
                 for sound in packet.decode():
-                    if sound.time is not None and start <= (time := sound.time - origin) < end:
+                    if not isinstance(sound, av.AudioFrame) or sound.time is None:
+                        continue
+                    if start <= (time := sound.time - origin) < end:
                         kind = sound.format.name, sound.layout.name, sound.sample_rate  # may change
                         resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
                         yield from (timed(one, time - start, time - start) for one in resampler.resample(sound))
