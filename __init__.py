@@ -11,6 +11,7 @@ from importlib.machinery import PathFinder
 
 # What the package offers, by module. Configurations come with the models, lest the Auto classes know only the former.
 NAMES = {
+    "configuration_svitt": "__version__",
     "modeling_svitt": """
         SViTTConfig SViTTForPreTraining SViTTForVideoClassification SViTTForVideoQuestionAnswering
         SViTTForVideoTextRetrieval SViTTModel SViTTPreTrainedModel SViTTTextConfig SViTTTextDecoder
