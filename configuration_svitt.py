@@ -328,6 +328,10 @@ class SViTTConfig(PreTrainedConfig):
         """Id of `[PAD]` in answers, under the name that `Seq2SeqTrainer` looks for."""
         return self.decoder_config.pad_token_id
 
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None):
+        self.decoder_config.pad_token_id = value
+
     def validate_architecture(self):
         for reader, name in (("text_config", "vision_config"), ("decoder_config", "text_config")):
             width, seen = getattr(self, reader).encoder_width, getattr(self, name).hidden_size

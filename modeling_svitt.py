@@ -1048,7 +1048,8 @@ class SViTTTextModel(SViTTPreTrainedModel):
     input_modalities = ("text",)
     _input_embed_layer = "word_embeddings"
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(SViTTTextLayer, index=0),
+        # How many layers run depends on the mode: states can be picked from the front alone.
+        "hidden_states": OutputRecorder(SViTTTextLayer, index=0, num_hidden_layers_key="layers_of_the_mode"),
         "attentions": OutputRecorder(SViTTSelfAttention, index=1),
         "cross_attentions": OutputRecorder(SViTTCrossAttention, index=1),
     }
@@ -1288,6 +1289,7 @@ def fusion_layernorm(config: SViTTConfig) -> nn.Module:
 
 @auto_docstring(custom_intro="Video and text encoders, their common space, and the matching score of pairs.")
 class SViTTModel(SViTTPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [*SViTTPreTrainedModel._keys_to_ignore_on_load_unexpected, r"^cls\."]
     temp_range = (0.001, 0.5)
     predicts_words = False
 
