@@ -1386,8 +1386,11 @@ class SViTTModel(SViTTPreTrainedModel):
         if text_hidden_states is None:
             text_hidden_states = self.get_text_features(input_ids, attention_mask, return_dict=True).last_hidden_state
         fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask, cls_only=True, video_mask=video_mask)
-        with torch.autocast(fused.device.type, enabled=False):  # half precision would tie scores
-            return F.linear(fused[:, 0].float(), self.itm_head.weight.float(), self.itm_head.bias.float())[:, 1]
+        cls, head = fused[:, 0], self.itm_head
+        with torch.autocast(fused.device.type, enabled=False):
+            if type(head) is nn.Linear:  # in half precision, scores would tie
+                return F.linear(cls.float(), head.weight.float(), head.bias.float())[:, 1]
+            return head(cls)[:, 1].float()  # with LoRA, or quantised
 
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
         """Return cosines over the temperature, (videos, texts) float32 under any autocast."""
