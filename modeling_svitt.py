@@ -321,8 +321,8 @@ _fixed_block_patterns: ContextVar[Iterator[torch.Tensor] | None] = ContextVar("f
 def fixed_block_pattern(patterns: Sequence[torch.Tensor]):
     """Make successive sparse attention layers use the given patterns, in order, instead of drawing their own.
 
-    A forward pass takes one pattern per layer. Repeats an experiment's draw, or another code's. Passes in other threads,
-    and compiled models, draw their own as ever.
+    A forward pass takes one pattern per layer. Repeats an experiment's draw, or another code's. Passes in other
+    threads, and compiled models, draw their own as ever.
 
     Args:
         patterns: tensors (M, L + K) of key block indices in [0, M) for each of M query blocks. A block that is named
@@ -919,8 +919,8 @@ class SViTTPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
         if "flash" in (config._attn_implementation or ""):
             raise ValueError(
-                f"SViTT adds biases of relative positions to its scores, for which `{config._attn_implementation}` has no "
-                "place: `attn_implementation` can be 'sdpa' or 'eager'."
+                "SViTT adds biases of relative positions to its scores, for which Flash Attention has no place: "
+                f"`attn_implementation` can be 'sdpa' or 'eager', not {config._attn_implementation!r}."
             )
         super().__init__(config, *args, **kwargs)
 

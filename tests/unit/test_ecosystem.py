@@ -24,9 +24,9 @@ from svitt import (
 
 from ..conftest import ROOT
 
-SECTIONS = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "docs/ecosystem.md").read_text(), re.DOTALL | re.MULTILINE)
+PAGE = (ROOT / "docs/ecosystem.md").read_text()
+SECTIONS = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
 NEEDS = {"Sentence Transformers": ["sentence_transformers"], "LoRA": ["peft"], "ONNX": ["onnxscript", "onnxruntime"]}
-SLOW = ("ONNX", "torch.compile")  # half a minute of tracing each
 TASKS = {
     "retrieval": SViTTForPreTraining,
     "answers": SViTTForVideoQuestionAnswering,
