@@ -323,6 +323,10 @@ class SViTTConfig(PreTrainedConfig):
         """Frames of a clip, under the name that `pipeline("video-classification")` looks for."""
         return self.vision_config.num_frames
 
+    @num_frames.setter
+    def num_frames(self, value: int):
+        self.vision_config.num_frames = value
+
     @property
     def pad_token_id(self) -> int | None:
         """Id of `[PAD]` in answers, under the name that `Seq2SeqTrainer` looks for."""

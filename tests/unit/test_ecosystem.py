@@ -245,6 +245,14 @@ def test_a_rate_of_frames_needs_no_number_of_frames(place):
         processor(place / "a.mp4")
 
 
+def test_names_that_other_libraries_look_for_are_those_of_the_encoders(place):
+    config = SViTTConfig.from_pretrained(place / "answers", num_frames=5)
+    config.pad_token_id = 1
+    assert (config.num_frames, config.vision_config.num_frames, config.decoder_config.pad_token_id) == (5, 5, 1)
+    saved = config.to_dict()
+    assert saved.keys().isdisjoint({"num_frames", "pad_token_id"}) and SViTTConfig.from_dict(saved).num_frames == 5
+
+
 def test_folders_name_the_version_that_wrote_their_code(place):
     import svitt
 
