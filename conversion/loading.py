@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.file_download import repo_folder_name
 from transformers import BertTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import (
@@ -26,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 from ..distributed import write_whole
-from ..errors import InputError, check_number
+from ..errors import InputError, check_number, did_you_mean, not_found
 from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
 logger = logging.getLogger("svitt.conversion")
@@ -35,8 +38,6 @@ Name = str | Path  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
 # A video encoder that is one of images: frames one by one, 8 unless asked otherwise, as BLIP was tried on videos.
 FRAME_WISE = {"frame_wise": True, "num_frames": 8, "sparse_random_attn": None, "token_keep_rate": 1.0}
-# Weights that are missing, or of other shapes, are for `check_weights` to name.
-REPORTED: dict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 Statistics = dict[str, Sequence[float]]
 BEIT_STATISTICS: Statistics = {"image_mean": IMAGENET_STANDARD_MEAN, "image_std": IMAGENET_STANDARD_STD}
 # Of ALBEF and BLIP.
@@ -67,8 +68,7 @@ def load_model_and_processor(
     *,
     num_frames: int | None = None,
     max_text_length: int | None = None,
-    token_keep_rate: float | None = None,
-    fusion_token_keep_rate: float | None = None,
+    fields: Mapping | None = None,
     architectures: Iterable[str] | None = None,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Load a saved SViTT in float32, and its processor. No code of the folder runs, no weight is random.
@@ -78,7 +78,7 @@ def load_model_and_processor(
         model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
         num_frames: Frames of the processor's clips; for another number than its own, the model interpolates its biases.
         max_text_length: Tokens of the processor's texts.
-        token_keep_rate, fusion_token_keep_rate: Instead of the model's own, of the video and of the text encoder.
+        fields: Of its configuration, that are to be others; see [`merged`].
         architectures: Names of the classes of which the model must be one.
 
     Raises:
@@ -88,9 +88,8 @@ def load_model_and_processor(
         saved, _ = SViTTConfig.get_config_dict(path)
         if (model_type := saved.get("model_type")) not in (SViTTConfig.model_type, None):
             raise InputError(f"{path}: is a {printable(model_type)}, no SViTT; svitt convert makes one of a BLIP.")
-        rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
-        fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
-        config = with_fields(SViTTConfig.from_dict(saved), fields)
+        config = with_fields(SViTTConfig.from_dict(saved), fields or {})
+        check_number("num_frames", num_frames, 1, config.vision_config.max_num_frames)
         check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
         [architecture, *_] = config.architectures or ["SViTTModel"]
         if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
@@ -98,16 +97,10 @@ def load_model_and_processor(
         if architectures is not None and architecture not in architectures:
             raise InputError(f"{path}: is a {architecture}, but one of {', '.join(architectures)} is needed.")
         source_class = getattr(modeling_svitt, architecture)
+        model, report = with_report(model_class or source_class, path, config=config, use_safetensors=True)
         with torch.device("meta"):
             needed = source_class(copy.deepcopy(config)).state_dict().keys()
-        model, report = (model_class or source_class).from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            **REPORTED,
-            use_safetensors=True,
-        )
-        check_weights(path, needed & report["missing_keys"], report["mismatched_keys"])
+        check_weights(path, report | {"missing_keys": needed & report["missing_keys"]})
         lengths = {"num_frames": num_frames, "max_length": max_text_length}
         lengths = {name: length for name, length in lengths.items() if length is not None}
         return model, SViTTProcessor.from_pretrained(path, trust_remote_code=False, **lengths)
@@ -116,13 +109,31 @@ def load_model_and_processor(
 @contextmanager
 def loading(name: Name) -> Iterator[None]:
     """Raise an `InputError` for all that a folder which is missing, damaged or hostile makes libraries raise."""
-    folder = Path(name)
-    if not folder.is_dir() and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
-        raise InputError(f"{name}: there is no such folder.")
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    find(name)
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise InputError(f"{name}: is no folder of a model, it has no config.json.")
     with in_one_sentence(f"{name}: cannot be loaded"):
         yield
+
+
+def find(name: Name):
+    """Raise an `InputError` for a name that is no folder, nor on the Hub or in its cache.
+
+    The Hub is asked once: libraries ask for each file, and each time again for a minute.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return
+    if folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1:
+        raise not_found(name, "folder")
+    if Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=str(name), repo_type="model")).is_dir():
+        return
+    try:
+        HfApi().model_info(str(name), timeout=10)
+    except Exception as error:  # of the network, its libraries have many
+        reason = reason_of(error).partition(". ")[0]
+        suggestion = did_you_mean(folder.name, os.listdir(folder.parent)) if folder.parent.is_dir() else ""
+        raise InputError(f"{name}: is no folder, and not to be had from the Hub ({reason}).{suggestion}") from error
 
 
 @contextmanager
@@ -140,27 +151,34 @@ def in_one_sentence(what: str) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def check_weights(source: Name, missing: Iterable[str], mismatched: Iterable[tuple], unexpected: Iterable[str] = ()):
-    """Raise an `InputError` that names the weights that a source lacks, has in other shapes, or has besides.
+def with_report(model_class: type[PreTrainedModel], name: Name | None, **kwargs) -> tuple[PreTrainedModel, dict]:
+    """Return a model in float32, and which weights are missing or have other shapes, for [`check_weights`] to name."""
+    how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    return model_class.from_pretrained(name, **how, **kwargs)
 
-    `mismatched` has names, shapes in the source and shapes in the model.
+
+def check_weights(source: Name, report: Mapping, may_lack: str = "$^"):
+    """Raise an `InputError` that names the weights that a source has in other shapes, or lacks; see [`with_report`].
+
+    Those whose names are like `may_lack` may be missing.
     """
-    for name, shape, expected in sorted(mismatched):
+    for name, shape, expected in sorted(report["mismatched_keys"]):
         raise InputError(f"{source}: {name} has the shape {tuple(shape)}, its configuration needs {tuple(expected)}.")
-    if missing:
+    if missing := [name for name in report["missing_keys"] if not re.match(may_lack, name)]:
         raise InputError(f"{source}: lacks weights that the model needs: {listed(missing)}.")
-    if unexpected:
-        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
 
 
 def load_tokenizer(name: Name) -> BertTokenizer:
     """Load the BERT tokenizer in a folder or of a Hub name."""
-    tokenizer = None
-    with suppress(Exception):  # tokenizers raises nothing more special
+    tokenizer, reason = None, ""
+    try:
+        find(name)
         tokenizer = BertTokenizer.from_pretrained(name)
+    except Exception as error:  # tokenizers raises nothing more special
+        reason = f" ({reason_of(error)})"
     # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
+        raise InputError(f"No BERT tokenizer was found at {name}{reason}; say where one is with `tokenizer`.")
     return tokenizer
 
 
@@ -265,19 +283,21 @@ def assembled(
         InputError: where a weight is missing, of another shape, or has no place.
     """
     with in_one_sentence(f"{source}: makes no model"):
-        model, report = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=torch.float32,
-            **REPORTED,
-        )
-    new = report["missing_keys"]
-    missing = [name for name in new if not re.match(may_lack, name)]
-    check_weights(source, missing, report["mismatched_keys"], report["unexpected_keys"])
-    if new:
-        modules = {name.removesuffix(".weight").removesuffix(".bias") for name in new}
-        logger.info("New, with their initial values: %s.", listed(modules))
+        model, report = with_report(model_class, None, config=config, state_dict=weights)
+    check_weights(source, report, may_lack)
+    if unexpected := report["unexpected_keys"]:
+        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
+    if new := {name.removesuffix(".weight").removesuffix(".bias") for name in report["missing_keys"]}:
+        logger.info("New, with their initial values: %s.", listed(new))
+    return model
+
+
+def pretrained(model_class: type[PreTrainedModel], name: Name, may_lack: str = "$^", **kwargs) -> PreTrainedModel:
+    """Return a model of Transformers in float32, all of whose weights were found but for those like `may_lack`."""
+    model, report = with_report(model_class, name, **kwargs)
+    check_weights(name, report, may_lack)
+    if report["unexpected_keys"]:
+        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     return model
 
 

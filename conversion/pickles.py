@@ -97,10 +97,8 @@ def read_checkpoint(path: Name) -> dict:
         The saved dict; [`Stub`]s and `OrderedDict`s stand for objects that are neither tensors nor plain containers.
 
     Raises:
-        InputError: if there is no such file, or it is damaged, hostile, or no dict.
+        InputError: if it is damaged, hostile, or no dict.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such file.")
     with in_one_sentence(f"{path}: is refused, it is no readable checkpoint of weights alone"):
         stubs = [(stub_for(name), name) for name in names_in_pickles(path)]
         with torch.serialization.safe_globals(stubs):

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
-from ..errors import InputError
+from ..errors import InputError, not_found
 from ..processing_svitt import (
     IMAGE_EXTENSIONS,
     ROUNDING,
@@ -128,7 +128,7 @@ def files_of(path: str, on_error: Callable[[OSError], None]) -> Mapping[str, str
         return versions
     if os.path.exists(path):
         return {path: None}
-    raise InputError(f"{path}: there is no such file or folder.")
+    raise not_found(path, "file or folder")
 
 
 def passed_over(skipped: dict[str, int]) -> str:
@@ -222,10 +222,10 @@ def read_spans(
 
     settings: dict[str, Any] = {"square_pixels": processor.square_pixels, "damaged": processor.damaged}
     frames, metadata = read_video(source.read(), pick, shrink=shrink, **settings)
-    damage = metadata.damage and f"{source.video}: used as far as it goes; {metadata.damage}."
     row_of, times = {number: row for row, number in enumerate(metadata.frames_indices)}, times_of(metadata)
     for span, of_span in zip(spans, numbers, strict=True):
-        yield span, Clip(torch.from_numpy(frames[[row_of[number] for number in of_span]]), times[of_span], damage)
+        seen = torch.from_numpy(frames[[row_of[number] for number in of_span]])
+        yield span, Clip(seen, times[of_span], metadata.damage)
 
 
 class SpanReader(IterableDataset):
@@ -266,9 +266,3 @@ class SpanReader(IterableDataset):
                         done |= {span.number}
             except (VideoDecodeError, OSError) as error:
                 yield source, None, str(error)
-
-
-def collate_spans(items: list[tuple]) -> tuple[list[tuple[Source, Span, Clip]], dict[str, str]]:
-    """Return what was read, and the errors by video, of items of a [`SpanReader`]."""
-    errors = {source.video: error for source, span, error in items if span is None}
-    return [item for item in items if item[1] is not None], errors
