@@ -13,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from svitt import configuration_svitt
+
 from ..conftest import ROOT
 
 SETUP = configparser.ConfigParser()
@@ -54,7 +56,9 @@ def test_all_imports_are_declared():
 
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == SETUP["metadata"]["version"] and citation["license"] == SETUP["metadata"]["license"]
+    assert (
+        citation["version"] == configuration_svitt.__version__ and citation["license"] == SETUP["metadata"]["license"]
+    )
 
 
 @pytest.mark.slow
