@@ -41,7 +41,7 @@ def blocks(markdown: str):
         if line.lstrip().startswith("|"):
             yield from ((cell.strip(), True) for cell in line.strip().strip("|").split("|"))
         elif line.strip() and not line.startswith("#"):
-            text += ("\0" if is_item and not text else " ") + ITEM.sub("", line, count=1 if is_item else 0).strip()
+            text += ("\0" if is_item and not text else " ") + line[is_item.end() if is_item else 0 :].strip()
 
 
 def sentences(markdown: str, with_cells: bool = True) -> list[str]:
@@ -77,6 +77,7 @@ def test_semicolons_and_lists_do_not_end_a_sentence():
         "We list these things:",
         "one of them, and the other one.",
     ]
+    assert sentences("It took a second 936. Then it was merged.") == ["It took a second 936.", "Then it was merged."]
     assert sentences("- first of the items\n- second of the items\n") == ["first of the items", "second of the items"]
 
 
