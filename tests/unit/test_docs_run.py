@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Pages, run: commands and Python on tiny data, but for those whose comments say that they need or take something."""
 
+import ast
 import contextlib
 import importlib
 import io
@@ -121,3 +122,18 @@ def test_the_readme_has_the_tiny_models_results():
     model, chance = results["itm"], results["chance"]
     line = f"R@1 {model['img_r1']:.1f} %, R@5 {model['img_r5']:.1f} %; by chance {chance['img_r1']:.1f} %"
     assert line in (ROOT / "README.md").read_text()
+
+
+def test_the_notebook_shows_what_its_cells_print(monkeypatch, capsys):
+    """Cell by cell, as a kernel does: what a last line is worth is shown."""
+    monkeypatch.chdir(ROOT / "examples")
+    names: dict = {}
+    for cell in json.loads(Path("notebook.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            body = ast.parse("".join(cell["source"])).body
+            last = body.pop() if isinstance(body[-1], ast.Expr) else None
+            exec(compile(ast.Module(body, []), "cell", "exec"), names)
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names) if last else None
+            printed = capsys.readouterr().out + ("" if value is None else repr(value))
+            outputs = [output.get("text") or output["data"]["text/plain"] for output in cell["outputs"]]
+            assert printed == "".join(line for output in outputs for line in output)
