@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
+from importlib.metadata import version
 
 # What the package offers, by module. Configurations come with the models, lest the Auto classes know only the former.
 NAMES = {
@@ -27,6 +28,8 @@ __all__ = list(MODULE_OF)
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        return version("svitt")
     if name not in MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{MODULE_OF[name]}", __name__), name)

@@ -49,8 +49,9 @@ def gather_shares(share: list) -> list:
 
 
 def progress_bar(iterable: Iterable, description: str) -> tqdm:
-    """Return `tqdm` on the main process, and only where somebody looks at a terminal."""
-    return tqdm(iterable, desc=description, leave=False, disable=not sys.stderr.isatty())
+    """Return `tqdm` on the main process: a bar for a terminal; for a file, after a minute, a line each minute."""
+    seldom = {} if sys.stderr.isatty() else {"mininterval": 60, "delay": 60, "ncols": 80, "ascii": True}
+    return tqdm(iterable, desc=description, leave=False, disable=False, **seldom)
 
 
 @contextmanager

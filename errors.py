@@ -1,16 +1,18 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The errors that a user can mend, and how a command ends on one: `InputError` is the exception to catch."""
 
+import argparse
+import difflib
 import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 # Words of torch.save and LanceDB where a disk is full; both raise a plain `RuntimeError`.
 WRITER_ERRORS = ("inline_container", "PytorchStreamWriter", "No space left on device")
@@ -40,6 +42,43 @@ def check_number(argument: str, value: float | None, least: float, most: float =
         bounds = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         bounds = "a finite number" if least == -math.inf else bounds
         raise ArgumentError(argument, f"must be {bounds}, got {value:g}")
+
+
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return a question for the most similar of some names, to append to a sentence; empty where none is similar."""
+    similar = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {prefix}{similar[0]}?" if similar else ""
+
+
+def not_found(path: str | os.PathLike, kind: str = "file") -> InputError:
+    """Return the error for a file or folder that is missing, which names a similar one beside it."""
+    path = Path(path)
+    beside = os.listdir(path.parent) if path.parent.is_dir() else ()
+    return InputError(f"{path}: there is no such {kind}.{did_you_mean(path.name, beside)}")
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, with the option or command that may be meant."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Refuse what a sub-command does not know in its own name, with its own options to suggest."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if hasattr(namespace, "words") and not any(word.startswith("-") for word in unknown):
+            namespace.words += unknown  # which stand behind an option
+        elif unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, []
+
+    def error(self, message: str) -> NoReturn:
+        suggestion = ""
+        if wrong := re.search(r"unrecognized arguments: --([^\s=]+)", message):
+            suggestion = did_you_mean(wrong[1], self.options(), "--")
+        elif wrong := re.search(r"invalid choice: '([^']+)' \(choose from (.+)\)", message):
+            suggestion = did_you_mean(wrong[1], re.findall(r"[^', ]+", wrong[2]))
+        self.exit(2, f"{self.prog}: {message}.{suggestion} {self.prog} --help explains.\n")
+
+    def options(self) -> list[str]:
+        return re.findall(r"--(\w+)", self.format_help())
 
 
 @dataclass

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Pre-train SViTT: contrast (ITC), match (ITM) and complete (MLM) captions of videos and images.
+r"""Pre-train SViTT: contrast (ITC), match (ITM) and complete (MLM) captions of videos and images.
 
 From a BEiT and a BERT, on a published dataset with the settings of the paper, or on your own annotations:
 
@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForPreTraining
@@ -34,6 +34,7 @@ from svitt.evaluation.clips import VideoReader
 from svitt.training import start
 from svitt.training.card import describe_and_publish, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
+from svitt.training.options import parse_options
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
@@ -52,7 +53,7 @@ class TaskArguments:
 def main():
     groups = TaskArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
     groups = *groups, loaders.ProcessingArguments, retrieval.RetrievalArguments, SViTTTrainingArguments
-    preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "pretraining")
+    preset, groups = parse_options(groups, "pretraining", __doc__)
     task, dataset, source, dropping, processing, evaluation, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Fine-tune and evaluate SViTT for text-video retrieval.
+r"""Fine-tune and evaluate SViTT for text-video retrieval.
 
 On a published dataset, with the settings of the paper, or on annotations of {"video": "a.mp4", "caption": "a cat
 plays"} in JSON, JSON lines or CSV, whose videos lie in --video_dir:
@@ -20,7 +20,7 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 from safetensors.torch import save_file
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForVideoTextRetrieval
@@ -33,6 +33,7 @@ from svitt.evaluation.clips import VideoReader
 from svitt.training import start
 from svitt.training.card import describe_and_publish, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
+from svitt.training.options import parse_options
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
@@ -48,8 +49,8 @@ class TaskArguments(start.FineTuningArguments):
 
 def main():
     groups = TaskArguments, presets.DatasetArguments, start.DroppingArguments, loaders.ProcessingArguments
-    parser = HfArgumentParser((*groups, retrieval.RetrievalArguments, SViTTTrainingArguments))
-    preset, groups = presets.parse_with_preset(parser, "retrieval")
+    groups = *groups, retrieval.RetrievalArguments, SViTTTrainingArguments
+    preset, groups = parse_options(groups, "retrieval", __doc__)
     task, dataset, dropping, processing, evaluation, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Fine-tune and evaluate SViTT for video question answering: the model ranks a list of answers, or options.
+r"""Fine-tune and evaluate SViTT for video question answering: the model ranks a list of answers, or options.
 
 On a published dataset, with the settings of the paper, or on annotations of {"video": "a.mp4", "question": "what
 plays?", "answer": "a cat"} in JSON, JSON lines or CSV, whose videos lie in --video_dir:
@@ -17,7 +17,7 @@ A pre-trained model has no decoder of answers yet: it begins as its fusion layer
 from functools import partial
 from pathlib import Path
 
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from svitt import SViTTForVideoQuestionAnswering
 from svitt.data import loaders, presets
@@ -28,13 +28,14 @@ from svitt.evaluation.clips import VideoReader
 from svitt.training import start
 from svitt.training.card import describe_and_publish, write_results, write_settings
 from svitt.training.checkpoints import find_checkpoint
+from svitt.training.options import parse_options
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 def main():
     groups = start.FineTuningArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
     groups = *groups, loaders.ProcessingArguments, answering.AnsweringArguments, SViTTTrainingArguments
-    preset, groups = presets.parse_with_preset(HfArgumentParser(groups), "videoqa")
+    preset, groups = parse_options(groups, "videoqa", __doc__)
     task, dataset, source, dropping, processing, answering_args, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from ..errors import InputError, check_number
+from ..errors import check_number, not_found
 from ..processing_svitt import SViTTProcessor
 from .blip import blip_classes, read_blip
 from .loading import (  # noqa: F401 (for others)
@@ -81,7 +81,7 @@ def converted(
     check_number("image_size", image_size, 1)
     is_file = Path(source).is_file() or str(source).endswith((".pth", ".pt", ".bin"))
     if is_file and not Path(source).is_file():
-        raise InputError(f"{source}: there is no such file.")
+        raise not_found(source)
     own_tokenizer = text or ("bert-base-uncased" if is_file else source)
     if text is None and not is_file:
         blip_classes(source)

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 from ..distributed import write_whole
-from ..errors import InputError, check_number
+from ..errors import InputError, check_number, not_found
 from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
 logger = logging.getLogger("svitt.conversion")
@@ -118,7 +118,7 @@ def loading(name: Name) -> Iterator[None]:
     """Raise an `InputError` for all that a folder which is missing, damaged or hostile makes libraries raise."""
     folder = Path(name)
     if not folder.is_dir() and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
-        raise InputError(f"{name}: there is no such folder.")
+        raise not_found(name, "folder")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{name}: is no folder of a model, it has no config.json.")
     with in_one_sentence(f"{name}: cannot be loaded"):

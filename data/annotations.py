@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Video, concatenate_datasets, load_dataset
 from transformers.utils import cached_file
 
-from ..errors import InputError
+from ..errors import InputError, not_found
 from ..processing_svitt import IMAGE_EXTENSIONS
 from .files import VIDEO_EXTENSIONS, files_below, is_video
 from .formats import Layout, names_of, read_annotations
@@ -183,7 +183,7 @@ class Rows:
 
     def __post_init__(self):
         if self.video_dir is not None and "://" not in str(self.video_dir) and not os.path.isdir(self.video_dir):
-            raise InputError(f"{self.video_dir}: there is no such folder of videos.")
+            raise not_found(self.video_dir, "folder of videos")
         self.unused = set(self.columns)  # as long as no row has had the field that one of ours is mapped to
         self.found_below: dict[str, dict[str, list[str]]] = {}
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from ..errors import InputError, writing
+from ..errors import InputError, not_found, writing
 
 # FFmpeg itself names few of its formats' extensions, and a .txt as a film of letters.
 VIDEO_EXTENSIONS = tuple(
@@ -22,6 +22,8 @@ def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) 
     """
 
     def refuse(error: OSError):
+        if isinstance(error, FileNotFoundError):
+            raise not_found(error.filename, "folder")
         raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).")
 
     seen = set()

@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 from huggingface_hub.dataclasses import strict
 
-from ..errors import InputError
+from ..errors import InputError, not_found
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 KEY = "key"  # field for the name that a row has in an object of rows
@@ -155,7 +155,7 @@ def read_files(path: str | Path, form: Form) -> Iterator[Place]:
                 for number, row in enumerate(read(file, lines, form), start=1):
                     yield file, number, row
         except FileNotFoundError as error:
-            raise InputError(f"{file}: there is no such file.") from error
+            raise not_found(file) from error
         except (OSError, EOFError, UnicodeDecodeError, csv.Error, *BROKEN) as error:
             raise InputError(f"{file}: cannot be read after row {number} ({error}).") from error
         if number == 0:

@@ -287,13 +287,17 @@ def worker_settings(num_workers: int) -> dict:
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.accelerator.is_available(),
         "generator": torch.Generator(),  # else it would draw a seed for its workers from the global one
-        "worker_init_fn": outlive_sigterm if hasattr(signal, "sigwaitinfo") else None,
+        "worker_init_fn": outlive_signals,
     }
 
 
-def outlive_sigterm(worker: int):
+def outlive_signals(worker: int):
     """Let a worker end at the SIGTERM of its main process alone, which needs it to finish a step: schedulers send it
-    to all. It may not ignore it: Python, as it ends, sends it to its children and waits for them."""
+    to all, and terminals send Ctrl-C. It may not ignore SIGTERM: Python, as it ends, sends it to its children and
+    waits for them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # as on Windows and macOS
+        return
 
     def wait():
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != multiprocessing.parent_process().pid:

@@ -14,9 +14,7 @@ a file holds its rows is said as in `formats.Layout`:
     settings: {num_frames: 4, learning_rate: 1.0e-5, stop_key: test}
 """
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,17 +24,15 @@ import yaml
 from datasets import Dataset
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .annotations import FIELDS, LOADERS, Kind, Rows, kind_of, open_hub
 from .formats import Join, Layout
 from .shards import open_shards
 
 PRESETS = Path(__file__).parent / "presets"
 ROWS_OF_TASK: dict[str, Kind] = {"pretraining": "captions", "retrieval": "captions", "videoqa": "questions"}
-NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outside")
 
 
 @strict
@@ -191,7 +187,10 @@ def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None
     else:
         origin, data_dir, names = f"preset {name_or_file}", Path(data_dir or "."), preset_names(task)
         if name_or_file not in names:
-            raise InputError(f"{name_or_file}: there is no such dataset for {task}, but: {', '.join(names)}.")
+            suggestion = did_you_mean(name_or_file, names)
+            raise InputError(
+                f"{name_or_file}: there is no such dataset for {task}, but: {', '.join(names)}.{suggestion}"
+            )
         file = PRESETS / task / f"{name_or_file}.yaml"
     content = read_yaml(file, ("splits", "settings", "settings_of", "answer_list"))
     splits, settings = (check_mapping(f"{origin}, {key}", content.get(key) or {}) for key in ("splits", "settings"))
@@ -261,54 +260,3 @@ def parse_split(origin: str, keys, rows: Kind) -> Split:
         return Split(**keys)
     except StrictDataclassError as error:
         raise InputError(f"{origin}: {' '.join(str(error).split())}") from error
-
-
-def parse_with_preset(parser: HfArgumentParser, task: str, args: list[str] | None = None) -> tuple[Preset, tuple]:
-    """Parse a command line, over the options in the file of --config, over the settings of the dataset it names.
-
-    Where nothing is trained, a published dataset leaves `fusion_token_keep_rate` to the model: those of the original,
-    which are converted with 1, have always seen all tokens in fusion, whatever its files say.
-
-    Returns:
-        The dataset, or one without splits where none is named, with all settings of the run that are not defaults or
-        that it sets; and the dataclasses of the parser.
-
-    Raises:
-        InputError: as [`load_preset`], and for a setting that the script has not.
-    """
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config")
-    args = sys.argv[1:] if args is None else args
-    if config := first.parse_known_args(args)[0].config:
-        args = words_of(parser, config, read_yaml(Path(config))) + args
-    chosen = parser.parse_known_args(args)[0]
-    if chosen.dataset and chosen.dataset_file:
-        raise InputError("Give one of --dataset and --dataset_file.")
-    preset = Preset("command line")
-    if chosen.dataset or chosen.dataset_file:
-        preset = load_preset(task, chosen.dataset or Path(chosen.dataset_file), chosen.data_dir)
-        settings = dict(preset.settings)
-        if chosen.dataset and (getattr(chosen, "evaluate_only", False) or "train" not in preset.splits):
-            settings.pop("fusion_token_keep_rate", None)
-        # What comes with the data must not let it out of its folder.
-        args = words_of(parser, preset.origin, settings, NOT_OF_A_DATASET) + args
-    given = vars(parser.parse_known_args(args)[0])
-    settings = {name: value for name, value in given.items() if value != parser.get_default(name)}
-    settings |= {name: given[name] for name in preset.settings}
-    settings.pop("config", None)
-    *groups, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return dataclasses.replace(preset, settings=settings), tuple(groups)
-
-
-def words_of(parser: HfArgumentParser, origin: str, settings: dict, refused: Sequence[str] = ("config",)) -> list[str]:
-    """Return settings as words of a command line; raise an `InputError` for one that its parser has not."""
-    options = [option.name for group in parser.dataclass_types for option in fields(group) if option.init]
-    words = []
-    for name, value in check_mapping(origin, settings, [name for name in options if name not in refused]).items():
-        if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)] if value else []
-        elif value is not None:
-            words.append(f"--{name}={value}")
-    return words

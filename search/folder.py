@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from ..conversion import load_model_and_processor
 from ..data.files import write_bad_videos
-from ..errors import ArgumentError, InputError, check_number, writing
+from ..errors import ArgumentError, InputError, check_number, not_found, writing
 from ..processing_svitt import ROUNDING, SViTTProcessor
-from .places import is_url, new_files, place_of, read_file, remove_file
+from .places import has_file, is_url, new_files, place_of, read_file, remove_file
 from .spans import absolute, is_below
 from .table import SpanTable
 from .tokens import DTYPES
@@ -50,12 +50,24 @@ def check_choices(settings: dict):
         raise ArgumentError("tokens", f"must be one of {', '.join(DTYPES)}, none, got {settings['tokens']!r}")
 
 
+def is_index(folder: Path | str) -> bool:
+    """Return whether there is an index; raise an `InputError` for a folder that holds other things."""
+    is_there = has_file(folder, "index.json")
+    if not is_there and not is_url(folder) and folder.is_dir():
+        names = {path.name for path in folder.iterdir()} - {"create.lock", "spans.lance"}  # of one that was killed
+        if names:
+            raise InputError(f"{folder}: holds other things, such as {min(names)}; name a new folder for the index.")
+    return is_there
+
+
 def read_settings(folder: Path | str) -> dict:
     try:
         settings = json.loads(read_file(folder, "index.json"))
     except InputError:
         raise
     except (OSError, ValueError) as error:
+        if not is_url(folder) and not os.path.exists(folder):
+            raise not_found(folder, "index; `svitt index VIDEOS` makes one") from error
         raise InputError(f"{folder}: is no index, it has no index.json that can be read.") from error
     if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):
         raise InputError(f"{folder}: its index.json is damaged or of an older version; index the videos anew.")

@@ -41,6 +41,7 @@ from .folder import (
     check_choices,
     created,
     fingerprint_of,
+    is_index,
     load,
     locked,
     read_settings,
@@ -143,7 +144,7 @@ class SViTTIndex:
         given = {name: value for name, value in zip(CHOICES, values, strict=True) if value is not None}
         folder = place_of(folder)
         state = this_process()
-        [is_there] = broadcast_object_list([fail_together(has_file, folder, "index.json")])
+        [is_there] = broadcast_object_list([fail_together(is_index, folder)])
         if is_there:
             before = read_settings(folder)
             for name, value in given.items():

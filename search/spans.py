@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
-from ..errors import InputError
+from ..errors import InputError, not_found
 from ..processing_svitt import (
     IMAGE_EXTENSIONS,
     ROUNDING,
@@ -128,7 +128,7 @@ def files_of(path: str, on_error: Callable[[OSError], None]) -> Mapping[str, str
         return versions
     if os.path.exists(path):
         return {path: None}
-    raise InputError(f"{path}: there is no such file or folder.")
+    raise not_found(path, "file or folder")
 
 
 def passed_over(skipped: dict[str, int]) -> str:

@@ -24,10 +24,12 @@ import torch
 from accelerate.utils import gather_object, set_seed
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import (
     DefaultFlowCallback,
     PreTrainedModel,
     PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
@@ -84,7 +86,7 @@ class SViTTTrainingArguments(TrainingArguments):
     save_total_limit: int | None = default("save_total_limit", 1)
     hub_strategy: str = default("hub_strategy", "end")
     ddp_find_unused_parameters: bool | None = default("ddp_find_unused_parameters", False)
-    disable_tqdm: bool | None = default("disable_tqdm", True)
+    disable_tqdm: bool | None = default("disable_tqdm", not sys.stderr.isatty())
 
     def __post_init__(self):
         for name in (*NOT_NEGATIVE, *COUNTS):
@@ -148,13 +150,15 @@ class SViTTTrainer(Trainer):
             args.metric_for_best_model, args.greater_is_better = f"eval_{stop_metric}", True
         super().__init__(model, args, eval_dataset=list(eval_splits), **kwargs)
         self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(Bar)
         if isinstance(model, PreTrainedModel):
             vars(model.config).pop("use_cache", None)  # which Trainer sets, but SViTT's configuration has not
             # With these left out of a checkpoint, Trainer ties them when it resumes; it would warn of any others.
             model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
         self.train_loader, self.to_model_inputs, self.evaluate_split = train_loader, to_model_inputs, evaluate_split
         self.bad_videos = bad_videos or BadVideoReport(Path(args.output_dir) / "bad_videos.jsonl", resume=True)
-        self.sigterm_came = self.must_stop = False
+        self.signal_number, self.signal_time, self.must_stop = 0, 0.0, False
         self.run = RunCallback(self)
         self.add_callback(self.run)
 
@@ -239,11 +243,11 @@ class SViTTTrainer(Trainer):
         Raises:
             InputError: on all processes, when one cannot read a batch, or no loss is finite any more.
             OutputError: when the disk does not take a checkpoint; those before it stay.
-            SystemExit: with 0, after a checkpoint, when SIGTERM has come.
+            SystemExit: after a checkpoint, with 0 when SIGTERM has come, with 130 after Ctrl-C.
         """
         output_dir = Path(self.args.output_dir)
         set_seed(self.args.seed, device_specific=True)
-        with writing(output_dir), self.noticing_sigterm():
+        with writing(output_dir), self.noticing_signals():
             state = TrainerState()
             if resume_from_checkpoint:
                 state = TrainerState.load_from_json(str(resume_from_checkpoint / TRAINER_STATE_NAME))
@@ -259,18 +263,22 @@ class SViTTTrainer(Trainer):
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
 
     @contextmanager
-    def noticing_sigterm(self) -> Iterator[None]:
-        """Notice SIGTERM, which the end of an update answers: `enable_jit_checkpoint` saves in the middle of one, whose
-        draws would then be others, and without asking other processes."""
+    def noticing_signals(self) -> Iterator[None]:
+        """Notice SIGTERM and Ctrl-C, which the end of an update answers: `enable_jit_checkpoint` saves in the middle of
+        one, whose draws would then be others, and without asking other processes."""
 
-        def notice(*signal_and_frame):
-            self.sigterm_came = True
+        def notice(number, frame):
+            # A launcher passes Ctrl-C on, at once, to processes that have it from the terminal.
+            if number == signal.SIGINT and 0 < self.signal_time < time.monotonic() - 3:
+                raise KeyboardInterrupt
+            self.signal_number, self.signal_time = number, self.signal_time or time.monotonic()
 
-        handler = signal.signal(signal.SIGTERM, notice)
+        handlers = {number: signal.signal(number, notice) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     # ---- Publishing
 
@@ -279,6 +287,13 @@ class SViTTTrainer(Trainer):
             super().init_hf_repo(token, private)
         except (OSError, ValueError) as error:  # all errors of huggingface_hub are one or the other
             raise InputError(f"--push_to_hub: {' '.join(str(error).split())}") from error
+
+
+class Bar(ProgressCallback):
+    """A bar with rate and time left, for a terminal; the lines of the log are those of [`RunCallback`]."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
 
 
 class RunCallback(TrainerCallback):
@@ -310,6 +325,8 @@ class RunCallback(TrainerCallback):
         found = {name: accelerator.reduce(mean, "mean").item() for name, mean in means.items()}
         found["clips_per_second"] = accelerator.num_processes * self.num_clips / seconds
         found |= {"data_wait": self.waited / seconds, "skipped_updates": self.num_skipped}
+        left = self.trainer.state.max_steps - self.trainer.state.global_step
+        found["minutes_left"] = left * seconds / max(1, self.num_updates) / 60
         if (temperature := getattr(self.trainer.model, "temp", None)) is not None:
             found["temperature"] = temperature.item()
         self.write_bad_videos()
@@ -329,7 +346,7 @@ class RunCallback(TrainerCallback):
         parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
         if accelerator.scaler is None:  # which leaves out by itself what overflows, to find its scale
             value = value + torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-        own = torch.stack([value, value.new_tensor(self.trainer.sigterm_came)])
+        own = torch.stack([value, value.new_tensor(float(self.trainer.signal_number > 0))])
         total, num_signalled = accelerator.reduce(own).tolist()
         self.trainer.must_stop = num_signalled > 0
         if math.isfinite(total):
@@ -366,7 +383,8 @@ class RunCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
             shown = (f"{name} {value:.4g}" for name, value in logs.items() if not NOT_PRINTED.search(name))
-            print(f"update {state.global_step}/{state.max_steps}: {', '.join(shown)}", flush=True)
+            tqdm.write(f"update {state.global_step}/{state.max_steps}: {', '.join(shown)}")
+            sys.stdout.flush()
 
     def on_save(self, args, state, control, **kwargs):
         trainer = self.trainer
@@ -376,6 +394,6 @@ class RunCallback(TrainerCallback):
             complete(Path(args.output_dir), state, trainer.num_checkpoints)
         trainer.accelerator.wait_for_everyone()
         if trainer.must_stop:
-            text = f"SIGTERM: stopped after update {state.global_step}; --resume_from_checkpoint latest goes on."
+            text = f"stopped and saved after update {state.global_step}; --resume_from_checkpoint latest continues."
             trainer.accelerator.print(text, flush=True)
-            sys.exit(0)
+            sys.exit(130 if trainer.signal_number == signal.SIGINT else 0)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,17 +36,21 @@ def words(demo, output_dir, **options):
     return [str(ROOT / "run_pretraining.py"), *(f"--{name}={value}" for name, value in options.items())]
 
 
-def test_two_processes_that_are_told_to_stop_save_and_are_resumed(demo, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_processes_that_are_told_to_stop_save_and_are_resumed(demo, tmp_path, number):
     log, options = tmp_path / "out.txt", {"max_steps": 400, "resume_from_checkpoint": "latest"}
     with log.open("w") as output:
         command = [*TWO, *words(demo, tmp_path / "out", **options)]
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=output, stderr=output)
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=output, stderr=output, process_group=0)
         while log.read_text().count(": loss ") < 2:
             assert process.poll() is None, log.read_text()
             time.sleep(0.02)
-        process.terminate()  # the launcher passes the signal on to its processes
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does; the launcher passes it on once more
+        else:
+            process.terminate()  # the launcher passes the signal on to its processes
         process.wait(timeout=60)
-    step = int(log.read_text().partition("stopped after update ")[2].partition(";")[0])
+    step = int(log.read_text().partition("saved after update ")[2].partition(";")[0])
     assert (tmp_path / f"out/checkpoint-{step}/complete").is_file()
     options["max_steps"] = step + 2  # the rates of the cosine are those of the run that resumes
     subprocess.run([*TWO, *words(demo, tmp_path / "out", **options)], env=ENVIRONMENT, check=True, timeout=400)

@@ -4,15 +4,16 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
 
 import svitt
-from svitt import SViTTProcessor
+from svitt import SViTTIndex, SViTTProcessor
 from svitt.cli import main
 
-COMMANDS = ["convert", "check", "pack", "index", "search", "serve", "remove", "ask", "explain"]
+COMMANDS = "convert check pack index search serve remove ask explain completion".split()
 
 
 # ---- The package
@@ -112,8 +113,29 @@ FAULTS = {
     "output in use": ("convert empty.pth full --tokenizer bert", "full: is in use"),
     "no tokenizer": ("convert beit bert out --tokenizer nowhere", "No BERT tokenizer was found at"),
     "no frames": ("convert expand svitt out --num_frames 0", "--num_frames must be at least 1, got 0"),
-    "another option": ("convert expand svitt out --frames 4", "--num_frames"),
+    "another option": ("convert expand svitt out --frames 4", "required: --num_frames"),
     "nothing to pack": ("pack --video_dir full", "required: --output_dir"),
+    "no such command": ("serch index dog", "invalid choice: 'serch'", "Did you mean search?"),
+    "no command": ("", "required: COMMAND"),
+    "a mistyped option": ("index full --modle svitt", "unrecognized arguments: --modle", "Did you mean --model?"),
+    "with hyphens": ("search --top-kk 3 dog", "unrecognized arguments: --top_kk", "Did you mean --top_k?"),
+    "an option of another": ("check --output_dir out", "svitt check: unrecognized arguments: --output_dir out"),
+    "no number": ("search dog --top_k many", "argument --top_k: invalid int value: 'many'"),
+    "no choice": ("index full --tokens int4", "invalid choice: 'int4'", "Did you mean int8?"),
+    "no shell": ("completion basch", "Did you mean bash?"),
+    "no videos": ("index ful", "ful: there is no such file or folder. Did you mean full?"),
+    "no video to ask about": ("ask text.mp what is it", "text.mp: there is no such file. Did you mean text.pth?"),
+    "no index": ("search dogs", "svitt_index: there is no such index; `svitt index VIDEOS` makes one."),
+    "no index of that name": (
+        "search out --video text.pth",
+        "out: there is no such index; `svitt index VIDEOS` makes one.",
+    ),
+    "a folder of others": ("index full --index full --model svitt", "full: holds other things, such as file"),
+    "no index there": ("search full --video text.pth", "full: is no index"),
+    "no folder of videos": ("check --video_dir ful", "ful: there is no such folder. Did you mean full?"),
+    "no annotations": ("check --annotation_file text.pt", "text.pt: there is no such file. Did you mean text.pth?"),
+    "no dataset": ("check --dataset msrvt", "msrvt: there is no such dataset", "Did you mean msrvtt?"),
+    "two models": ("convert beit bert svitt out", "is one source too many"),
 }
 
 
@@ -127,9 +149,39 @@ def test_what_is_wrong_is_one_sentence_and_writes_nothing(folders, tmp_path, cap
     for name in ("svitt", "beit", "bert"):
         (tmp_path / name).symlink_to(folders / name)
     before = sorted(tmp_path.rglob("*"))
-    words, sentence = FAULTS[fault]
-    files = {"none.pth", "text.pth", "empty.pth", "out", "full", "nowhere", "svitt", "beit", "bert"}
-    code, err = run(capsys, *(tmp_path / word if word in files else word for word in words.split()))
-    assert code == 2 and "Traceback" not in err
-    assert sentence in err.splitlines()[-1] and err.splitlines()[-1].startswith(f"svitt {words.split()[0]}")
+    words, *parts = FAULTS[fault]
+    monkeypatch.chdir(tmp_path)
+    code, err = run(capsys, *words.split())
+    assert code == 2 and len(err.splitlines()) == 1 and err.startswith("svitt"), err
+    assert all(part in err for part in parts), err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_sentence_needs_no_quotes(folders, tmp_path, capsys, monkeypatch):
+    """The first word is an index where there is one."""
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("svitt.search.console.answer", lambda index, text, **query: asked.append((index, text)))
+    monkeypatch.setattr(SViTTIndex, "open", lambda folder, model: [folder])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/index.json").touch()
+    for words in ("mine a dog", "a dog", "dogs", "mine dog", "mine --top_k 3 a dog", "--top_k 3 dogs"):
+        assert run(capsys, "search", *words.split())[0] == 0
+    assert run(capsys, "search", "other", "a dog")[0] == 0
+    mine, default = ["mine"], ["svitt_index"]
+    assert asked[:3] == [(mine, "a dog"), (default, "a dog"), (default, "dogs")]
+    assert asked[3:] == [(mine, "dog"), (mine, "a dog"), (default, "dogs"), (["other"], "a dog")]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell, capsys):
+    with pytest.raises(SystemExit):
+        main(["completion", shell])
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("svitt", "search", "top_k"))
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == svitt.__version__ == version("svitt")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 
 import pytest
-from transformers import HfArgumentParser
 
-from svitt.data.presets import PRESETS, DatasetArguments, load_preset, parse_with_preset, preset_names
+from svitt.data.presets import PRESETS, DatasetArguments, load_preset, preset_names
 from svitt.errors import InputError
+from svitt.training.options import parse_options
 
 # Frames in training and evaluation, shares of tokens kept in videos and in fusion, learning rate.
 PAPER_NAMES = ("num_frames", "num_frames_test", "token_keep_rate", "fusion_token_keep_rate", "learning_rate")
@@ -109,8 +109,7 @@ class ScriptArguments:
 
 def parse(*args, task="retrieval"):
     """The dataset, its options and those of the script."""
-    parser = HfArgumentParser((DatasetArguments, ScriptArguments))
-    preset, groups = parse_with_preset(parser, task, [*map(str, args)])
+    preset, groups = parse_options((DatasetArguments, ScriptArguments), task, args=[*map(str, args)])
     return preset, *groups
 
 
@@ -161,8 +160,8 @@ def test_evaluation_leaves_dropping_in_fusion_to_the_model():
     settings = make_dataclass("Settings", [*options, ("evaluate_only", bool, False)])
 
     def rate(*args, name="didemo"):
-        parser = HfArgumentParser((DatasetArguments, settings))
-        return parse_with_preset(parser, "retrieval", ["--dataset", name, *args])[1][1].fusion_token_keep_rate
+        groups = DatasetArguments, settings
+        return parse_options(groups, "retrieval", args=["--dataset", name, *args])[1][1].fusion_token_keep_rate
 
     assert rate() == rate("--evaluate_only", "False") == "0.1"
     assert rate("--evaluate_only") is rate(name="msrvtt_mc") is None

@@ -295,22 +295,25 @@ def test_killed_at_random_moments_of_writing_checkpoints(tmp_path, whole, seed):
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-12"}
 
 
-@pytest.mark.parametrize("signalled_at", [5, 8, "evaluation"])
-def test_sigterm_saves_and_exits_with_0(tmp_path, whole, signalled_at, capsys):
-    def terminate_at(number):
-        if number == signalled_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("number", "signalled_at"),
+    [(signal.SIGTERM, 5), (signal.SIGTERM, 8), (signal.SIGTERM, "evaluation"), (signal.SIGINT, 6)],
+)
+def test_sigterm_and_ctrl_c_save_and_exit(tmp_path, whole, number, signalled_at, capsys):
+    def terminate_at(update):
+        if update == signalled_at:
+            os.kill(os.getpid(), number)
 
     def evaluate(bare):
         if signalled_at == "evaluation":
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return scored_by_weight(bare)
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         train(tmp_path, Scalar(0.1, terminate_at), **SETTINGS | {"evaluate": evaluate})
-    assert stopped.value.code == 0 and signal.getsignal(signal.SIGTERM) is handler
-    step = int(capsys.readouterr().out.partition("SIGTERM: stopped after update ")[2].partition(";")[0])
+    assert stopped.value.code == (0 if number == signal.SIGTERM else 130) and signal.getsignal(number) is handler
+    step = int(capsys.readouterr().out.partition("saved after update ")[2].partition(";")[0])
     assert step - (4 if signalled_at == "evaluation" else signalled_at) in (0, 1)
     trainer, _ = train(tmp_path, Scalar(0.1), "latest", **SETTINGS)
     assert_same_run(trainer, whole)
