@@ -100,6 +100,17 @@ def test_make_targets_exist():
         assert set(re.findall(r"(?:`|^)make ([\w-]+)", page.read_text(), re.MULTILINE)) <= targets, page
 
 
+def test_no_import_runs_up():
+    """As docs/architecture.md draws it: what each room may stand on, beside the model, errors.py and distributed.py."""
+    below = {"conversion": set(), "data": set(), "evaluation": {"conversion", "data"}, "search": {"conversion", "data"}}
+    below |= {"training": {"conversion", "data", "evaluation"}}
+    for room, allowed in below.items():
+        text = "".join(file.read_text() for file in (ROOT / room).glob("*.py"))
+        imported = set(re.findall(r"^\s*from \.\.(\w+)[. ]", text, re.MULTILINE))
+        imported |= set(re.findall(r"^\s*from \.\. import (\w+)", text, re.MULTILINE))
+        assert imported & {*below, "cli"} <= allowed, room
+
+
 @pytest.mark.parametrize("module", [svitt, svitt.search], ids=lambda module: module.__name__)
 def test_what_is_exported_is_described(module):
     """The classes, and the methods that they define: the reference is made of their docstrings."""
