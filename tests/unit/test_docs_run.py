@@ -21,6 +21,8 @@ from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SV
 from svitt.processing_svitt import SViTTVideoProcessor
 
 from ..conftest import ROOT
+from ..contract.surface import run_script
+from ..contract.test_scripts import captions_of, options_of
 from .test_docs import COMMANDS, MAINS, PAGES
 
 TINY = ROOT / "examples/tiny"
@@ -137,3 +139,19 @@ def test_the_notebook_shows_what_its_cells_print(monkeypatch, capsys):
             printed = capsys.readouterr().out + ("" if value is None else repr(value))
             outputs = [output.get("text") or output["data"]["text/plain"] for output in cell["outputs"]]
             assert printed == "".join(line for output in outputs for line in output)
+
+
+@pytest.mark.slow
+def test_make_tiny_takes_what_make_demo_wrote(demo, tmp_path, monkeypatch):
+    shutil.copytree(demo / "data", tmp_path / "demo/data")
+    options = options_of(demo, tmp_path / "demo/out", num_train_epochs=1) | captions_of(demo, "train", "test")
+    assert run_script("retrieval", **options).code == 0
+    monkeypatch.setattr(sys, "argv", ["make_tiny_folder.py", str(tmp_path / "demo"), str(tmp_path / "tiny")])
+    runpy.run_path(str(ROOT / "examples/make_tiny_folder.py"), run_name="__main__")
+    model = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "tiny/search")
+    trained = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "demo/out")
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, trained.state_dict()[name].half().float(), rtol=0, atol=0)
+    rows = json.loads((tmp_path / "tiny/test.json").read_text())
+    assert len(rows) == 12 and all((tmp_path / "tiny/videos" / row["video"]).exists() for row in rows)
+    assert not list((tmp_path / "tiny/search").glob("*.py"))
