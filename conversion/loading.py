@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.file_download import repo_folder_name
 from transformers import BertTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import (
@@ -26,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 from ..distributed import write_whole
-from ..errors import InputError, check_number, not_found
+from ..errors import InputError, check_number, did_you_mean, not_found
 from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
 logger = logging.getLogger("svitt.conversion")
@@ -91,6 +94,7 @@ def load_model_and_processor(
         rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
         fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
         config = with_fields(SViTTConfig.from_dict(saved), fields)
+        check_number("num_frames", num_frames, 1, config.vision_config.max_num_frames)
         check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
         [architecture, *_] = config.architectures or ["SViTTModel"]
         if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
@@ -116,13 +120,31 @@ def load_model_and_processor(
 @contextmanager
 def loading(name: Name) -> Iterator[None]:
     """Raise an `InputError` for all that a folder which is missing, damaged or hostile makes libraries raise."""
-    folder = Path(name)
-    if not folder.is_dir() and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
-        raise not_found(name, "folder")
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    find(name)
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise InputError(f"{name}: is no folder of a model, it has no config.json.")
     with in_one_sentence(f"{name}: cannot be loaded"):
         yield
+
+
+def find(name: Name):
+    """Raise an `InputError` for a name that is no folder, nor on the Hub or in its cache.
+
+    The Hub is asked once: libraries ask for each file, and each time again for a minute.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return
+    if folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1:
+        raise not_found(name, "folder")
+    if Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=str(name), repo_type="model")).is_dir():
+        return
+    try:
+        HfApi().model_info(str(name), timeout=10)
+    except Exception as error:  # of the network, its libraries have many
+        reason = reason_of(error).partition(". ")[0]
+        suggestion = did_you_mean(folder.name, os.listdir(folder.parent)) if folder.parent.is_dir() else ""
+        raise InputError(f"{name}: is no folder, and not to be had from the Hub ({reason}).{suggestion}") from error
 
 
 @contextmanager
@@ -155,12 +177,15 @@ def check_weights(source: Name, missing: Iterable[str], mismatched: Iterable[tup
 
 def load_tokenizer(name: Name) -> BertTokenizer:
     """Load the BERT tokenizer in a folder or of a Hub name."""
-    tokenizer = None
-    with suppress(Exception):  # tokenizers raises nothing more special
+    tokenizer, reason = None, ""
+    try:
+        find(name)
         tokenizer = BertTokenizer.from_pretrained(name)
+    except Exception as error:  # tokenizers raises nothing more special
+        reason = f" ({reason_of(error)})"
     # Without a vocabulary, transformers makes a tokenizer of nothing but special tokens.
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(f"No BERT tokenizer was found at {name}; say where one is with `tokenizer`.")
+        raise InputError(f"No BERT tokenizer was found at {name}{reason}; say where one is with `tokenizer`.")
     return tokenizer
 
 
