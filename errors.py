@@ -52,9 +52,9 @@ def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
 
 def not_found(path: str | os.PathLike, kind: str = "file") -> InputError:
     """Return the error for a file or folder that is missing, which names a similar one beside it."""
-    path = Path(path)
-    beside = os.listdir(path.parent) if path.parent.is_dir() else ()
-    return InputError(f"{path}: there is no such {kind}.{did_you_mean(path.name, beside)}")
+    folder, name = os.path.split(path)
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else ()
+    return InputError(f"{path}: there is no such {kind}.{did_you_mean(name, beside)}")
 
 
 class CommandLine(argparse.ArgumentParser):

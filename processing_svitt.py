@@ -97,7 +97,7 @@ def read_video(
     Returns:
         frames (T, H, W, 3) uint8 in the order of the indices, and the metadata with `frames_indices`. Their attribute
         `frame_times` (total_num_frames,) holds seconds after the first frame of the file, `None` if they are unknown;
-        `damage` says what was wrong with a file that was used all the same, and how much is left of it.
+        `damage` is a sentence about a file that was used all the same: what is wrong, and how much is left.
 
     Raises:
         [`VideoDecodeError`] if the file is missing, empty, no video, larger than the limits of this module, encrypted,
@@ -108,33 +108,31 @@ def read_video(
         raise ValueError(f"`short_side` must be at least 1, got {short_side}.")
     if damaged not in ("refuse", "use"):
         raise ValueError(f"`damaged` must be 'refuse' or 'use', got {damaged!r}.")
-    if isinstance(source, dict) and (source.get("start") or source.get("end") is not None):
-        how = {"short_side": short_side, "shrink": shrink, "square_pixels": square_pixels, "damaged": damaged}
-        return _read_span(source, pick, **how)
     name, data = _name_and_data(source)
+    said = source if isinstance(source, dict) else {}
+    choose = partial(_choose, pick=pick, start=said.get("start"), end=said.get("end"))
+    to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink)
     if isinstance(data, str) and os.path.isdir(data) and os.access(data, os.R_OK):
-        fps = source.get("fps") if isinstance(source, dict) else None
-        keep = partial(_to_rgb, VideoReformatter(), short_side, shrink)
-        return _index_frames(name, _images_in(data), pick, fps, keep=keep)
+        return _index_frames(name, _images_in(data), choose, said.get("fps"), to_rgb=to_rgb)
     damage: list[str] | None = None if damaged == "refuse" else []
     with _errors_about(name), _open_stream(data, damage) as (container, stream):
         index, aspect = _PacketIndex(container, stream, damage), float(stream.sample_aspect_ratio or 1)
-        aspect = aspect if square_pixels and 1 / 4 <= aspect <= 4 else 1  # beyond that a file is wrong about itself
-        to_rgb = partial(_to_rgb, VideoReformatter(), short_side, shrink, aspect=aspect)
-        describe = partial(_describe, index, pick=pick, short_side=short_side, shrink=shrink, aspect=aspect)
-        metadata = describe(index.num_frames)
-        frames = _decode_from_keyframes(index, set(metadata.frames_indices), to_rgb) if index.can_seek else None
+        if square_pixels and 1 / 4 <= aspect <= 4:  # beyond that a file is wrong about itself
+            to_rgb = partial(to_rgb, aspect=aspect)
+        num_frames, frames = index.num_frames, None
+        metadata, wanted = _describe(index, num_frames, choose)
+        if index.can_seek:
+            frames = _decode_from_keyframes(index, wanted, to_rgb)
         while frames is None:
-            frames, num_frames = _decode_everything(data, set(metadata.frames_indices), to_rgb, damage)
-            if num_frames != metadata.total_num_frames:  # where a packet is half a frame, or a joint costs frames
-                metadata, frames = describe(num_frames), None
-        frames = _stack_frames([frames[number] for number in metadata.frames_indices])
-        left, whole = metadata.total_num_frames, max(stream.frames, index.num_frames)
-        count = f"{left} of {whole}" if left < whole else f"{left}"
-        metadata.damage = f"{damage[0]}: {count} frames can be decoded" if damage else None
-    if shrink is None:
-        metadata.height, metadata.width = frames.shape[1:3]
-    return frames, metadata
+            frames, num_decoded = _decode_everything(data, wanted, to_rgb, damage)
+            if num_decoded != num_frames:  # where a packet is half a frame, or a joint costs frames
+                num_frames, frames = num_decoded, None
+                metadata, wanted = _describe(index, num_frames, choose)
+        if damage:
+            whole = max(stream.frames, index.num_frames)
+            left = f"{num_frames} of {whole}" if num_frames < whole else f"{num_frames}"
+            metadata.damage = f"{name}: used as far as it goes; {damage[0]}: {left} frames can be decoded."
+        return _stack_frames([frames[number] for number in wanted], metadata), metadata
 
 
 def times_of(metadata: VideoMetadata) -> np.ndarray:
@@ -177,32 +175,20 @@ def check_span(start, end, video_end: float | None) -> tuple[float, float]:
     return start, end
 
 
-def _read_span(source: dict, pick, **how) -> tuple[np.ndarray, VideoMetadata]:
-    """What [`read_video`] does, for a dict with `start` and `end`."""
-    span: VideoMetadata
-
-    def pick_in_span(whole: VideoMetadata) -> list[int]:
-        nonlocal span
-        first, span = _span_of(whole, source.get("start"), source.get("end"))
-        span.frames_indices = _picked(pick, span)
-        return [first + index for index in span.frames_indices]
-
-    frames, whole = read_video(source | {"start": None, "end": None}, pick_in_span, **how)
-    for name in ("total_num_frames", "duration", "frame_times", "frames_indices"):
-        setattr(whole, name, getattr(span, name))
-    return frames, whole
-
-
-def _span_of(whole: VideoMetadata, start, end) -> tuple[int, VideoMetadata]:
-    """The first frame and the metadata of what is shown from `start` to `end`."""
-    last_end = end_of(whole)
-    start, end = check_span(start, end, last_end)
-    times = times_of(whole)
-    first, last = (int(number) for number in frames_during(times, start, end))
-    last = max(last, first + 1)  # if no frame begins during the span
-    span = VideoMetadata(last - first, whole.fps, duration=min(end, last_end) - start)
-    span.frame_times = times[first:last]
-    return first, span
+def _choose(metadata: VideoMetadata, pick: Callable | None, start=None, end=None) -> list[int]:
+    """The numbers of the wanted frames; the metadata become those of the span, whose first frame `pick` counts as 0."""
+    first, num_frames = 0, metadata.total_num_frames
+    if start or end is not None:
+        video_end, times = end_of(metadata), times_of(metadata)
+        start, end = check_span(start, end, video_end)
+        first, last = (int(number) for number in frames_during(times, start, end))
+        num_frames = max(1, last - first)  # if no frame begins during the span
+        metadata.total_num_frames, metadata.duration = num_frames, min(end, video_end) - start
+        metadata.frame_times = times[first : first + num_frames]
+    metadata.frames_indices = indices = list(range(num_frames)) if pick is None else list(pick(metadata))
+    if indices and not 0 <= min(indices) <= max(indices) < num_frames:
+        raise ValueError(f"`pick` must return indices from 0 to {num_frames - 1}, got {indices}.")
+    return [first + index for index in indices]
 
 
 @contextmanager
@@ -457,10 +443,8 @@ class _PacketIndex:
         return islice(packets, last - first + 1)
 
 
-def _describe(
-    index: _PacketIndex, num_frames: int, pick, short_side: int | None, shrink, aspect: float
-) -> VideoMetadata:
-    """The metadata of a video of `num_frames`, with the frames that `pick` asks for."""
+def _describe(index: _PacketIndex, num_frames: int, choose: Callable) -> tuple[VideoMetadata, list[int]]:
+    """The metadata of a video of `num_frames`, and the numbers of its frames that are wanted."""
     if num_frames == 0:
         raise VideoDecodeError(NO_FRAME)
     stream, seconds = index.stream, None
@@ -473,27 +457,11 @@ def _describe(
             fps = fps if fps and math.isclose(fps, measured, rel_tol=0.02) else measured
     metadata = VideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
     # No field, so that the metadata stay the mapping that Transformers knows.
-    metadata.frame_times = seconds if num_frames == index.num_frames else None
-    metadata.frames_indices = indices = _picked(pick, metadata)
-    width, height = round(stream.codec_context.width * aspect), stream.codec_context.height
-    scale = min(1, (short_side or math.inf) / max(1, min(width, height)))
-    num_bytes = 3 * len(indices) * width * height * scale**2
-    if shrink is None and num_bytes > MAX_CLIP_BYTES:
-        found = f"{len(indices)} frames of {width}x{height} take {num_bytes / 1e9:.1f} GB"
-        advice = "take fewer, or scale them down with `short_side`"
-        raise VideoDecodeError(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
-    return metadata
+    metadata.frame_times, metadata.damage = seconds if num_frames == index.num_frames else None, None
+    return metadata, choose(metadata)
 
 
-def _picked(pick: Callable[[VideoMetadata], list[int]] | None, metadata: VideoMetadata) -> list[int]:
-    num_frames = metadata.total_num_frames
-    indices = list(range(num_frames)) if pick is None else list(pick(metadata))
-    if indices and not 0 <= min(indices) <= max(indices) < num_frames:
-        raise ValueError(f"`pick` must return indices from 0 to {num_frames - 1}, got {indices}.")
-    return indices
-
-
-def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callable) -> dict[int, np.ndarray] | None:
+def _decode_from_keyframes(index: _PacketIndex, wanted: list[int], to_rgb: Callable) -> dict[int, np.ndarray] | None:
     """The `wanted` frames by number; `None` if all must be decoded, as a keyframe turns out to be none."""
     codec, frames = index.stream.codec_context, {}
     numbers = {int(index.times[index.shown[number]]): number for number in wanted}
@@ -508,7 +476,7 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
         codec.flush_buffers()
 
     try:
-        for first, last in index.spans([int(index.shown[number]) for number in wanted]):
+        for first, last in index.spans([int(index.shown[number]) for number in numbers.values()]):
             last_time, starts_with_picture = -math.inf, not index.is_shown[first]  # an edit list may hide it
             for frame in decode(first, last):
                 if frame.pts is None or frame.pts <= last_time or (frame.width, frame.height) != index.size:
@@ -519,17 +487,17 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: set[int], to_rgb: Callab
                 if frame.pts == index.times[first]:  # else rows of blocks may refresh the picture little by little
                     starts_with_picture = frame.pict_type == PictureType.I
                 if frame.pts in numbers:
-                    frames[numbers[frame.pts]] = to_rgb(frame)
+                    frames[numbers[frame.pts]] = _limited(to_rgb(frame), len(wanted))
             if not starts_with_picture:
                 return None
     except FFmpegError:
         return None
-    return frames if len(frames) == len(wanted) else None
+    return frames if len(frames) == len(numbers) else None
 
 
-def _decode_everything(data, wanted: set[int], to_rgb: Callable, damage) -> tuple[dict[int, np.ndarray], int]:
+def _decode_everything(data, wanted: list[int], to_rgb: Callable, damage) -> tuple[dict[int, np.ndarray], int]:
     """The `wanted` frames by their number, and how many frames there are."""
-    frames, num_frames, size = {}, 0, None
+    frames, num_frames, size, numbers = {}, 0, None, set(wanted)
     with _open_stream(data, damage) as (container, stream):
         for packet in chain(_packets(container, stream, damage), [None]):
             if packet and packet.is_corrupt and damage:
@@ -542,8 +510,8 @@ def _decode_everything(data, wanted: set[int], to_rgb: Callable, damage) -> tupl
                 decoded = damage.append(_words_of(error)) or []
             for frame in decoded:
                 size = size or (frame.width, frame.height)
-                if num_frames in wanted:
-                    frames[num_frames] = to_rgb(frame, size)
+                if num_frames in numbers:
+                    frames[num_frames] = _limited(to_rgb(frame, size), len(wanted))
                 num_frames += 1
     return frames, num_frames
 
@@ -598,13 +566,24 @@ def _light_of(transfer: int) -> np.ndarray:
     return light.astype(np.float32)
 
 
-def _stack_frames(frames: list[np.ndarray]) -> np.ndarray:
+def _limited(frame: np.ndarray, count: int) -> np.ndarray:
+    """The same frame, if so many of its size may be held."""
+    if count * frame.nbytes > MAX_CLIP_BYTES:
+        found = f"{count} frames of {frame.shape[1]}x{frame.shape[0]} take {count * frame.nbytes / 1e9:.1f} GB"
+        advice = "take fewer, or scale them down with `short_side`"
+        raise VideoDecodeError(f"{found}, the limit is {MAX_CLIP_BYTES / 1e9:.1f} GB: {advice}")
+    return frame
+
+
+def _stack_frames(frames: list[np.ndarray], metadata: VideoMetadata) -> np.ndarray:
     if not frames:
         raise VideoDecodeError("too short, the sampling takes no frame of it")
     shapes = sorted({frame.shape[:2] for frame in frames})
     if len(shapes) > 1:
         sizes = ", ".join(f"{width}x{height}" for height, width in shapes)
         raise VideoDecodeError(f"its frames must have one size, they have {sizes}")
+    if frames[0].shape[2:] == (3,):  # else they are what `shrink` makes of them
+        metadata.height, metadata.width = shapes[0]
     return np.stack(frames)
 
 
@@ -849,7 +828,8 @@ class SViTTVideoProcessor(VideoProcessorMixin):
             how = {name: settings[name] for name in ("square_pixels", "damaged")}
             frames, metadata = read_video(video, pick, short_side=settings["decode_short_side"], **how)
         else:
-            frames, metadata = _index_frames(name, video, pick, known and known.fps, settings["input_data_format"])
+            choose, fps = partial(_choose, pick=pick), known and known.fps
+            frames, metadata = _index_frames(name, video, choose, fps, settings["input_data_format"])
         clip, flip = torch.from_numpy(frames).permute(0, 3, 1, 2), False
         if settings["do_augment"]:
             height, width = clip.shape[-2:]
@@ -907,23 +887,19 @@ def _list_videos(videos) -> list:
     return [videos] if all(map(_is_frame, videos)) else [video for entry in videos for video in _list_videos(entry)]
 
 
-def _index_frames(name, video, pick, fps, data_format=None, keep=None) -> tuple[np.ndarray, VideoMetadata]:
-    """What [`read_video`] does, for an array or a list of frames; `keep` returns what is wanted of a `VideoFrame`."""
+def _index_frames(name, video, choose, fps, data_format=None, to_rgb=None) -> tuple[np.ndarray, VideoMetadata]:
+    """What [`read_video`] does, for an array or a list of frames."""
     if fps is not None and not (isinstance(fps, (int, float, np.number)) and 0 < fps < math.inf):
         raise VideoDecodeError(f"{name}: `fps` must be a positive number, got {fps!r}.")
     metadata = VideoMetadata(len(video), fps, duration=len(video) / fps if fps else None)
     metadata.frame_times = metadata.damage = None
     with _errors_about(name):
-        metadata.frames_indices = _picked(pick, metadata)
         white, frames, size = _white_of(name, video), [], None
-        for index in metadata.frames_indices:
+        for index in choose(metadata):
             frame = _rgb_frame(name, video[index], data_format, white)
             size = size or frame.shape[1::-1]
-            frames.append(keep(av.VideoFrame.from_ndarray(frame), size) if keep else frame)
-        frames = _stack_frames(frames)
-    if frames.shape[3:] == (3,):
-        metadata.height, metadata.width = frames.shape[1:3]
-    return frames, metadata
+            frames.append(to_rgb(av.VideoFrame.from_ndarray(frame), size) if to_rgb else frame)
+        return _stack_frames(frames, metadata), metadata
 
 
 def _as_array(frame: np.ndarray | torch.Tensor) -> np.ndarray:

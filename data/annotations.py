@@ -4,14 +4,15 @@
 All rows have `video`, a `{"path": str | None, "bytes": bytes | None}` that the processor decodes (an image is a video
 of one frame), and `row`, the number of the annotation that names it. Rows about a span of their video have `start` and
 `end`, in seconds, and `where`, their file and row; rows of shards `shard`, `offset` and `size`, the place of the bytes.
+Whatever is wrong in a file or a row is an `InputError` that names it.
 """
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,14 +58,27 @@ class Member(NamedTuple):
 
 
 @dataclass
+class Reading(Layout):
+    """What the fields of rows are, beside how they lie in their file."""
+
+    # By our field: the name of theirs, a template such as "{id}.mp4" that is filled in with theirs, or a list of these.
+    # Of a video, a template may begin with `*/`, for any folder, and end with `.*`, for any extension.
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
+    unit: Literal["s", "ms"] = "s"  # of `start` and `end`
+    remove: str = ""  # characters that captions lose, such as "[]"
+    group_by_video: bool = False  # rows about one video, or span of it, are one row with all their captions
+    num_options: int | None = None  # that rows of multiple choice must have: any number from 2
+    allow_outside: bool = False  # take names of videos that lead out of their folder: they are often somebody else's
+
+
+@dataclass
 class Row:
     """A row of an annotation. Its methods return fields by our names, or raise an `InputError` that names the row."""
 
     file: str | Path
     number: int | str  # in its file
     fields: Any  # as they were read
-    columns: Mapping[str, str | list[str]] = field(default_factory=dict)  # see [`Rows`]
-    remove: str = ""  # characters of captions
+    reading: Reading
     seen: dict = field(default_factory=dict)  # by field and value, which row has used it
 
     @property
@@ -75,8 +89,8 @@ class Row:
         return InputError(f"{self.where}: `{self.name_of(name)}` {problem}.")
 
     def name_of(self, name: str) -> str | list[str]:
-        if name in self.columns:
-            return self.columns[name]
+        if name in self.reading.columns:
+            return self.reading.columns[name]
         if name in self.fields or name not in ALIASES:
             return name
         if "videoid" in self.fields and "page_dir" in self.fields:
@@ -99,9 +113,8 @@ class Row:
         try:
             return theirs.format(**self.fields)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self.error(
-                name, f"cannot be filled in ({error!r}), what the row has is: {names_of(self.fields)}"
-            ) from error
+            problem = f"cannot be filled in ({error!r}), what the row has is: {names_of(self.fields)}"
+            raise self.error(name, problem) from error
 
     def strings(self, name: str) -> list[str]:
         """Return the strings of a field that holds one string or a list of them, none blank."""
@@ -111,8 +124,8 @@ class Row:
             raise self.error(name, f"is missing or null, what the row has is: {names_of(self.fields)}")
         if not values or not all(map(is_text, values)):
             raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
-        if self.remove and name == "caption":
-            return [value.translate(dict.fromkeys(map(ord, self.remove))) for value in values]
+        if self.reading.remove and name == "caption":
+            return [value.translate(str.maketrans("", "", self.reading.remove)) for value in values]
         return values
 
     def string(self, name: str) -> str:
@@ -128,8 +141,8 @@ class Row:
             raise self.error(name, f"must be the number of an option, from 0 to {count - 1}, got {value!r:.200}")
         return index
 
-    def seconds(self, name: str, unit: str) -> float | None:
-        """Return a time in seconds: a number of `unit`, or a time of a clock, such as `1:02.5` or `00:01:02,500`."""
+    def seconds(self, name: str) -> float | None:
+        """Return a time in seconds: a number of the unit, or a time of a clock, such as `1:02.5` or `00:01:02,500`."""
         value = self.get(name)
         if value is None:
             return None
@@ -140,11 +153,11 @@ class Row:
         value = float(text) if re.fullmatch(r"\d+\.?\d*", text) else value
         if type(value) not in (int, float) or not 0 <= value < MAX_TIME:
             raise self.error(name, f"must be a time, such as 62.5 or 00:01:02.500, got {value!r:.200}")
-        return value * UNITS[unit]
+        return value * UNITS[self.reading.unit]
 
-    def span(self, unit: str) -> dict[str, float | None]:
+    def span(self) -> dict[str, float | None]:
         """Return `start` and `end` in seconds, both `None` for a whole video."""
-        start, end = self.seconds("start", unit) or 0.0, self.seconds("end", unit)
+        start, end = self.seconds("start") or 0.0, self.seconds("end")
         if end is not None and end <= start:
             raise self.error("end", f"must be after the start, {start:g} s, got {end:g} s")
         return {"start": start, "end": end} if start or end else NO_SPAN
@@ -164,33 +177,25 @@ def is_text(value) -> bool:
 
 @dataclass
 class Rows:
-    """The rows of a source, and the videos that they name.
-
-    Raises:
-        InputError: if there is no such folder; when rows are read, for a fault of one.
-    """
+    """The rows of a source, and the videos that they name."""
 
     source: str | Path | Dataset | Iterable[tuple[str, int, dict]]  # annotation, of `open_hub`, or of `open_shards`
     video_dir: str | Path | None = None  # folder or URL that the names in an annotation are relative to; or its own
-    # By our field: the name of theirs, a template such as "{id}.mp4" that is filled in with theirs, or a list of these.
-    # Of a video, a template may begin with `*/`, for any folder, and end with `.*`, for any extension.
-    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
-    layout: Layout | None = None  # of an annotation
-    unit: str = "s"  # of `start` and `end`, see `UNITS`
-    remove: str = ""  # characters that captions are to lose, such as "[]"
+    reading: Reading = field(default_factory=Reading)
     allow_missing: bool = False  # one must exist, and a loader will deal with the others; else each must
-    allow_outside: bool = False  # take names that lead out of the folder: annotations are often somebody else's
 
     def __post_init__(self):
         if self.video_dir is not None and "://" not in str(self.video_dir) and not os.path.isdir(self.video_dir):
             raise not_found(self.video_dir, "folder of videos")
-        self.unused = set(self.columns)  # as long as no row has had the field that one of ours is mapped to
+        self.is_there = cache(is_there)  # rows may name the same videos
+        self.left_out: list[int] = []  # rows of the file, by `join` and `where`
+        self.unused = set(self.reading.columns)  # as long as no row has had the field that one of ours is mapped to
         self.found_below: dict[str, dict[str, list[str]]] = {}
 
     def __iter__(self) -> Iterator[Row]:
         rows, seen = self.source, {}
         if isinstance(rows, (str, Path)):
-            rows = read_annotations(rows, self.layout)
+            rows = read_annotations(rows, self.reading, self.left_out)
         elif isinstance(rows, Dataset):
             texts = [name for name, kind in rows.features.items() if not hasattr(kind, "decode_example")]
             name = rows.info.dataset_name or "dataset"
@@ -198,15 +203,13 @@ class Rows:
         if not isinstance(self.source, (str, Path)):
             self.unused -= {"video"}  # the extension of a shard's videos, or a column that was renamed
         for file, number, fields in rows:
-            row = Row(file, number, fields, self.columns, self.remove, seen)
+            row = Row(file, number, fields, self.reading, seen)
             if self.unused:
                 self.unused -= {name for name in self.unused if row.get(name) is not None}
             yield row
         for name in sorted(self.unused):
-            problem = (
-                f"`{name}` is to be `{self.columns[name]}`, which no row has; the last one has: {names_of(row.fields)}"
-            )
-            raise InputError(f"{file}: {problem}.")
+            had = f"which no row has; the last one has: {names_of(row.fields)}"
+            raise InputError(f"{file}: `{name}` is to be `{row.name_of(name)}`, {had}.")
 
     def videos_of(self, row: Row, only_one: bool = False) -> list:
         """Return the videos of a row: paths; a [`Member`] of a shard; None for that of a dataset, which holds it.
@@ -221,13 +224,12 @@ class Rows:
 
     def path_of(self, row: Row, folder: str, name: str) -> str:
         leads_out = os.path.isabs(name) or "://" in name or (".." in name and ".." in Path(name).parts)
-        if leads_out and not self.allow_outside:
-            problem = f"{name!r:.200} must be a path below {folder}; --allow_outside takes it"
-            raise row.error("video", problem)
-        if "*" in name and "*" in self.columns.get("video", ""):
+        if leads_out and not self.reading.allow_outside:
+            raise row.error("video", f"{name!r:.200} must be a path below {folder}; --allow_outside takes it")
+        if "*" in name and "*" in self.reading.columns.get("video", ""):
             name = self.match(row, folder, name)
         path = name if "://" in name else os.path.join(folder, name)
-        if not self.allow_missing and not is_there(path):
+        if not self.allow_missing and not self.is_there(path):
             raise row.error("video", f"{name!r:.200} is not in {folder}")
         return path
 
@@ -241,10 +243,8 @@ class Rows:
                     for pattern in (place, f"{os.path.splitext(place)[0]}.*"):
                         files[pattern].append(path)
         stem, extension = os.path.splitext(name.removesuffix(".*"))
-        others = (
-            [f"{stem}.*"] if name.endswith(".*") and extension in VIDEO_EXTENSIONS else []
-        )  # a.mov may be there as a.mp4
-        found = next((files[one] for one in (name, *others) if one in files), [name])
+        is_renamed = name.endswith(".*") and extension in VIDEO_EXTENSIONS  # a.mov may be there as a.mp4
+        found = files.get(name) or (files.get(f"{stem}.*") if is_renamed else None) or [name]
         if len(found) > 1:
             raise row.error("video", f"{name!r:.200} may be {' or '.join(sorted(found)[:5])} in {folder}")
         return found[0]
@@ -260,7 +260,7 @@ class Rows:
         """
         videos, columns = [], defaultdict(list)
         for number, row in enumerate(self):
-            found, span = self.videos_of(row, only_one), row.span(self.unit)
+            found, span = self.videos_of(row, only_one), row.span()
             if unique and isinstance(self.source, (str, Path)):
                 for name, video in zip(row.strings("video"), found, strict=True):
                     row.check_new("video", name, (os.path.normpath(video), *span.values()))
@@ -277,7 +277,7 @@ class Rows:
         if isinstance(videos[0], Member):
             videos, *places = zip(*videos, strict=True)
             columns |= dict(zip(Member._fields[1:], map(pa.array, places), strict=True))
-        elif not any(map(is_there, videos)):
+        elif not any(map(self.is_there, videos)):
             raise InputError(f"{self.source}: none of its videos exists; the first would be {videos[0]}.")
         paths = pa.array(videos, pa.string())
         # As Arrow stores videos; a dictionary for each would take a hundred times longer.
@@ -324,9 +324,9 @@ def question_fields(row: Row) -> dict[str, Any]:
     return fields | {"answer": right, "options": list(dict.fromkeys(options))}  # NExT-QA has some twice
 
 
-def choice_fields(row: Row, num_options: int | None = None) -> dict[str, Any]:
+def choice_fields(row: Row) -> dict[str, Any]:
     """Return the options of a row and the number of the right one; raise an `InputError` for a fault."""
-    options = row.strings("caption")
+    options, num_options = row.strings("caption"), row.reading.num_options
     if len(options) < 2 or len(options) != (num_options or len(options)):
         raise row.error("caption", f"must have {num_options or 'at least 2'} options, got {len(options)}")
     return {"caption": options, "answer": row.index("answer", row.get("answer"), len(options))}
@@ -345,41 +345,33 @@ def kind_of(source: str | Path) -> Kind:
 # ---- Datasets
 
 
-def load_captions(
-    source,
-    video_dir=None,
-    join_captions: bool = False,
-    unique_videos: bool = False,
-    group_by_video: bool = False,
-    **options,
-) -> Dataset:
+def load_captions(source, video_dir=None, join_captions=False, unique_videos=False, **options) -> Dataset:
     """Load annotations such as `{"video": "a.mp4", "caption": "a cat plays"}`; each may also be a list of strings.
 
     Args:
         source, video_dir, options: see [`Rows`].
         join_captions: paragraph retrieval: a row's captions are joined with spaces into one.
         unique_videos: whether a video must not occur twice, as for evaluation, where it would be its own rival.
-        group_by_video: rows about one video, or span of it, become one with all their captions.
 
     Returns:
         A dataset with one row per video: `video`; `caption`, the list of its captions; `row`, which is equal for videos
         that share their captions, as they were annotated in one row; `start` and `end` where any row has them.
 
-    Raises:
-        InputError: for a fault of a file or a row, which it names.
     """
-    captions = Rows(source, video_dir, **options).load(caption_fields, unique=unique_videos and not group_by_video)
+    rows = Rows(source, video_dir, **options)
+    is_grouped = rows.reading.group_by_video
+    captions = rows.load(caption_fields, unique=unique_videos and not is_grouped)
     texts = captions["caption"][:]
-    if group_by_video:
-        rows = defaultdict(list)
+    if is_grouped:
+        groups = defaultdict(list)
         for number, key in enumerate(video_keys(captions).to_pylist()):
-            rows[key].append(number)
-        if len(rows) < len(captions):
-            texts = [[text for number in numbers for text in texts[number]] for numbers in rows.values()]
-            captions = take(captions, pa.array([numbers[0] for numbers in rows.values()]))
+            groups[key].append(number)
+        texts = [[text for number in numbers for text in texts[number]] for numbers in groups.values()]
+        if len(groups) < len(captions):
+            captions = take(captions, pa.array([numbers[0] for numbers in groups.values()]))
     if join_captions:
         texts = [[" ".join(captions_of_row)] for captions_of_row in texts]
-    if group_by_video or join_captions:
+    if is_grouped or join_captions:
         captions = beside(captions.remove_columns("caption"), {"caption": pa.array(texts)})
     return captions
 
@@ -404,17 +396,16 @@ def load_questions(source, video_dir=None, **options) -> Dataset:
     return beside(questions, {"question_id": pa.array(range(len(questions)))})
 
 
-def load_choices(source, video_dir=None, num_options: int | None = None, **options) -> Dataset:
+def load_choices(source, video_dir=None, **options) -> Dataset:
     """Load annotations `{"video": "a.mp4", "caption": ["a cat", "a dog", …], "answer": 1}` with one caption right.
 
     Args:
         source, video_dir, options: see [`Rows`].
-        num_options: captions that a row must have, 5 in MSRVTT-MC; any number from 2 by default.
 
     Returns:
         A dataset with columns `video`, `row`, `caption` (list of options) and `answer`, the number of the right one.
     """
-    return Rows(source, video_dir, **options).load(partial(choice_fields, num_options=num_options), only_one=True)
+    return Rows(source, video_dir, **options).load(choice_fields, only_one=True)
 
 
 LOADERS = {"captions": load_captions, "questions": load_questions, "multiple_choice": load_choices}
@@ -536,7 +527,7 @@ def saved_answer_list(model_name_or_path: str) -> list[str]:
     return load_answer_list(file)
 
 
-def open_hub(name: str, split: str, columns: Mapping[str, str | list[str]] | None = None) -> Dataset:
+def open_hub(name: str, split: str, reading: Reading | None = None) -> Dataset:
     """Return a dataset of the Hub, or of a folder that `load_dataset` takes, with its videos undecoded in `video`.
 
     Raises:
@@ -547,7 +538,7 @@ def open_hub(name: str, split: str, columns: Mapping[str, str | list[str]] | Non
     except Exception as error:  # of the network, of the Hub, of any of many file formats
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"{name}, split {split}: cannot be loaded ({reason}).") from error
-    video = Row("", 0, dict.fromkeys(dataset.column_names), columns or {}).name_of("video")
+    video = Row("", 0, dict.fromkeys(dataset.column_names), reading or Reading()).name_of("video")
     if video not in dataset.column_names:
         raise InputError(f"{name}, split {split}: has no column `{video}`, but: {', '.join(dataset.column_names)}.")
     return dataset.cast_column(video, VIDEO).rename_columns({} if video == "video" else {video: "video"})

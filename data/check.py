@@ -18,7 +18,6 @@ from ..errors import ArgumentError, InputError, check_number
 from ..processing_svitt import VideoDecodeError, check_span, end_of, read_video, sample_frame_indices
 from .annotations import FIELDS_OF, NO_SPAN
 from .files import VIDEO_EXTENSIONS, files_below, is_video, write_bad_videos
-from .formats import read_files
 from .presets import Split, splits_of
 
 AT_ONCE = 1000  # items that wait for workers, or for their turn
@@ -46,12 +45,9 @@ def check_videos(
     """Check annotations and videos, write the report, print a page about them, and return how many faults there are.
 
     Arguments are the options of `svitt check`; `dataset` are the others of [`splits_of`].
-
-    Raises:
-        InputError: if there is nothing to check, or a file cannot be read or written.
     """
     check_number("num_frames", num_frames, 1)
-    splits = splits_of(video_dir, annotation_file or (), **dataset)
+    splits = splits_of(annotation_file or (), video_dir=video_dir, **dataset)
     folders = {str(split.videos) for split in splits.values() if split.videos} or {video_dir} - {None}
     if not (folders or splits):
         raise ArgumentError("video_dir", "is missing: say what to check, with it, `annotation_file` or `dataset_file`")
@@ -70,11 +66,15 @@ def check_videos(
             counts["cannot be used" if os.path.exists(video) else "are missing"] += 1
             bad.append({"video": video, "error": str(end), "where": named.where})
             continue
-        faults = [span_fault(video, *span, end) for span in named.spans]
-        is_cut = [fault is None and (last or 0) > end for fault, (*_, last) in zip(faults, named.spans, strict=True)]
-        faults = [fault for fault in faults if fault]
+        faults, is_cut = [], False
+        for where, start, last in named.spans:
+            try:
+                check_span(start, last, end)
+                is_cut |= last is not None and last > end
+            except VideoDecodeError as error:
+                faults.append({"video": video, "error": f"{video}: {error}.", "where": where})
         counts["have spans after their ends"] += bool(faults)
-        counts["have spans that are cut at their ends"] += any(is_cut)
+        counts["have spans that are cut at their ends"] += is_cut
         bad += faults
     write_bad_videos(report, bad)
     counts["more are in no row"] = len(files - videos.keys())
@@ -87,14 +87,11 @@ def check_videos(
 
 def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
     """Return the faults of the rows of a split, print how many there are, and add its videos."""
-    rows, bad, seen, read, counts = split.annotations(allow_missing=True), [], set(), set(), Counter()
-    repeated: list[str] = []
-    num_rows = 0
+    rows, bad, seen, repeated, counts, num_rows = split.annotations(allow_missing=True), [], set(), [], Counter(), 0
     for row in rows:
         num_rows += 1
-        read.add((row.file, str(row.number).partition(",")[0]))
         try:
-            span = row.span(split.unit)
+            span = row.span()
             paths = [os.path.normpath(path) for path in rows.videos_of(row)]
             for path in paths:
                 named = videos.setdefault(path, Named(row.where))
@@ -108,10 +105,7 @@ def check_rows(name: str, split: Split, videos: dict[str, Named]) -> list[dict]:
             bad.append({"video": None, "error": str(error), "where": row.where})
     shown = ", ".join(repeated[:NUM_SHOWN]) + ", …" * (len(repeated) > NUM_SHOWN)
     counts[f"repeat an earlier one (row {shown})"] = len(repeated)
-    if split.join or split.where:
-        counts["more are left out by `join` or `where`"] = sum(1 for _ in read_files(split.annotation, split)) - len(
-            read
-        )
+    counts["more are left out by `join` or `where`"] = len(rows.left_out)
     print(page_line(f"{name}, {num_rows} rows", counts))
     return bad
 
@@ -120,15 +114,6 @@ def page_line(what: str, counts: Counter) -> str:
     """Return a line such as "train.json, 9 rows: 1 are wrong." of the counts that are not 0."""
     found = ", ".join(f"{count} {problem}" for problem, count in counts.items() if count)
     return f"{what}: {found or 'no problem'}."
-
-
-def span_fault(video: str, where: str, start: float | None, last: float | None, end: float | None) -> dict | None:
-    """Return what is wrong with a span of a video that ends at `end`, in seconds, if anything."""
-    try:
-        check_span(start, last, end)
-    except VideoDecodeError as error:
-        return {"video": video, "error": f"{video}: {error}.", "where": where}
-    return None
 
 
 def check_video(video: str, num_frames: int, full: bool) -> float | None:

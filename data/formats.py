@@ -7,10 +7,7 @@ lists with an element for each row. Rows are counted from 1, without headers and
 
 import csv
 import json
-import lzma
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -24,7 +21,6 @@ from ..errors import InputError, not_found
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")  # of a folder made for `load_dataset("videofolder")`
 KEY = "key"  # field for the name that a row has in an object of rows
-BROKEN = (zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # what is compressed
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Place = tuple[Path, int | str, Any]  # file, number of a row, and what it holds
@@ -40,16 +36,12 @@ class Form:
 
 
 @strict
-@dataclass
+@dataclass(kw_only=True)
 class Join(Form):
     """Another file: each row gets the fields of the one with the same value in the field `by`, or is left out."""
 
-    annotation: str | Path = ""
-    by: str = ""
-
-    def validate_join(self):
-        if not (self.annotation and self.by):
-            raise ValueError("it must have annotation and by")
+    annotation: str | Path
+    by: str
 
 
 @dataclass
@@ -64,7 +56,7 @@ class Layout(Form):
 # ---- Rows
 
 
-def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator[Place]:
+def read_annotations(path: str | Path, layout: Layout | None = None, left_out: list | None = None) -> Iterator[Place]:
     """Yield the rows of an annotation, each with its file and its number, as `3, item 2` where row 3 is taken apart.
 
     Args:
@@ -72,38 +64,32 @@ def read_annotations(path: str | Path, layout: Layout | None = None) -> Iterator
             lines (`.jsonl`); a table with a header (`.csv`, `.tsv`), where a cell that holds a JSON list is one, and an
             empty cell a missing field; any of them compressed, as `.json.gz`; or a folder with `metadata.jsonl` or
             `metadata.csv` in it or in its subfolders.
+        left_out: gets the numbers of rows that `join` and `where` leave out.
 
     Raises:
         InputError: if a file is missing, cannot be read as such, has no rows, or does not fit the layout.
     """
     layout = layout or Layout()
-    others = index_rows(layout.join) if layout.join else None
+    others = index_rows(layout.join) if layout.join else {}
     wanted = {
         name: {text_of(one) for one in (value if isinstance(value, list) else [value])}
         for name, value in (layout.where or {}).items()
     }
-    num_found, unwanted = 0, None
+    num_found, left_out = 0, [] if left_out is None else left_out
     for file, number, row in read_files(path, layout):
         if isinstance(row, dict):
-            if others is not None:
-                other = others.get(str(row.get(layout.join.by)))
-                row = None if other is None else other | row
-            if row is None or any(text_of(row.get(name)) not in values for name, values in wanted.items()):
-                unwanted = row
+            other = others.get(str(row.get(layout.join.by))) if layout.join else {}
+            row = other | row if other else row
+            if other is None or any(text_of(row.get(name)) not in values for name, values in wanted.items()):
+                left_out.append(number)
                 continue
-        if layout.explode and isinstance(row, dict):
-            for item, element in enumerate(exploded(f"{file}, row {number}", row, layout.explode), start=1):
-                num_found += 1
-                yield file, f"{number}, item {item}", element
-        else:
+        has_items = layout.explode and isinstance(row, dict)
+        for place in exploded(file, number, row, layout.explode) if has_items else [(file, number, row)]:
             num_found += 1
-            yield file, number, row
+            yield place
     if not num_found:
-        joined = f" has a counterpart in {layout.join.annotation}" if layout.join else ""
-        chosen = f" is one of `where: {layout.where}`" if layout.where else ""
-        had = f"; the last one has: {names_of(unwanted)}" if unwanted else ""
-        taken_apart = f" has an element in {', '.join(layout.explode)}" if layout.explode else ""
-        raise InputError(f"{path}: no row{' and'.join(filter(None, (joined, chosen, taken_apart)))}{had}.")
+        steps = " and ".join(f"`{name}`" for name in ("join", "where", "explode") if getattr(layout, name))
+        raise InputError(f"{path}: no row is left by {steps}; the last one has: {names_of(row)}.")
 
 
 def names_of(fields: Iterable) -> str:
@@ -127,15 +113,17 @@ def index_rows(join: Join) -> dict[str, dict]:
     return rows
 
 
-def exploded(where: str, row: dict, names: list[str]) -> Iterator[dict]:
+def exploded(file: Path, number: int | str, row: dict, names: list[str]) -> Iterator[Place]:
     """Yield a row for each element of some of its fields; where it is an object, the row gets the object's fields."""
     lists = [row.get(name) for name in names]
     if not all(isinstance(one, list) for one in lists) or len(set(map(len, lists))) > 1:
         wanted = "lists of equal length" if names[1:] else "a list"
-        raise InputError(f"{where}: {', '.join(f'`{name}`' for name in names)} must be {wanted}.")
-    for elements in zip(*lists, strict=True):
-        objects = [element for element in elements if isinstance(element, dict)]
-        yield row | dict(zip(names, elements, strict=True)) | {k: v for one in objects for k, v in one.items()}
+        raise InputError(f"{file}, row {number}: {', '.join(f'`{name}`' for name in names)} must be {wanted}.")
+    for item, elements in enumerate(zip(*lists, strict=True), start=1):
+        fields = row | dict(zip(names, elements, strict=True))
+        for element in elements:
+            fields |= element if isinstance(element, dict) else {}
+        yield file, f"{number}, item {item}", fields
 
 
 # ---- Files
@@ -156,7 +144,9 @@ def read_files(path: str | Path, form: Form) -> Iterator[Place]:
                     yield file, number, row
         except FileNotFoundError as error:
             raise not_found(file) from error
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error, *BROKEN) as error:
+        except InputError:
+            raise
+        except Exception as error:  # each compression has its own kinds
             raise InputError(f"{file}: cannot be read after row {number} ({error}).") from error
         if number == 0:
             raise InputError(f"{file}: is empty, it must hold at least one row.")

@@ -99,15 +99,13 @@ class ClipDataset:
     # another row at random in its place, so that batches keep their size on all processes.
     bad_videos: str = "error"
     seed: int = 0
-    numbers: Sequence[int] | None = None  # of the rows, by default from 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, place: int | tuple[int, int]) -> dict:
         index, epoch = place if isinstance(place, tuple) else (place, 0)
-        number = index if self.numbers is None else self.numbers[index]
-        draw, found = np.random.default_rng((self.seed, epoch, number)).integers, []
+        draw, found = np.random.default_rng((self.seed, epoch, index)).integers, []
         for _ in range(MAX_BAD_IN_A_ROW):
             row = self.rows[index]
             video = row["video"]
@@ -119,8 +117,7 @@ class ClipDataset:
             try:
                 clip, metadata = self.read_clip(video, seed=int(draw(2**63)))
                 if metadata.damage:
-                    problem = f"{row['video']}: used as far as it goes; {metadata.damage}."
-                    found = [*found, {"video": row["video"], "error": problem}]
+                    found = [*found, {"video": row["video"], "error": metadata.damage}]
                 return row | {"clip": clip, "bad_videos": found}
             except VideoDecodeError as error:
                 if row.get("where"):
@@ -319,16 +316,16 @@ def video_loader(
     """Return batches of this process's share of videos, in order: frames from the middle of `num_frames` intervals.
 
     With `args.bad_eval_videos="score_as_missed"`, a video that cannot be read has black frames, and `is_missing` is
-    true for it. What is random of `args.frame_order` depends on a video's number among those of all processes.
+    true for it. What is random of `args.frame_order` depends on the number of a video alone.
     """
     how = {"num_frames": num_frames, "damaged": args.damaged, "return_metadata": True}
     read_clip = partial(processor.video_processor.read_clip, **how)
     if args.frame_order != "normal":
         read_clip = partial(read_reordered_clip, read_clip=read_clip, order=args.frame_order)
-    numbers = share_of(range(len(videos)))
     return DataLoader(
-        ClipDataset(share_of(videos), read_clip, args.bad_eval_videos, numbers=numbers),
+        ClipDataset(videos, read_clip, args.bad_eval_videos),
         batch_size,
+        sampler=share_of(range(len(videos))),
         collate_fn=partial(collate_videos, processor=processor, num_frames=num_frames),
         **worker_settings(num_workers) | {"persistent_workers": False},
     )

@@ -63,7 +63,7 @@ def pack(
     if not re.fullmatch(r"\w+", split):
         raise ArgumentError("split", f"must be letters, digits and underscores, such as train, got {split!r}")
     folder, may_skip = Path(output_dir), bad_videos == "skip"
-    splits = splits_of(video_dir, annotation_file or (), **dataset)
+    splits = splits_of(annotation_file or (), video_dir=video_dir, **dataset)
     if not annotation_file:
         if split not in splits:
             known = ", ".join(splits) or "none; give `annotation_file` or `dataset_file`"
@@ -122,7 +122,7 @@ def read_samples(splits: Iterable[Split], allow_missing: bool) -> list[dict]:
             if kind == "questions":
                 fields = {name: [value] for name, value in fields.items()}
             num_texts = len(next(iter(fields.values())))
-            for name, time in row.span(split.unit).items():
+            for name, time in row.span().items():
                 fields[name] = time if kind == "multiple_choice" else [time] * num_texts
             for path in map(os.path.normpath, rows.videos_of(row, only_one=kind != "captions")):
                 key = len(samples) if kind == "multiple_choice" else path

@@ -1,17 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Datasets by name: the files of each split and the settings published with it, in the YAML files of `presets/`.
 
-One's own files look the same. A split has one of `annotation`, `hub` and `shards`, paths are below --data_dir, and how
-a file holds its rows is said as in `formats.Layout`:
-
-    splits:
-      train: {annotation: train.json, videos: videos}           # or JSON lines, or CSV
-      train_images: {annotation: images.json, videos: images, medium: image}
-      train_shards: {shards: "packed/train-*.tar", columns: {caption: text}}
-      train_hub: {hub: user/name, hub_split: train}
-      train_spans: {annotation: spans.json.gz, columns: {video: "{vid}.*", start: from, end: to}, unit: ms}
-      test: {annotation: clips}                                 # a folder with metadata.jsonl, as for "videofolder"
-    settings: {num_frames: 4, learning_rate: 1.0e-5, stop_key: test}
+One's own files look the same; docs/data.md shows one, and tells what the keys are. A split has one of `annotation`,
+`hub` and `shards`. Whatever is wrong in a file is an `InputError` that names it.
 """
 
 import dataclasses
@@ -27,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.hf_argparser import HfArg
 
 from ..errors import InputError, did_you_mean
-from .annotations import FIELDS, LOADERS, Kind, Rows, kind_of, open_hub
+from .annotations import FIELDS, LOADERS, Kind, Reading, Rows, kind_of, open_hub
 from .formats import Join, Layout
 from .shards import open_shards
 
@@ -37,7 +28,7 @@ ROWS_OF_TASK: dict[str, Kind] = {"pretraining": "captions", "retrieval": "captio
 
 @strict
 @dataclass
-class Split(Layout):
+class Split(Reading):
     """Where the rows of a split are, and of which kind: the keys of a split in YAML, which are checked."""
 
     annotation: str | Path | None = None  # file, or folder with metadata files
@@ -46,13 +37,7 @@ class Split(Layout):
     hub_split: str = "train"
     shards: str | list[str] | None = None  # paths or URLs, with or without `*`
     rows: Kind = "captions"
-    num_options: int | None = None  # of multiple choice
     medium: Literal["video", "image"] = "video"
-    columns: dict[str, str | list[str]] = field(default_factory=dict)  # see `annotations.Rows`
-    unit: Literal["s", "ms"] = "s"  # of `start` and `end`
-    remove: str = ""  # characters that captions lose
-    group_by_video: bool = False  # rows about one video are one row with all their captions
-    allow_outside: bool = False  # take names of videos that lead out of their folder; no key in YAML
 
     def validate_source(self):
         if sum(source is not None for source in (self.annotation, self.hub, self.shards)) != 1:
@@ -87,32 +72,18 @@ class Split(Layout):
             paths["shards"] = [path if "://" in path else str(folder / path) for path in shards]
         return dataclasses.replace(self, **paths)
 
-    def options(self, allow_missing: bool = False) -> dict:
-        """Return the options of [`Rows`] that this split says."""
-        said = {name: getattr(self, name) for name in ("columns", "unit", "remove", "allow_outside")}
-        return said | {"layout": self, "allow_missing": allow_missing}
-
     def annotations(self, allow_missing: bool = False) -> Rows:
         """Return the rows of the annotation as they are."""
-        return Rows(self.annotation, self.videos, **self.options(allow_missing))
+        return Rows(self.annotation, self.videos, self, allow_missing)
 
     def load(self, allow_missing: bool = False, **options) -> Dataset:
-        """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to.
-
-        Raises:
-            InputError: if a file is missing or wrong.
-        """
-        options |= self.options(allow_missing)
-        if self.rows == "captions":
-            options["group_by_video"] = self.group_by_video
-        if self.rows == "multiple_choice":
-            options["num_options"] = self.num_options
+        """Return the rows, of `load_captions`, `load_questions` or `load_choices`, which `options` are handed to."""
         source = self.annotation
         if self.hub:
-            source = open_hub(self.hub, self.hub_split, self.columns)
+            source = open_hub(self.hub, self.hub_split, self)
         elif self.shards:
             source = open_shards(self.shards, self.columns.get("video"))  # type: ignore[arg-type]
-        return LOADERS[self.rows](source, self.videos, **options)
+        return LOADERS[self.rows](source, self.videos, reading=self, allow_missing=allow_missing, **options)
 
 
 @dataclass(frozen=True)
@@ -162,9 +133,12 @@ class DatasetArguments:
             taken = (rows,) if name.startswith("train") else (rows, *other_rows)
             if split.rows not in taken:
                 raise InputError(f"split {name}: it has {split.rows}, but this takes {' or '.join(taken)}.")
-            videos = split.videos if self.video_dir is None else Path(self.video_dir)
-            splits[name] = dataclasses.replace(split, allow_outside=self.allow_outside, videos=videos)
+            splits[name] = self.placed(split)
         return splits
+
+    def placed(self, split: Split) -> Split:
+        """Return a split with its videos where the options say."""
+        return dataclasses.replace(split, allow_outside=self.allow_outside, videos=self.video_dir or split.videos)
 
 
 def preset_names(task: str) -> list[str]:
@@ -203,41 +177,26 @@ def load_preset(task: str, name_or_file: str | Path, data_dir: str | Path | None
     return Preset(origin, splits, settings, data_dir / content["answer_list"] if "answer_list" in content else None)
 
 
-def splits_of(
-    video_dir: str | None = None,
-    annotation_file: Sequence[str] = (),
-    dataset: str | None = None,
-    dataset_file: str | None = None,
-    data_dir: str | None = None,
-    task: str = "retrieval",
-    allow_outside: bool = False,
-) -> dict[str, Split]:
+def splits_of(annotation_file: Sequence[str] = (), task: str = "retrieval", **dataset) -> dict[str, Split]:
     """Return the splits with annotations of a dataset, or annotations by their names, for `svitt check` and `pack`.
 
-    Arguments are their options.
-
-    Raises:
-        InputError: if there is no such file or dataset.
+    `dataset` are options of [`DatasetArguments`].
     """
+    args = DatasetArguments(**dataset)
     splits = {file: Split(annotation=file, rows=kind_of(file)) for file in annotation_file}
-    if dataset or dataset_file:
-        task = next((one for one in ROWS_OF_TASK if dataset in preset_names(one)), task)
-        preset = load_preset(task, dataset or Path(dataset_file), data_dir)
+    if args.dataset or args.dataset_file:
+        task = next((one for one in ROWS_OF_TASK if args.dataset in preset_names(one)), task)
+        preset = load_preset(task, args.dataset or Path(args.dataset_file), args.data_dir)
         splits |= {name: split for name, split in preset.splits.items() if split.annotation}
-    return {
-        name: dataclasses.replace(split, videos=video_dir or split.videos, allow_outside=allow_outside)
-        for name, split in splits.items()
-    }
+    return {name: args.placed(split) for name, split in splits.items()}
 
 
 def read_yaml(file: Path, keys: Sequence[str] = ()) -> dict:
     """Return the mapping in a YAML file; raise an `InputError` for another content, or another key than `keys`."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not a YAML file ({' '.join(str(error).split())}).") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     return check_mapping(file, content, keys)
 
 
@@ -258,5 +217,5 @@ def parse_split(origin: str, keys, rows: Kind) -> Split:
             names = [key.name for key in fields(Join)]
             keys["join"] = Join(**check_mapping(f"{origin}, join", keys["join"], names))
         return Split(**keys)
-    except StrictDataclassError as error:
+    except (StrictDataclassError, TypeError) as error:  # of a wrong type; of a `join` that lacks something
         raise InputError(f"{origin}: {' '.join(str(error).split())}") from error

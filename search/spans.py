@@ -222,10 +222,10 @@ def read_spans(
 
     settings: dict[str, Any] = {"square_pixels": processor.square_pixels, "damaged": processor.damaged}
     frames, metadata = read_video(source.read(), pick, shrink=shrink, **settings)
-    damage = metadata.damage and f"{source.video}: used as far as it goes; {metadata.damage}."
     row_of, times = {number: row for row, number in enumerate(metadata.frames_indices)}, times_of(metadata)
     for span, of_span in zip(spans, numbers, strict=True):
-        yield span, Clip(torch.from_numpy(frames[[row_of[number] for number in of_span]]), times[of_span], damage)
+        seen = torch.from_numpy(frames[[row_of[number] for number in of_span]])
+        yield span, Clip(seen, times[of_span], metadata.damage)
 
 
 class SpanReader(IterableDataset):

@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Codecs and containers that reading is tested with: name → codec, pixel format, options of both; films with sound."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -105,6 +106,25 @@ def write_hdr(path, transfer, full_range=False):
         frame = av.VideoFrame.from_ndarray(pixels, format="yuv444p16le")
         output.mux([*stream.encode(frame), *stream.encode()])
     return path
+
+
+def remux(source, target, times=lambda packet: (packet.pts, packet.dts), change=None, container=None, options=None):
+    """Copy the packets of a video, perhaps to other times, those without any left out, or into a changed stream."""
+    with av.open(str(source)) as opened, av.open(str(target), "w", container, options=options) as output:
+        stream = output.add_stream_from_template(opened.streams.video[0])
+        if change:
+            change(stream)
+        for packet in opened.demux(video=0):
+            if packet.size and (moved := times(packet)):
+                (packet.pts, packet.dts), packet.stream = moved, stream
+                output.mux(packet)
+
+
+def write_huge_picture(path):
+    """A GIF of 4 gigapixels, as its header says."""
+    screen = struct.pack("<6sHHBBB", b"GIF89a", 65535, 65535, 0, 0, 0)
+    image = b"\x2c" + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0)
+    path.write_bytes(screen + image + b"\x02\x02\x4c\x01\x00\x3b")
 
 
 def join_videos(path, sources, default=None, cover=None, timecode=None):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from svitt.data.annotations import (
     Member,
+    Reading,
     is_text,
     join_pairs,
     load_answer_list,
@@ -131,10 +132,10 @@ def test_webvid_csv_and_its_folders(video_dir):
     file = write(video_dir, content, "results_2M_val.csv")
     pairs = training_pairs(load_captions(file, video_dir))
     assert (names(pairs, video_dir), pairs["caption"][:]) == (["011_050/21179416.mp4"], ["Aerial shot"])
-    columns = {"video": "{page_dir}/{videoid}.mp4", "caption": "{duration}: {name}"}
-    assert load_captions(file, video_dir, columns=columns)["caption"][:] == [["PT00H00M11S: Aerial shot"]]
+    reading = Reading(columns={"video": "{page_dir}/{videoid}.mp4", "caption": "{duration}: {name}"})
+    assert load_captions(file, video_dir, reading=reading)["caption"][:] == [["PT00H00M11S: Aerial shot"]]
     with pytest.raises(InputError, match="row 1: `{page}/{videoid}.mp4` cannot be filled in .KeyError"):
-        load_captions(file, video_dir, columns={"video": "{page}/{videoid}.mp4"})
+        load_captions(file, video_dir, reading=Reading(columns={"video": "{page}/{videoid}.mp4"}))
 
 
 @pytest.mark.parametrize("extension", ["jsonl", "csv"])
@@ -151,7 +152,7 @@ def test_videofolder_with_metadata_in_subfolders(video_dir, extension):
 def test_images_and_columns_of_other_names(video_dir):
     file = write(video_dir, [{"image": "a.mp4", "caption": "x", "title": "y"}])
     assert names(load_captions(file, video_dir), video_dir) == ["a.mp4"]
-    assert load_captions(file, video_dir, columns={"caption": "title"})["caption"][:] == [["y"]]
+    assert load_captions(file, video_dir, reading=Reading(columns={"caption": "title"}))["caption"][:] == [["y"]]
 
 
 ROW, OTHER = {"video": "a.mp4", "caption": "x"}, {"video": "b.mp4", "caption": "y"}
@@ -212,7 +213,8 @@ def test_missing_files_and_folders(video_dir):
 def test_names_may_lead_outside_if_that_is_allowed_and_links_are_followed(video_dir):
     (video_dir / "sub/link.mp4").symlink_to("../a.mp4")
     for name in ("../a.mp4", str(video_dir / "a.mp4")):
-        captions = load_captions(write(video_dir, [ROW | {"video": name}]), video_dir / "sub", allow_outside=True)
+        file = write(video_dir, [ROW | {"video": name}])
+        captions = load_captions(file, video_dir / "sub", reading=Reading(allow_outside=True))
         assert captions["video"][0]["path"] == str(video_dir / "sub" / name)
     assert len(load_captions(write(video_dir, [ROW | {"video": "link.mp4"}]), video_dir / "sub")) == 1
 
@@ -254,7 +256,7 @@ def test_questions(video_dir):
 @pytest.mark.parametrize("name", FORMATS)
 def test_choices(video_dir, name):
     rows = [CHOICE, CHOICE | {"caption": list("zyx"), "answer": 0}]
-    choices = load_choices(write(video_dir, rows, name), video_dir, num_options=3)
+    choices = load_choices(write(video_dir, rows, name), video_dir, reading=Reading(num_options=3))
     assert names(choices, video_dir) == ["a.mp4", "a.mp4"]
     assert choices.remove_columns(["video", "row"])[:] == {"caption": [list("xyz"), list("zyx")], "answer": [1, 0]}
 
@@ -295,7 +297,7 @@ def test_faults_of_questions(video_dir, change, words):
 @pytest.mark.parametrize(("change", "words"), CHOICE_FAULTS)
 def test_faults_of_choices(video_dir, change, words):
     with pytest.raises(InputError, match=words):
-        load_choices(write(video_dir, [CHOICE | change]), video_dir, num_options=3)
+        load_choices(write(video_dir, [CHOICE | change]), video_dir, reading=Reading(num_options=3))
     with pytest.raises(InputError, match="`caption` must have at least 2 options, got 1"):
         load_choices(write(video_dir, [CHOICE | {"caption": "x"}]), video_dir)
 
@@ -328,15 +330,15 @@ def hub_folder(tmp_path, monkeypatch):
 
 
 def test_dataset_of_the_hub(hub_folder):
-    columns = {"video": "clip", "caption": "text"}
-    dataset = open_hub(hub_folder, "train", columns)
-    captions = load_captions(dataset, columns=columns)
+    reading = Reading(columns={"video": "clip", "caption": "text"})
+    dataset = open_hub(hub_folder, "train", reading)
+    captions = load_captions(dataset, reading=reading)
     pairs = training_pairs(captions)
     assert [video["bytes"] for video in pairs["video"]] == [b"first", b"first", b"second"]
     # One name in all rows, as uploads have it, does not make them one video.
     assert (pairs["caption"][:], pairs["video_id"][:]) == (["x", "y", "z"], [0, 0, 1])
     assert retrieval_set(captions).texts_of_video == [[0, 1], [2]]
-    questions = load_questions(dataset, columns=columns)
+    questions = load_questions(dataset, reading=reading)
     assert (questions["question"][:], questions["answer"][:]) == (["p?", "q?"], [["r"], ["s"]])
     assert questions[1]["video"]["bytes"] == b"second"
 
@@ -359,7 +361,8 @@ def test_faults_of_the_hub(hub_folder):
         (f"{hub_folder}/none", "train", {}, "none, split train: cannot be loaded"),
     ]:
         with pytest.raises(InputError, match=message) as raised:
-            open_hub(name, split, columns)
+            open_hub(name, split, Reading(columns=columns))
         assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match="row 1: `caption` is missing"):
-        load_captions(open_hub(hub_folder, "train", {"video": "clip"}), columns={"caption": "caption"})
+        reading = Reading(columns={"video": "clip", "caption": "caption"})
+        load_captions(open_hub(hub_folder, "train", reading), reading=reading)

@@ -118,9 +118,9 @@ def test_a_word_is_an_index_if_it_names_one(index, search, tmp_path, monkeypatch
     assert code == 0 and len(json.loads(out)) == 8
     for words in (["videos"], ["no index here"]):  # are sentences
         code, _, err = search(*words, folder=None)
-        assert code == 2 and "svitt_index: is no index" in err
+        assert code == 2 and "svitt_index: there is no such index" in err
     code, _, err = search("a dog", folder=tmp_path / "nowhere")
-    assert code == 2 and "nowhere: is no index" in err
+    assert code == 2 and "nowhere: there is no such index" in err
 
 
 def test_options_of_a_search(index, search, tmp_path):

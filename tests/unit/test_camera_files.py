@@ -11,7 +11,7 @@ import pytest
 from svitt import SViTTVideoProcessor
 from svitt.processing_svitt import VideoDecodeError, _open_stream, _packets, read_video
 
-from ..streams import X264, join_videos, write_film, write_hdr
+from ..streams import X264, join_videos, remux, write_film, write_hdr
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,12 @@ def test_frames_are_as_wide_as_a_player_shows_them(tmp_path, decode_all, name, a
 
 def test_frames_are_widened_before_they_are_turned(tmp_path, write_video):
     path = write_video(tmp_path / "end.mp4", rotation=90)
-    with av.open(str(path)) as source, av.open(str(tmp_path / "wide.mp4"), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
+
+    def widen(stream):
         stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
         stream.set_display_rotation(90)
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                target.mux(packet)
+
+    remux(path, tmp_path / "wide.mp4", change=widen)
     assert read_video(tmp_path / "wide.mp4", square_pixels=True)[0].shape == (24, 128, 48, 3)
 
 
@@ -138,7 +136,7 @@ def test_a_hole_costs_the_frames_it_touches(tmp_path, videos, decode_all):
     with pytest.raises(VideoDecodeError, match="damaged"):
         read_video(tmp_path / "hole.mp4")
     frames, metadata = read_video(tmp_path / "hole.mp4", damaged="use")
-    assert 12 <= len(frames) < 24 and metadata.damage.endswith(f": {len(frames)} of 24 frames can be decoded")
+    assert 12 <= len(frames) < 24 and metadata.damage.endswith(f": {len(frames)} of 24 frames can be decoded.")
     np.testing.assert_array_equal(frames[:10], decode_all(videos["start.mp4"])[:10])
 
 
@@ -211,14 +209,8 @@ def test_frames_of_two_sizes_are_scaled_to_the_first(tmp_path, write_video, deco
 def test_interlaced_recordings(tmp_path, write_video, decode_all, name):
     codec = "libx264" if name == "camera.mts" else "mpeg2video"
     options = {"flags": "+ilme+ildct", "g": "12", "bf": "2"} if codec == "mpeg2video" else {"x264-params": "tff=1"}
-    path, container = tmp_path / name, {"camera.mts": "mpegts"}.get(name)
-    whole = write_video(tmp_path / "whole.mkv", codec, options=options, num_frames=40)
-    with av.open(str(whole)) as source, av.open(str(path), "w", container) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                target.mux(packet)
+    path, whole = tmp_path / name, write_video(tmp_path / "whole.mkv", codec, options=options, num_frames=40)
+    remux(whole, path, container={"camera.mts": "mpegts"}.get(name))
     reference = decode_all(path)
     for index in range(0, len(reference), 3):
         frames, metadata = read_video(path, lambda metadata, index=index: [index])

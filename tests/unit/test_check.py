@@ -3,7 +3,6 @@
 
 import json
 import os
-import struct
 import time
 import wave
 
@@ -14,6 +13,8 @@ from svitt.data.check import check_video, check_videos, in_workers
 from svitt.data.files import files_below
 from svitt.errors import InputError
 from svitt.processing_svitt import VideoDecodeError
+
+from ..streams import write_huge_picture
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,7 @@ def clips(tmp_path_factory, write_video):
     (folder / "text.avi").write_text("not a video")
     with wave.open(str(folder / "song.mp4"), "wb") as song:
         song.setnchannels(1), song.setsampwidth(2), song.setframerate(8000), song.writeframes(bytes(16000))
-    size = struct.pack("<6sHHBBB", b"GIF89a", 65535, 65535, 0, 0, 0)
-    block = b"\x2c" + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0)
-    (folder / "huge.gif").write_bytes(size + block + b"\x02\x02\x4c\x01\x00\x3b")
+    write_huge_picture(folder / "huge.gif")
     (folder / "._good.mp4").write_text("hidden")
     (folder / "notes.txt").write_text("no video either")
     return folder

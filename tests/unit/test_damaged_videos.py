@@ -5,7 +5,6 @@ import faulthandler
 import json
 import os
 import re
-import struct
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from svitt import processing_svitt
 from svitt.data.annotations import load_captions
 from svitt.data.loaders import ClipDataset
 from svitt.processing_svitt import SViTTVideoProcessor, VideoDecodeError, read_video, sample_frame_indices
+
+from ..streams import remux, write_huge_picture
 
 
 def write_song(path, cover=False):
@@ -32,13 +33,6 @@ def write_song(path, cover=False):
         if cover:
             black = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
             container.mux([*picture.encode(black), *picture.encode()])
-
-
-def write_huge_picture(path):
-    """A GIF that says so in its header."""
-    screen = struct.pack("<6sHHBBB", b"GIF89a", 65535, 65535, 0, 0, 0)
-    image = b"\x2c" + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0)
-    path.write_bytes(screen + image + b"\x02\x02\x4c\x01\x00\x3b")
 
 
 def write_playlist(path, videos):
@@ -62,12 +56,7 @@ def zero(path, videos):
 
 def encrypt(path, videos):
     options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "1" * 32, "encryption_kid": "2" * 32}
-    with av.open(str(videos["end.mp4"])) as source, av.open(str(path), "w", options=options) as output:
-        stream = output.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                output.mux(packet)
+    remux(videos["end.mp4"], path, options=options)
 
 
 def encrypt_quietly(path, videos):
@@ -81,13 +70,7 @@ def encrypt_quietly(path, videos):
 
 def encrypt_matroska(path, videos):
     """The name of a track becomes what encoding is done to it: of type 1, encryption, with algorithm 5, AES."""
-    with av.open(str(videos["clip.mkv"])) as source, av.open(str(path), "w", "matroska") as output:
-        stream = output.add_stream_from_template(source.streams.video[0])
-        stream.metadata["title"] = "x" * 14
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                output.mux(packet)
+    remux(videos["clip.mkv"], path, change=lambda stream: stream.metadata.update(title="x" * 14), container="matroska")
     encoding = b"\x6d\x80\x8e" + b"\x62\x40\x8b" + b"\x50\x33\x81\x01" + b"\x50\x35\x84" + b"\x47\xe1\x81\x05"
     path.write_bytes(path.read_bytes().replace(b"\x53\x6e\x8e" + b"x" * 14, encoding))
 

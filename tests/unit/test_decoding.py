@@ -13,7 +13,7 @@ from PIL import Image
 from svitt import processing_svitt
 from svitt.processing_svitt import VideoDecodeError, read_video
 
-from ..streams import STREAMS, X264
+from ..streams import STREAMS, X264, remux
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +67,6 @@ def test_variable_frame_rate(tmp_path, write_video, decode_all, file_size, name)
     assert metadata.fps == pytest.approx(39 / metadata.frame_times[-1], rel=0.02)
     assert metadata.duration == pytest.approx(40 / metadata.fps)
     assert "frame_times" not in dict(metadata)
-
-
-def remux(source, target, move_times):
-    """Copy the packets of a video with other times, those without any left out."""
-    with av.open(str(source)) as container, av.open(str(target), "w") as output:
-        stream = output.add_stream_from_template(container.streams.video[0])
-        for packet in container.demux(video=0):
-            if packet.size and (times := move_times(packet)):
-                (packet.pts, packet.dts), packet.stream = times, stream
-                output.mux(packet)
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "mpeg4.mp4", "open_gop.mp4"])

@@ -116,7 +116,7 @@ def parse(*args, task="retrieval"):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("splits: [", "own.yaml: not a YAML file"),
+        ("splits: [", "own.yaml: cannot be read as YAML"),
         ("", "own.yaml: must be a mapping, got None"),
         ("splits: [a.json]", "own.yaml, splits: must be a mapping"),
         ("split: {}", "own.yaml: there is no `split`, but: splits, settings, settings_of, answer_list"),
@@ -199,8 +199,9 @@ def test_files_of_the_command_line_beside_those_of_the_dataset(tmp_path):
     assert all(split.allow_outside for split in splits.values())
     with pytest.raises(InputError, match="split test: it has multiple_choice, but this takes captions"):
         dataset.splits(preset, "captions")
-    preset, dataset, _ = parse(*options, "--video_dir", "there")
-    assert {split.videos for split in dataset.splits(preset, "captions", "multiple_choice").values()} == {Path("there")}
+    for folder in ("there", "s3://bucket/videos"):
+        preset, dataset, _ = parse(*options, "--video_dir", folder)
+        assert {split.videos for split in dataset.splits(preset, "captions", "multiple_choice").values()} == {folder}
 
 
 def test_what_is_not_there(tmp_path, monkeypatch):

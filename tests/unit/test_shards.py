@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from svitt.data.annotations import load_captions, load_choices, load_questions, training_pairs
+from svitt.data.annotations import Reading, load_captions, load_choices, load_questions, training_pairs
 from svitt.data.loaders import ClipDataset
 from svitt.data.packing import encode_video, pack
 from svitt.data.shards import open_shards, read_member
@@ -95,7 +95,7 @@ def test_captions_texts_and_names_of_fields(tmp_path):
     rows = open_shards([f"{tmp_path}/a.tar"], video="jpg")
     captions = load_captions(rows[:1])
     assert (captions["caption"][:], bytes_of(captions[0])) == ([["café"]], b"jpg")
-    pairs = training_pairs(load_captions(rows[1:], columns={"caption": "title", "video": "jpg"}))
+    pairs = training_pairs(load_captions(rows[1:], reading=Reading(columns={"caption": "title", "video": "jpg"})))
     assert (pairs["caption"][:], pairs["video_id"][:]) == (["x", "y"], [0, 0])
     assert list(map(bytes_of, pairs)) == [b"2", b"2"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from svitt import SViTTVideoProcessor
-from svitt.data.annotations import load_captions, load_questions, retrieval_set, training_pairs, video_names
+from svitt.data.annotations import Reading, load_captions, load_questions, retrieval_set, training_pairs, video_names
 from svitt.data.check import check_videos
 from svitt.data.loaders import ClipDataset
 from svitt.data.packing import pack
@@ -64,7 +64,7 @@ def test_spans_are_matched_by_video_start_and_end(folder, file, tmp_path):
     assert all(torch.equal(clip, one) for clip, one in zip(clips_of(pairs)[1:3], clips_of(pairs)[2:3] * 2, strict=True))
     with pytest.raises(InputError, match="row 4: `video` 'a.mp4' was already used in row 1"):
         load_captions(file, folder, unique_videos=True)
-    grouped = retrieval_set(load_captions(file, folder, unique_videos=True, group_by_video=True))
+    grouped = retrieval_set(load_captions(file, folder, unique_videos=True, reading=Reading(group_by_video=True)))
     assert grouped.texts_of_video == [[0, 1], [2, 3], [4], [5]] and grouped.texts[1] == "from the beginning"
     rows = [{"video": "a.mp4", "question": f"{n}?", "answer": "x", "start": n // 2 / 4} for n in range(4)]
     questions = tmp_path / "questions.jsonl"
@@ -77,7 +77,7 @@ def test_times_have_a_unit_and_faults_name_file_and_row(folder, tmp_path):
     file = tmp_path / "times.jsonl"
     row = {"video": "a.mp4", "caption": "x", "start": 120, "end": 480}
     file.write_text(json.dumps(row))
-    assert load_captions(file, folder, unit="ms")["start"][:] == [0.12]
+    assert load_captions(file, folder, reading=Reading(unit="ms"))["start"][:] == [0.12]
     for change, words in {
         "end before start": ({"start": 2, "end": 1}, "row 1: `end` must be after the start, 2 s, got 1 s"),
         "nothing": ({"start": 0, "end": 0}, "row 1: `end` must be after the start"),
