@@ -18,7 +18,6 @@ import os
 import re
 import sys
 from functools import partial
-from pathlib import Path
 
 from .errors import CommandLine, InputError, exit_on_bad_input, not_found
 
@@ -375,11 +374,7 @@ def add_explain(commands):
     add("--model", "--model_name_or_path", required=True, help="folder or Hub name of a SViTT")
     add("--text", help="sentence: shows which patches it keeps")
     add("--num_frames", type=int, help="frames of a clip (default: the model's own)")
-    add("--num_clips", type=int, default=1, help="clips that the video is cut into (default: %(default)s)")
-    add("--strided_clips", action="store_true", help="a clip of C takes every C-th frame")
-    add("--fps", type=float, default=2.0, help="frames per second of an overlay, from 0.1 to 50 (default: %(default)s)")
-    help = "a picture is a contact sheet, an .mp4 an overlay; several may be given (default: token_maps.png)"
-    add("--output", nargs="+", type=Path, default=[Path("token_maps.png")], help=help)
+    add("--output", default="token_maps.png", help="picture to write (default: %(default)s)")
 
 
 def explain(**args):

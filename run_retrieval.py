@@ -63,8 +63,9 @@ def main():
         pairs = annotations.training_pairs(captions, task.match_by)
 
     set_seed(args.seed)
-    options = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length} | vars(dropping)
-    model, processor = load_model_and_processor(task.model_name_or_path, SViTTForVideoTextRetrieval, **options)
+    lengths = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length}
+    source = task.model_name_or_path, SViTTForVideoTextRetrieval
+    model, processor = load_model_and_processor(*source, fields=dropping.fields(), **lengths)
     evaluation.set_frames(processor.video_processor.num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)

@@ -18,7 +18,7 @@ import torch
 from encoder import bytes_of_call, in_fresh_process, markdown, median_seconds
 
 from svitt import SViTTConfig, SViTTForPreTraining, SViTTVideoProcessor
-from svitt.conversion import init_from_towers
+from svitt.conversion.towers import init_from_towers
 
 BLIP = {
     "vision_config": {

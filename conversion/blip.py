@@ -1,6 +1,8 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """BLIP (Li et al., 2022): a ViT for each frame, and a BERT all of whose layers serve texts alone and pairs."""
 
+from collections.abc import Mapping
+
 import torch
 from transformers import AutoConfig, BlipForImageTextRetrieval, BlipForQuestionAnswering, PreTrainedModel
 
@@ -10,15 +12,13 @@ from ..modeling_svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRe
 from .loading import (
     CLIP_STATISTICS,
     FRAME_WISE,
-    REPORTED,
     Name,
     Source,
-    check_weights,
     image_statistics,
-    listed,
     loading,
     logger,
     merged,
+    pretrained,
     shared_fields,
 )
 from .vit import vit_weights
@@ -47,15 +47,12 @@ def blip_classes(name: Name) -> tuple[type[PreTrainedModel], type[PreTrainedMode
     return CLASSES[architecture]
 
 
-def read_blip(
-    name: Name, token_ids: dict, vision_config: dict | None = None, text_config: dict | None = None
-) -> Source:
+def read_blip(name: Name, changes: Mapping) -> Source:
     """Read a BLIP of Transformers, for retrieval or question answering; one frame of a clip is one of its images.
 
     Args:
         name: Folder or Hub name.
-        token_ids: Fields of [`SViTTTextConfig`] that follow from the tokenizer.
-        vision_config, text_config: Fields that are to be others. With `fusion_token_id=None`, pairs of texts and videos
+        changes: Fields of [`SViTTConfig`] that are to be others. With `fusion_token_id=None` in `text_config`, pairs
             begin with `[CLS]`, as Transformers' class leaves it, not with the `[ENC]` of BLIP's own code.
 
     Raises:
@@ -63,10 +60,7 @@ def read_blip(
     """
     with loading(name):
         blip_class, model_class = blip_classes(name)
-        blip, report = blip_class.from_pretrained(name, dtype=torch.float32, **REPORTED)
-        check_weights(name, report["missing_keys"], report["mismatched_keys"])
-        if report["unexpected_keys"]:
-            logger.info("Not converted: %s.", listed(report["unexpected_keys"]))
+        blip = pretrained(blip_class, name)
         vision, text = blip.config.vision_config, blip.config.text_config
         start_token = text.bos_token_id  # [DEC], which answers begin with; behind it comes [ENC]
         fusion_token = start_token + 1 if 0 <= start_token < text.vocab_size - 1 else None
@@ -82,7 +76,7 @@ def read_blip(
                 "use_mean_pooling": False,
                 "layer_scale_init_value": 1.0,
             },
-            "text_config": shared_fields(SViTTTextConfig, text) | token_ids | {
+            "text_config": shared_fields(SViTTTextConfig, text) | {
                 "is_decoder": False,
                 "type_vocab_size": 1,
                 "encoder_width": vision.hidden_size,
@@ -95,7 +89,7 @@ def read_blip(
             "embed_dim": blip.config.image_text_hidden_size,
             "vision_layernorm": False,
         }  # fmt: skip
-        config = SViTTConfig(**merged(fields, {"vision_config": vision_config, "text_config": text_config}))
+        config = SViTTConfig(**merged(fields, changes))
     pixels = {"antialias": True} | image_statistics(name, CLIP_STATISTICS)
     return Source(model_class, config, blip_weights(blip, config), pixels, TEXTS)
 

@@ -1,19 +1,36 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""The models that `svitt index` and `svitt ask` use where none is named: public BLIPs, brought and converted once."""
+"""Models for use: those that are named, and where none is, public BLIPs, brought and converted once."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
 from filelock import FileLock
 from huggingface_hub import HfApi, constants
+from transformers import PreTrainedModel
 
 from ..distributed import whole_files
 from ..errors import InputError, OutputError, writing
-from . import converted
+from ..processing_svitt import SViTTProcessor
+from . import converted, load_model_and_processor
 from .loading import FRAME_WISE, reason_of
 
 DEFAULTS = {"search": "Salesforce/blip-itm-base-coco", "ask": "Salesforce/blip-vqa-base"}
 # Part of the folders' names: to be raised when `converted` makes others, lest an old one pass for a new one.
 LAYOUT = 1
+
+
+def load_for_use(
+    name: str, num_frames: int | None = None, architectures: Iterable[str] | None = None
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """Return what [`load_model_and_processor`] does, the model in evaluation mode on the device of this process."""
+    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
+    return model.eval().to(this_process().device), processor
+
+
+def this_process() -> PartialState:
+    return PartialState(cpu=not torch.accelerator.is_available())  # else processes on CPUs would work alone
 
 
 def default_model(task: str) -> str:

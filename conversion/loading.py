@@ -38,8 +38,6 @@ Name = str | Path  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
 # A video encoder that is one of images: frames one by one, 8 unless asked otherwise, as BLIP was tried on videos.
 FRAME_WISE = {"frame_wise": True, "num_frames": 8, "sparse_random_attn": None, "token_keep_rate": 1.0}
-# Weights that are missing, or of other shapes, are for `check_weights` to name.
-REPORTED: dict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 Statistics = dict[str, Sequence[float]]
 BEIT_STATISTICS: Statistics = {"image_mean": IMAGENET_STANDARD_MEAN, "image_std": IMAGENET_STANDARD_STD}
 # Of ALBEF and BLIP.
@@ -70,8 +68,7 @@ def load_model_and_processor(
     *,
     num_frames: int | None = None,
     max_text_length: int | None = None,
-    token_keep_rate: float | None = None,
-    fusion_token_keep_rate: float | None = None,
+    fields: Mapping | None = None,
     architectures: Iterable[str] | None = None,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Load a saved SViTT in float32, and its processor. No code of the folder runs, no weight is random.
@@ -81,7 +78,7 @@ def load_model_and_processor(
         model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
         num_frames: Frames of the processor's clips; for another number than its own, the model interpolates its biases.
         max_text_length: Tokens of the processor's texts.
-        token_keep_rate, fusion_token_keep_rate: Instead of the model's own, of the video and of the text encoder.
+        fields: Of its configuration, that are to be others; see [`merged`].
         architectures: Names of the classes of which the model must be one.
 
     Raises:
@@ -91,9 +88,7 @@ def load_model_and_processor(
         saved, _ = SViTTConfig.get_config_dict(path)
         if (model_type := saved.get("model_type")) not in (SViTTConfig.model_type, None):
             raise InputError(f"{path}: is a {printable(model_type)}, no SViTT; svitt convert makes one of a BLIP.")
-        rates = {"vision_config": token_keep_rate, "text_config": fusion_token_keep_rate}
-        fields = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
-        config = with_fields(SViTTConfig.from_dict(saved), fields)
+        config = with_fields(SViTTConfig.from_dict(saved), fields or {})
         check_number("num_frames", num_frames, 1, config.vision_config.max_num_frames)
         check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
         [architecture, *_] = config.architectures or ["SViTTModel"]
@@ -102,16 +97,10 @@ def load_model_and_processor(
         if architectures is not None and architecture not in architectures:
             raise InputError(f"{path}: is a {architecture}, but one of {', '.join(architectures)} is needed.")
         source_class = getattr(modeling_svitt, architecture)
+        model, report = with_report(model_class or source_class, path, config=config, use_safetensors=True)
         with torch.device("meta"):
             needed = source_class(copy.deepcopy(config)).state_dict().keys()
-        model, report = (model_class or source_class).from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            **REPORTED,
-            use_safetensors=True,
-        )
-        check_weights(path, needed & report["missing_keys"], report["mismatched_keys"])
+        check_weights(path, report | {"missing_keys": needed & report["missing_keys"]})
         lengths = {"num_frames": num_frames, "max_length": max_text_length}
         lengths = {name: length for name, length in lengths.items() if length is not None}
         return model, SViTTProcessor.from_pretrained(path, trust_remote_code=False, **lengths)
@@ -162,17 +151,21 @@ def in_one_sentence(what: str) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def check_weights(source: Name, missing: Iterable[str], mismatched: Iterable[tuple], unexpected: Iterable[str] = ()):
-    """Raise an `InputError` that names the weights that a source lacks, has in other shapes, or has besides.
+def with_report(model_class: type[PreTrainedModel], name: Name | None, **kwargs) -> tuple[PreTrainedModel, dict]:
+    """Return a model in float32, and which weights are missing or have other shapes, for [`check_weights`] to name."""
+    how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    return model_class.from_pretrained(name, **how, **kwargs)
 
-    `mismatched` has names, shapes in the source and shapes in the model.
+
+def check_weights(source: Name, report: Mapping, may_lack: str = "$^"):
+    """Raise an `InputError` that names the weights that a source has in other shapes, or lacks; see [`with_report`].
+
+    Those whose names are like `may_lack` may be missing.
     """
-    for name, shape, expected in sorted(mismatched):
+    for name, shape, expected in sorted(report["mismatched_keys"]):
         raise InputError(f"{source}: {name} has the shape {tuple(shape)}, its configuration needs {tuple(expected)}.")
-    if missing:
+    if missing := [name for name in report["missing_keys"] if not re.match(may_lack, name)]:
         raise InputError(f"{source}: lacks weights that the model needs: {listed(missing)}.")
-    if unexpected:
-        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
 
 
 def load_tokenizer(name: Name) -> BertTokenizer:
@@ -290,19 +283,21 @@ def assembled(
         InputError: where a weight is missing, of another shape, or has no place.
     """
     with in_one_sentence(f"{source}: makes no model"):
-        model, report = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=torch.float32,
-            **REPORTED,
-        )
-    new = report["missing_keys"]
-    missing = [name for name in new if not re.match(may_lack, name)]
-    check_weights(source, missing, report["mismatched_keys"], report["unexpected_keys"])
-    if new:
-        modules = {name.removesuffix(".weight").removesuffix(".bias") for name in new}
-        logger.info("New, with their initial values: %s.", listed(modules))
+        model, report = with_report(model_class, None, config=config, state_dict=weights)
+    check_weights(source, report, may_lack)
+    if unexpected := report["unexpected_keys"]:
+        raise InputError(f"{source}: has weights that the model has no place for: {listed(unexpected)}.")
+    if new := {name.removesuffix(".weight").removesuffix(".bias") for name in report["missing_keys"]}:
+        logger.info("New, with their initial values: %s.", listed(new))
+    return model
+
+
+def pretrained(model_class: type[PreTrainedModel], name: Name, may_lack: str = "$^", **kwargs) -> PreTrainedModel:
+    """Return a model of Transformers in float32, all of whose weights were found but for those like `may_lack`."""
+    model, report = with_report(model_class, name, **kwargs)
+    check_weights(name, report, may_lack)
+    if report["unexpected_keys"]:
+        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
     return model
 
 

@@ -32,13 +32,6 @@ TOWER_PREFIXES = ("embeddings.", "encoder.", "pooler.", "layernorm.")  # of one 
 INDEX_BUFFERS = ("relative_position_index", "position_ids")  # functions of the configuration, which the port computes
 # What training alone uses, or nothing: momentum copies, queues of negatives, what Singularity does not add.
 UNUSED = re.compile(r"\w+_m\..*|(image|text|idx)_queue|queue_ptr|ptr_queue|temporal_embeddings")
-# Second names of tensors -> first names.
-TIED_WEIGHTS = {
-    "cls.predictions.decoder.weight": "text_model.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-    "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
-    "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
-}
 
 
 def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
@@ -72,12 +65,7 @@ def convert_state_dict(original: Mapping[str, torch.Tensor]) -> Weights:
     names = Counter(renamed.values())
     if twice := [name for name, new_name in renamed.items() if names[new_name] > 1]:
         raise InputError(f"The checkpoint holds the same weights under two names: {listed(twice)}.")
-    weights = {new_name: original[name] for name, new_name in renamed.items()}
-    for second, first in TIED_WEIGHTS.items():
-        if second in weights and first in weights and not torch.equal(weights[first], weights[second]):
-            logger.warning("`%s` and `%s` are one tensor but differ; the former is kept for both.", first, second)
-            weights[second] = weights[first]
-    return vit_weights(weights)
+    return vit_weights({new_name: original[name] for name, new_name in renamed.items()})
 
 
 def _rename(name: str) -> str | None:
@@ -119,32 +107,19 @@ TASK_OF_HEAD = {
 }
 
 
-def read_original(
-    path: Name, token_ids: dict, vision_config: dict | None = None, text_config: dict | None = None
-) -> Source:
+def read_original(path: Name, changes: Mapping) -> Source:
     """Read a checkpoint (`.pth`) of the original code, or of Singularity or ALBEF, by [`read_checkpoint`].
 
     The configuration comes from the shapes of the weights and from the training configuration in the checkpoint. It
     reproduces the original code, faults included (`attn_mask_padding=False`, no dropping in fusion unless the original
-    did).
-
-    Args:
-        token_ids: Fields of [`SViTTTextConfig`] that follow from the tokenizer.
-        vision_config, text_config: Fields that the checkpoint does not tell, or tells wrongly.
+    did). `changes` are fields that the checkpoint does not tell, or tells wrongly.
 
     Raises:
         InputError: if the checkpoint is not found, damaged, hostile or of another model.
     """
     checkpoint = read_checkpoint(path)
     original = weights_of(path, checkpoint)
-    with in_one_sentence(f"{path}: its configuration is none of an original model"):
-        trained = plain(checkpoint.get("config"))
-        trained = trained if isinstance(trained, Mapping) else {}
     weights = convert_state_dict(original)
-    if trained.get("add_temporal_embed"):
-        raise InputError(f"{path}: adds temporal embeddings (`add_temporal_embed`), which SViTT has not.")
-    if {"model", "state_dict"} & checkpoint.keys():
-        logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "state_dict", "config"}) or "nothing")
     model_class = next((task for name, task in TASK_OF_HEAD.items() if name in weights), None)
     if model_class is None:
         raise InputError(f"{path}: is of no pre-training, retrieval or question answering model, it has no head.")
@@ -156,24 +131,25 @@ def read_original(
         vision |= {"layer_norm_eps": 1e-6}
         pixels |= CLIP_STATISTICS | {"antialias": is_albef}
     with in_one_sentence(f"{path}: its configuration is none of an original model"):
-        config = infer_config(weights, trained, vision | (vision_config or {}), token_ids | (text_config or {}))
+        trained = plain(checkpoint.get("config"))
+        trained = trained if isinstance(trained, Mapping) else {}
+        if trained.get("add_temporal_embed"):
+            raise InputError(f"{path}: adds temporal embeddings (`add_temporal_embed`), which SViTT has not.")
+        config = infer_config(weights, trained, **merged({"vision_config": vision}, changes))
+    if {"model", "state_dict"} & checkpoint.keys():
+        logger.info("Not converted: %s.", listed(checkpoint.keys() - {"model", "state_dict", "config"}) or "nothing")
     return Source(model_class, config, weights, pixels)
 
 
-def infer_config(
-    weights: Weights,
-    original_config: Mapping | None = None,
-    vision_config: dict | None = None,
-    text_config: dict | None = None,
-) -> SViTTConfig:
+def infer_config(weights: Weights, trained: Mapping | None = None, **changes) -> SViTTConfig:
     """Return the configuration of an original model, from its weights under our names and its training configuration.
 
-    Of `original_config` (plain data), `vision_encoder_args`, `text_encoder_args`, `video_input`, `image_res`, `temp`,
-    `loss_weight`, ... are read. `vision_config` and `text_config` take precedence.
+    Of `trained` (plain data), `vision_encoder_args`, `text_encoder_args`, `video_input`, `image_res`, `temp`,
+    `loss_weight`, ... are read. `changes` are fields that take precedence.
     """
-    trained = original_config or {}
     if not trained:
         logger.warning("The checkpoint has no configuration: fields that no shape tells have the published values.")
+    trained = trained or {}
     fields: dict[str, Any] = {
         "vision_config": _vision_fields(weights, trained),
         "text_config": _text_fields(weights, trained),
@@ -186,7 +162,7 @@ def infer_config(
         fields["text_config"]["token_keep_rate"] = 1.0
         fields["decoder_config"] = _text_sizes(weights, "text_decoder.bert.")
     fields["vision_layernorm"] = "vision_layernorm.weight" in weights
-    fields = merged(fields, {"vision_config": vision_config, "text_config": text_config})
+    fields = merged(fields, changes)
     text = fields["text_config"]
     if "num_attention_heads" not in text and text["hidden_size"] % 64:
         raise InputError(

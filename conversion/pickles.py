@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..errors import InputError, not_found
+from ..errors import InputError
 from .loading import Name, Weights, in_one_sentence, listed
 
 # Ten times what weights and an optimizer of a large model take. An opcode makes an object of 200 bytes at most, and
@@ -97,10 +97,8 @@ def read_checkpoint(path: Name) -> dict:
         The saved dict; [`Stub`]s and `OrderedDict`s stand for objects that are neither tensors nor plain containers.
 
     Raises:
-        InputError: if there is no such file, or it is damaged, hostile, or no dict.
+        InputError: if it is damaged, hostile, or no dict.
     """
-    if not os.path.isfile(path):
-        raise not_found(path)
     with in_one_sentence(f"{path}: is refused, it is no readable checkpoint of weights alone"):
         stubs = [(stub_for(name), name) for name in names_in_pickles(path)]
         with torch.serialization.safe_globals(stubs):

@@ -109,8 +109,13 @@ def bias_table_name(prefix: str, layer: int) -> str:
 
 
 def fitted(weights: Mapping[str, torch.Tensor], config: SViTTConfig, **vision) -> tuple[Weights, SViTTConfig]:
-    """Return weights and configuration of a model with other fields of [`SViTTVisionConfig`], its positions resized."""
-    new_config = with_fields(config, {"vision_config": vision})
+    """Return weights and configuration of a model with other fields of [`SViTTVisionConfig`], its positions resized.
+
+    With more `num_frames`, that is the paper's temporal sparse expansion; a lower `token_keep_rate` keeps the cost of
+    longer clips down.
+    """
+    longest = max(vision.get("num_frames", 0), config.vision_config.max_num_frames)
+    new_config = with_fields(config, {"vision_config": {"max_num_frames": longest} | vision})
     old, new = (
         (part.frames_at_once, part.grid_size, part.grid_size)
         for part in (config.vision_config, new_config.vision_config)
@@ -118,28 +123,15 @@ def fitted(weights: Mapping[str, torch.Tensor], config: SViTTConfig, **vision) -
     return resize_positions(weights, old, new), new_config
 
 
-def expand_num_frames(
-    state_dict: Mapping[str, torch.Tensor], config: SViTTConfig, num_frames: int, **vision
-) -> tuple[Weights, SViTTConfig]:
-    """Return weights and configuration of a model for clips of `num_frames` frames, from one for other clips.
-
-    That is the paper's temporal sparse expansion. Lower `vision_config.token_keep_rate` of the new configuration to
-    keep the cost of longer clips down; `vision` are such fields.
-    """
-    longest = max(num_frames, config.vision_config.max_num_frames)
-    return fitted(state_dict, config, **{"num_frames": num_frames, "max_num_frames": longest} | vision)
-
-
-def expanded(model: PreTrainedModel, num_frames: int, fields: Mapping | None = None) -> PreTrainedModel:
-    """Return the model for clips of `num_frames` frames, with some fields of its configuration changed.
+def expanded(model: PreTrainedModel, fields: Mapping) -> PreTrainedModel:
+    """Return the model with some fields of its configuration changed, see [`fitted`].
 
     With `frame_wise=False` among them, a model of frames becomes one of clips: its biases are the same for all frames,
     and zero where it has none.
     """
-    fields = dict(fields or {})
-    vision = fields.pop("vision_config", None) or {}
-    weights, config = expand_num_frames(model.state_dict(), model.config, num_frames, **vision)
-    return assembled("The model", type(model), with_fields(config, fields), weights, may_lack=rf".*\.{BIAS_TABLE}$")
+    weights, config = fitted(model.state_dict(), model.config, **fields["vision_config"])
+    config = with_fields(config, {**fields, "vision_config": None})
+    return assembled("The model", type(model), config, weights, may_lack=rf".*\.{BIAS_TABLE}$")
 
 
 def convert_to_longer_clips(
@@ -158,14 +150,14 @@ def convert_to_longer_clips(
     """
     check_unused(output_dir)
     check_number("num_frames", num_frames, 1)
-    model, processor = load_model_and_processor(path, num_frames=num_frames)
-    published = SViTTVisionConfig()
-    vision: dict = {}
+    model, processor = load_model_and_processor(path)
+    processor.video_processor.num_frames = num_frames
+    vision: dict = {"num_frames": num_frames}
     if model.config.vision_config.frame_wise:
-        vision = {"frame_wise": False, "use_relative_position_bias": True}
-        vision |= {field: getattr(published, field) for field in PUBLISHED_SPARSITY}
+        vision |= {"frame_wise": False, "use_relative_position_bias": True}
+        vision |= {field: getattr(SViTTVisionConfig(), field) for field in PUBLISHED_SPARSITY}
     if token_keep_rate is not None:
         vision["token_keep_rate"] = token_keep_rate
     with in_one_sentence("The fields do not fit this model"):
-        model = expanded(model, num_frames, {"vision_config": vision | (vision_config or {})})
+        model = expanded(model, {"vision_config": vision | (vision_config or {})})
     save_folder(model, processor, output_dir)

@@ -1,11 +1,9 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """A fresh SViTT from a BEiT and a BERT."""
 
-import re
 import tempfile
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, BeitModel, BertForMaskedLM, BertModel, PreTrainedModel
 
@@ -13,16 +11,14 @@ from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfi
 from ..errors import InputError
 from ..modeling_svitt import SViTTForPreTraining
 from .loading import (
-    REPORTED,
     Name,
     Weights,
     assembled,
-    check_weights,
     in_one_sentence,
-    listed,
     loading,
     logger,
     merged,
+    pretrained,
     shared_fields,
 )
 from .positions import BIAS_TABLE, bias_table_name, resize_positions
@@ -37,9 +33,7 @@ def init_from_towers(
     num_frames: int = 4,
     image_size: int | None = None,
     fusion_layer: int | None = None,
-    vision_config: dict | None = None,
-    text_config: dict | None = None,
-    **kwargs,
+    **fields,
 ) -> SViTTForPreTraining:
     """Make a fresh SViTT from a pretrained BEiT and a pretrained BERT; saved, it loads into every SViTT class.
 
@@ -50,13 +44,13 @@ def init_from_towers(
             if there are several: nothing else tells the model the order of frames.
         image_size: Image size of the clips, that of `vision` by default; positions are resized.
         fusion_layer: First layer of BERT that gets (new) cross-attention. Default: three quarters of the depth.
-        vision_config, text_config, kwargs: Fields of the parts, such as the sparsity, and of [`SViTTConfig`].
+        fields: Fields of [`SViTTConfig`], and as dicts of its parts, such as the sparsity.
 
     Raises:
         InputError: if a tower is not found, of another kind or incomplete, or a field does not fit.
     """
     with loading(vision):
-        frames_at_once = 1 if (vision_config or {}).get("frame_wise") else num_frames
+        frames_at_once = 1 if (fields.get("vision_config") or {}).get("frame_wise") else num_frames
         vision_fields, vision_weights = _beit_tower(vision, frames_at_once, image_size)
         vision_fields["num_frames"] = num_frames
     with loading(text):
@@ -65,8 +59,7 @@ def init_from_towers(
         fusion_layer = text_fields["num_hidden_layers"] * 3 // 4
     text_fields |= {"fusion_layer": fusion_layer, "encoder_width": vision_fields["hidden_size"]}
     with in_one_sentence("The fields do not fit these towers"):
-        fields = {"vision_config": vision_fields, "text_config": text_fields}
-        config = SViTTConfig(**merged(fields, {"vision_config": vision_config, "text_config": text_config, **kwargs}))
+        config = SViTTConfig(**merged({"vision_config": vision_fields, "text_config": text_fields}, fields))
     weights = vision_weights | text_weights
     return assembled(f"{vision} and {text}", SViTTForPreTraining, config, weights, may_lack=NEW_MODULES)
 
@@ -114,11 +107,7 @@ def _pretrained(
     model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     if model_type != model_class.config_class.model_type:
         raise InputError(f"{name}: is a {model_type!r} model; a {model_class.config_class.model_type!r} one is needed.")
-    model, report = model_class.from_pretrained(name, dtype=torch.float32, **REPORTED, **kwargs)
-    missing = [key for key in report["missing_keys"] if not re.match(may_lack, key)]
-    check_weights(name, missing, report["mismatched_keys"])
-    if report["unexpected_keys"]:
-        logger.warning("Not used from %s: %s.", name, listed(report["unexpected_keys"]))
+    model = pretrained(model_class, name, may_lack, **kwargs)
     # Names in memory change between versions of transformers (BEiT's have); those that it saves do not.
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="1000GB")

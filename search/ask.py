@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..conversion.defaults import default_model
+from ..conversion.defaults import default_model, load_for_use
 from ..data.annotations import saved_answer_list
 from ..errors import InputError, check_number
 from ..processing_svitt import read_video, sample_frame_indices
-from .folder import load
 
 # As BLIP's authors have answers written.
 GENERATION = {"num_beams": 3, "max_new_tokens": 10}
@@ -43,7 +42,7 @@ class SViTTAnswerer:
 
     def __init__(self, model_name_or_path: str | None = None, num_frames: int | None = None):
         name = default_model("ask") if model_name_or_path is None else model_name_or_path
-        self.model, self.processor = load(name, num_frames, ["SViTTForVideoQuestionAnswering"])
+        self.model, self.processor = load_for_use(name, num_frames, ["SViTTForVideoQuestionAnswering"])
         self.answers = saved_answer_list(name)
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 
 import math
 import os
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, dropwhile, takewhile
@@ -14,10 +13,11 @@ from av.error import FFmpegError
 
 from ..data.mp4 import SOUND_RATE, TIME_BASE, timed, write_mp4
 from ..distributed import whole_files
+from ..errors import InputError
 from ..processing_svitt import NO_FRAME, ROUNDING, VideoDecodeError, _errors_about, _open_stream
 from .hits import Hit
-from .places import asking, mark_of, open_store
-from .spans import Source, members_of
+from .places import is_url
+from .spans import find_sources
 
 STEPS_BACK = (0.0, 4.0, 30.0, math.inf)  # seconds before a span from where a keyframe is looked for
 LAG = 1.0  # seconds that sound may lie behind its picture in a file
@@ -65,15 +65,15 @@ def content_of(video: str) -> str | bytes:
     """Return the path of a video, or the content of one in a shard or a store."""
     shard, _, member = video.partition(".tar::")
     place = f"{shard}.tar" if member and not os.path.exists(video) else video
+    if place == video and not is_url(video):
+        return video
     try:
-        files, path = open_store(place)
-        with asking(place, OSError):
-            version = mark_of(files.info(path))
-        sources = [Source(video, version)] if place == video else members_of(place, version)
-        content = next(source for source in sources if source.video == video).read()
-    except (OSError, StopIteration, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "its shard has no such member"
-        raise VideoDecodeError(f"cannot be opened ({reason.removeprefix(f'{place}: ').rstrip('.')})") from error
+        sources, _, _ = find_sources([place])
+        if video not in sources:
+            raise OSError("its shard is damaged, or has no such member")
+        content = sources[video].read()
+    except (InputError, OSError) as error:
+        raise VideoDecodeError(f"cannot be opened ({str(error).removeprefix(f'{place}: ').rstrip('.')})") from error
     return content if isinstance(content, str) else content["bytes"]
 
 
@@ -116,11 +116,14 @@ def pictures_and_sounds(
     held, held_time, is_alone, resamplers = None, -1 / fps, True, {}
     for packet in chain(takewhile(is_near, packets), [None]):
         if packet is not None and packet.stream is not stream:
-            for frame in sounds_of(packet):
-                if start <= (time := frame.time - origin) < end:
-                    kind = frame.format.name, frame.layout.name, frame.sample_rate  # may change
-                    resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
-                    yield from (timed(one, time - start, time - start) for one in resampler.resample(frame))
+            with suppress(FFmpegError):  # what is damaged is left out, as players do
+                for sound in packet.decode():
+                    if not isinstance(sound, av.AudioFrame) or sound.time is None:
+                        continue
+                    if start <= (time := sound.time - origin) < end:
+                        kind = sound.format.name, sound.layout.name, sound.sample_rate  # may change
+                        resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
+                        yield from (timed(one, time - start, time - start) for one in resampler.resample(sound))
             continue
         for frame in stream.decode(packet) if held_time < end - ROUNDING else ():
             time = math.nan if frame.pts is None else float(frame.pts * stream.time_base) - origin
@@ -139,27 +142,16 @@ def pictures_and_sounds(
         yield timed(held, max(held_time - start, 0), last - start)
 
 
-def sounds_of(packet) -> list[av.AudioFrame]:
-    """Return its frames whose time is known; what is damaged is left out, as players do."""
-    try:
-        return [frame for frame in packet.decode() if frame.time is not None]
-    except FFmpegError:
-        return []
-
-
 def as_shown(
     frames: Iterator[av.VideoFrame | av.AudioFrame], aspect: float, short_side: int | None
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Yield pictures upright, with square pixels instead of those of `aspect`, not interlaced; sounds as they are."""
-    graph, kind = None, None
+    graph = None
     for frame in chain(frames, [None]):
         if isinstance(frame, av.AudioFrame):
             yield frame
             continue
-        if graph is None:
-            graph, kind = player(frame, aspect, short_side), (frame.width, frame.height, frame.format.name)
-        if frame is not None and (frame.width, frame.height, frame.format.name) != kind:
-            raise VideoDecodeError(f"its frames must have one size, they have {kind[0]}x{kind[1]} and others")
+        graph = graph or player(frame, aspect, short_side)
         graph.vpush(frame)
         with suppress(BlockingIOError, EOFError):
             while True:

@@ -1,23 +1,19 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""The folder of an index but for its table: settings, locks, bad videos; and the model that it belongs to."""
+"""The folder of an index but for its table: settings, the lock, bad videos, and which model it belongs to."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
 from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
-from transformers import PreTrainedModel
 
-from ..conversion import load_model_and_processor
 from ..data.files import write_bad_videos
 from ..errors import ArgumentError, InputError, check_number, not_found, writing
-from ..processing_svitt import ROUNDING, SViTTProcessor
+from ..processing_svitt import ROUNDING
 from .places import has_file, is_url, new_files, place_of, read_file, remove_file
 from .spans import absolute, is_below
 from .table import SpanTable
@@ -75,35 +71,20 @@ def read_settings(folder: Path | str) -> dict:
 
 
 @contextmanager
-def created(folder: Path | str) -> Iterator[None]:
-    """Make a folder, and let one process at a time write its settings; in a store there is nothing to make or lock."""
-    if not is_url(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if is_url(folder) else FileLock(f"{folder}/create.lock"):
-        yield
-
-
-@contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
-    """Let one process index at a time; the lock of one that was killed is open.
+def locked(folder: Path | str, timeout: float = 0) -> Iterator[None]:
+    """Make a folder, and let one process at a time write into it; the lock of one that was killed is open.
 
     In a store there are no locks: LanceDB's transactions keep the table whole, but two that index the same videos at
     once encode them twice.
     """
-    if is_url(folder):
-        with writing(folder):
-            yield
-        return
-    lock = FileLock(f"{folder}/index.lock")
-    with writing(folder):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(f"{folder}: another process is indexing into it; wait for its end.") from error
-    try:
+    with writing(folder), ExitStack() as stack:
+        if not is_url(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(f"{folder}/index.lock", timeout))
+            except Timeout as error:
+                raise InputError(f"{folder}: another process is indexing into it; wait for its end.") from error
         yield
-    finally:
-        lock.release()
 
 
 def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
@@ -124,21 +105,9 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
             if not (below := {name for name in known if is_below(name, path)}):
                 raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
             names |= below
-        with writing(folder):
-            table.remove(sorted(names))
-            table.finish()
+        table.remove(sorted(names))
+        table.finish()
     return sorted(names)
-
-
-def load(name: str, num_frames: int | None, architectures: list[str]) -> tuple[PreTrainedModel, SViTTProcessor]:
-    """Return a model of one of these classes, ready for use, and its processor."""
-    check_number("num_frames", num_frames, 1)
-    model, processor = load_model_and_processor(name, num_frames=num_frames, architectures=architectures)
-    return model.eval().to(this_process().device), processor
-
-
-def this_process() -> PartialState:
-    return PartialState(cpu=not torch.accelerator.is_available())  # else processes on CPUs would work alone
 
 
 def write_settings(folder: Path | str, settings: dict):

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ..conversion.defaults import default_model
+from ..conversion.defaults import default_model, load_for_use, this_process
 from ..distributed import fail_together, progress_bar, share_of
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips
@@ -39,14 +39,11 @@ from ..processing_svitt import SViTTProcessor, VideoDecodeError
 from .folder import (
     CHOICES,
     check_choices,
-    created,
     fingerprint_of,
     is_index,
-    load,
     locked,
     read_settings,
     remove_videos,
-    this_process,
     write_bad_report,
     write_settings,
 )
@@ -58,7 +55,6 @@ from .spans import (
     Span,
     SpanReader,
     absolute,
-    collate_spans,
     find_sources,
     is_below,
     passed_over,
@@ -155,7 +151,7 @@ class SViTTIndex:
             model_name_or_path = default_model("search")
         settings = CHOICES | given
         check_choices(settings)
-        model, processor = load(model_name_or_path, num_frames, COMPARING)
+        model, processor = load_for_use(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)
         settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
         settings |= fingerprint_of(model_name_or_path)
@@ -166,7 +162,7 @@ class SViTTIndex:
             raise ArgumentError("frames_per_span", problem)
 
         def make():
-            with writing(folder), created(folder):
+            with locked(folder, timeout=60):  # of others that create it
                 if not has_file(folder, "index.json"):  # as another command was faster
                     SpanTable.create(folder, model.config.embed_dim, settings["tokens"] != "none")
                     write_settings(folder, settings)
@@ -184,7 +180,7 @@ class SViTTIndex:
         folder = place_of(folder)
         settings = read_settings(folder)
         name = model_name_or_path or settings["model"]
-        model, processor = load(name, settings["num_frames"], COMPARING)
+        model, processor = load_for_use(name, settings["num_frames"], COMPARING)
         found = fingerprint_of(name, settings)
         if found["fingerprint"] != settings["fingerprint"]:
             raise InputError(
@@ -192,7 +188,7 @@ class SViTTIndex:
                 "embeddings cannot be compared; index the videos anew in another folder."
             )
         if found["files"] != settings["files"] and not is_url(folder):  # which machines share, each with its own files
-            with suppress(InputError, OSError), created(folder):  # of a folder that may only be read
+            with suppress(InputError), locked(folder):  # of a folder that may only be read
                 write_settings(folder, settings | found)
         return cls(folder, settings, model, processor)
 
@@ -236,11 +232,11 @@ class SViTTIndex:
 
             [(report, todo)] = broadcast_object_list([fail_together(plan if is_main else lambda: None)])
             done = fail_together(self._encode, share_of(todo), batch_size, num_workers)
-            report.seconds = done[-1]
-            for bad, damaged, num_spans, _ in gather_object([done]):
-                report.bad |= bad
-                report.damaged |= damaged
-                report.num_spans += num_spans
+            report.seconds = done.seconds
+            for part in gather_object([done]):
+                report.bad |= part.bad
+                report.damaged |= part.damaged
+                report.num_spans += part.num_spans
             for names in (report.added, report.updated):
                 names[:] = [name for name in names if name not in report.bad]
             if is_main:
@@ -267,32 +263,31 @@ class SViTTIndex:
         report.added = [name for name in sources if name not in {*report.updated, *report.unchanged}]
         return report, [(sources[name], done.get(name, set())) for name in (*report.added, *report.updated)]
 
-    def _encode(
-        self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int
-    ) -> tuple[dict[str, str], dict[str, str], int, dict[str, float]]:
-        """Encode and commit spans in batches; return what cannot be read, what is damaged, how many spans it were, and
-        the seconds."""
+    def _encode(self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int) -> IndexReport:
+        """Encode and commit spans in batches, and tell of them."""
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
         context = "forkserver" if num_workers else None  # the table has threads, with which nothing may be forked
-        how = {"collate_fn": collate_spans, "num_workers": num_workers, "multiprocessing_context": context}
-        bad, damaged, num_spans, progress, watch = {}, {}, 0, progress_bar(todo, "videos"), StopWatch()
-        waiting: list[dict] = []  # rows that are not committed yet
-        for found, errors in DataLoader(reader, batch_size, **how):
+        how = {"collate_fn": list, "num_workers": num_workers, "multiprocessing_context": context}
+        report, progress = IndexReport(), progress_bar(todo, "videos")
+        watch, waiting = StopWatch(report.seconds), []  # rows that are not committed yet
+        for batch in DataLoader(reader, batch_size, **how):
             watch.stop("reading")
+            found = [one for one in batch if one[1] is not None]
+            errors = {source.video: error for source, span, error in batch if span is None}
             waiting += self._rows(*zip(*found, strict=True)) if found else []
             watch.stop("encoding")
-            bad |= errors
-            damaged |= {source.video: clip.damage for source, _, clip in found if clip.damage}
-            num_spans += len(found)
+            report.bad |= errors
+            report.damaged |= {source.video: clip.damage for source, _, clip in found if clip.damage}
+            report.num_spans += len(found)
             num_bytes = sum(len(row.get("tokens", b"")) for row in waiting)
-            if len(waiting) > num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
+            if len(waiting) > report.num_spans * UNCOMMITTED or num_bytes > MAX_UNCOMMITTED_BYTES:
                 self._commit(waiting)
                 waiting = []
             watch.stop("writing")
             progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
         self._commit(waiting)
-        return bad, damaged, num_spans, watch.seconds
+        return report
 
     def _commit(self, rows: list[dict]):
         with writing(self.folder):
@@ -497,11 +492,10 @@ class SViTTIndex:
 
 
 class StopWatch:
-    """Counts `seconds` by what they were spent on."""
+    """Counts seconds by what they were spent on."""
 
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds, self.last = seconds, time.perf_counter()
 
     def stop(self, what: str):
         now = time.perf_counter()

@@ -2,11 +2,10 @@
 """Token maps: which patches of a video survive each drop, and which of those a sentence keeps, as pictures."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,13 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedModel
 
 from ..configuration_svitt import SViTTVisionConfig
-from ..conversion import load_model_and_processor
-from ..data.mp4 import timed, write_mp4
-from ..errors import ArgumentError, InputError, check_number, writing
-from ..modeling_svitt import split_clips, token_order
+from ..conversion.defaults import load_for_use
+from ..errors import ArgumentError, InputError, writing
+from ..modeling_svitt import token_order
 from ..processing_svitt import SViTTProcessor
 
-FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".mp4")
+FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 VEIL = np.array([0, 0, 48], dtype=np.uint8)  # over what is dropped: a patch that is black anyway shows it, too
 MIN_SIDE, MARGIN, LINE_HEIGHT = 128, 6, 20  # pixels of a frame, between frames, of text
 
@@ -49,13 +47,7 @@ class TokenMaps:
 
 @torch.no_grad()
 def token_maps(
-    model: PreTrainedModel,
-    processor: SViTTProcessor,
-    video,
-    text: str | None = None,
-    num_frames: int | None = None,
-    num_clips: int = 1,
-    strided_clips: bool = False,
+    model: PreTrainedModel, processor: SViTTProcessor, video, text: str | None = None, num_frames: int | None = None
 ) -> TokenMaps:
     """Run a model on a video, and on a sentence, and return which patches it keeps.
 
@@ -63,9 +55,7 @@ def token_maps(
         model: any SViTT, or a bare `SViTTVisionModel`; used in evaluation mode.
         video: one, of the kinds that [`SViTTVideoProcessor`] takes.
         text: caption or question, for a model that fuses it with the video.
-        num_frames: of a clip, by default the processor's.
-        num_clips: cut the video into so many clips, as evaluation does: T = num_clips * num_frames.
-        strided_clips: a clip takes every `num_clips`-th frame, not consecutive ones.
+        num_frames: of the clip, by default the processor's.
 
     Raises:
         InputError: if the model takes no text.
@@ -74,36 +64,31 @@ def token_maps(
     if text is not None and not hasattr(model, "text_model"):
         raise InputError(f"{type(model).__name__} looks at videos only; it takes no `text`.")
     num_frames = num_frames or processor.video_processor.num_frames
-    clip = processor.video_processor.read_clip(video, num_frames=num_clips * num_frames)
+    clip = processor.video_processor.read_clip(video, num_frames=num_frames)
     pixel_values = processor.video_processor.to_pixel_values(clip[None].to(model.device))
     model.eval()
     vision_model, text_model = getattr(model, "vision_model", model), getattr(model, "text_model", None)
-    seen = vision_model(split_clips(pixel_values, num_frames, strided_clips))
-    grid = num_frames, vision_model.config.grid_size, vision_model.config.grid_size
+    config, seen = vision_model.config, vision_model(pixel_values)
+    grid = num_frames, config.grid_size, config.grid_size
 
     kept, fused = list(seen.token_idx or ()), []
     if text is not None:
-        words = processor(text=[text] * num_clips, return_tensors="pt").to(model.device)
+        words = processor(text=[text], return_tensors="pt").to(model.device)
         tokens = model.vision_layernorm(seen.last_hidden_state)
         fusion = text_model(**words, encoder_hidden_states=tokens, mode="multimodal")
         # Fusion counts in the tokens that it is given, in their order.
-        positions = kept[-1] if kept else tokens_in_order(vision_model.config, num_frames, model.device)
-        positions = positions.expand(num_clips, -1)
-        if (
-            vision_model.config.frame_wise
-        ):  # each frame has a CLS token, here behind all patches; fusion does not count the first
+        positions = kept[-1] if kept else tokens_in_order(config, num_frames, model.device)[None]
+        if config.frame_wise:  # each frame has a CLS token, here behind all patches; fusion does not count the first
             positions = F.pad(positions.unflatten(1, (num_frames, -1)), (1, 0), value=math.prod(grid)).flatten(1)[:, 1:]
         for index in fusion.token_idx or ():
             positions = positions.gather(1, index)
             fused.append(positions)
-
-    frame_numbers = split_clips(torch.arange(len(clip))[None], num_frames, strided_clips).flatten().numpy()
     return TokenMaps(
         frames=clip.permute(0, 2, 3, 1).cpu().numpy(),
-        vision=masks_of(kept, grid, frame_numbers),
+        vision=masks_of(kept, grid),
         vision_layers=drop_layers(vision_model),
         text=text,
-        fusion=masks_of(fused, grid, frame_numbers),
+        fusion=masks_of(fused, grid),
         fusion_layers=drop_layers(text_model) if text is not None else [],
     )
 
@@ -120,13 +105,12 @@ def drop_layers(model: PreTrainedModel) -> list[int]:
     return [i for i, layer in enumerate(model.encoder.layer) if layer.drops_tokens]
 
 
-def masks_of(positions: list[torch.Tensor], grid: tuple[int, int, int], frame_numbers: np.ndarray) -> np.ndarray:
-    """Return masks (drops, T, h, w) from row-major positions (clips, kept) per drop; `frame_numbers` (T,) by clip."""
-    masks = np.zeros((len(positions), len(frame_numbers), *grid[1:]), dtype=bool)
+def masks_of(positions: list[torch.Tensor], grid: tuple[int, int, int]) -> np.ndarray:
+    """Return masks (drops, T, h, w) from row-major positions (1, kept) per drop."""
+    masks = np.zeros((len(positions), math.prod(grid) + 1), dtype=bool)  # the last of CLS tokens
     for mask, kept in zip(masks, positions, strict=True):
-        of_clips = torch.zeros(len(kept), math.prod(grid) + 1, dtype=torch.bool)  # the last of CLS tokens
-        mask[frame_numbers] = of_clips.scatter(1, kept.cpu(), True)[:, :-1].reshape(mask.shape).numpy()
-    return masks
+        mask[kept[0].cpu()] = True
+    return masks[:, :-1].reshape(len(positions), *grid)
 
 
 def shown(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -158,44 +142,23 @@ def contact_sheet(maps: TokenMaps) -> Image.Image:
     return sheet
 
 
-def overlay(maps: TokenMaps, path: str | Path, fps: float = 2.0):
-    """Write an MP4 of T frames: the video, beside it what the video encoder keeps, and what the sentence keeps."""
-    kept = [maps.stages()[0][1], *maps.vision[-1:], *maps.fusion[-1:]]
-    pictures = [beside(panels) for panels in zip(*(shown(maps.frames, one) for one in kept), strict=True)]
-    height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # what the writer would scale away
-    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(one[:height, :width])) for one in pictures)
-    write_mp4(path, (timed(frame, i / fps, (i + 1) / fps) for i, frame in enumerate(frames)), crf=12)
-
-
 def explain(
     video: str,
     model: str,
     text: str | None = None,
-    output: Sequence[str | Path] = ("token_maps.png",),
+    output: str | Path = "token_maps.png",
     num_frames: int | None = None,
-    num_clips: int = 1,
-    strided_clips: bool = False,
-    fps: float = 2.0,
 ) -> list[str]:
-    """Write token maps of a video, as a contact sheet (`.png`, ...) or an overlay (`.mp4`), and return their labels.
+    """Write the [`contact_sheet`] of a video's token maps, and return their labels.
 
-    `model` is the folder or Hub name of a SViTT; the others are those of [`token_maps`] and [`overlay`].
+    `model` is the folder or Hub name of a SViTT; the others are those of [`token_maps`].
     """
-    outputs = [Path(path) for path in output]
-    for path in outputs:
-        if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
-            problem = f"must end in one of {', '.join(FORMATS)}, in a folder that exists, got {path}"
-            raise ArgumentError("output", problem)
-    check_number("num_frames", num_frames, 1)
-    check_number("num_clips", num_clips, 1)
-    check_number("fps", fps, 0.1, 50)
-    loaded, processor = load_model_and_processor(model, num_frames=num_frames)
-    loaded.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    maps = token_maps(loaded, processor, video, text, num_clips=num_clips, strided_clips=strided_clips)
-    for path in outputs:
-        with writing(path):
-            if path.suffix.lower() == ".mp4":
-                overlay(maps, path, fps)
-            else:
-                contact_sheet(maps).save(path)
+    output = Path(output)
+    if output.suffix.lower() not in FORMATS or not output.parent.is_dir():
+        problem = f"must end in one of {', '.join(FORMATS)}, in a folder that exists, got {output}"
+        raise ArgumentError("output", problem)
+    loaded, processor = load_for_use(model, num_frames)
+    maps = token_maps(loaded, processor, video, text)
+    with writing(output):
+        contact_sheet(maps).save(output)
     return maps.labels()

@@ -266,9 +266,3 @@ class SpanReader(IterableDataset):
                         done |= {span.number}
             except (VideoDecodeError, OSError) as error:
                 yield source, None, str(error)
-
-
-def collate_spans(items: list[tuple]) -> tuple[list[tuple[Source, Span, Clip]], dict[str, str]]:
-    """Return what was read, and the errors by video, of items of a [`SpanReader`]."""
-    errors = {source.video: error for source, span, error in items if span is None}
-    return [item for item in items if item[1] is not None], errors

@@ -39,7 +39,7 @@ class SpanTable:
     def __init__(self, folder: str | Path):
         try:
             self.table = connect(folder).open_table("spans")
-            self.table.search().limit(1).to_list()  # data are read no sooner
+            self.table.search().select(["video"]).limit(1).to_list()  # data are read no sooner
         except (OSError, RuntimeError, ValueError) as error:
             damage = f"its table spans.lance is damaged ({store_reason(error)})"
             raise InputError(f"{folder}: {damage}; index the videos anew in another folder.") from error

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from svitt import SViTTConfig, SViTTTextConfig, SViTTVisionConfig
-from svitt.conversion import convert_state_dict
+from svitt.conversion.original import convert_state_dict
 
 torch.set_num_threads(1)  # tensors are tiny: a second thread costs more than it saves
 

@@ -8,8 +8,11 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.hf_argparser import HfArg
 
-from .. import conversion
 from ..configuration_svitt import SViTTConfig
+from ..conversion import converted, load_model_and_processor, parse_fields
+from ..conversion.loading import load_tokenizer, loading, make_processor, merged, special_token_ids, with_fields
+from ..conversion.original import decoder_from_fusion_layers
+from ..conversion.positions import expanded
 from ..data.loaders import ProcessingArguments
 from ..data.presets import Split
 from ..errors import ArgumentError, InputError, check_number
@@ -29,6 +32,11 @@ class DroppingArguments:
     fusion_token_keep_rate: float | None = HfArg(
         default=None, help="The same, of the video tokens that the text looks at."
     )
+
+    def fields(self) -> dict[str, dict]:
+        """Return the fields of [`SViTTConfig`] that were given, by its parts."""
+        rates = {"vision_config": self.token_keep_rate, "text_config": self.fusion_token_keep_rate}
+        return {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
 
 
 @dataclass(kw_only=True)
@@ -114,42 +122,37 @@ def start_training(
         InputError: if the start is not found, damaged or incomplete, or a field does not fit.
     """
     num_frames, max_text_length = processing.num_frames, processing.max_text_length
-    vision, text = conversion.parse_fields(start.vision_config), conversion.parse_fields(start.text_config)
-    if dropping.token_keep_rate is not None:
-        vision["token_keep_rate"] = dropping.token_keep_rate
-    if dropping.fusion_token_keep_rate is not None:
-        text["token_keep_rate"] = dropping.fusion_token_keep_rate
-    fields = conversion.parse_fields(start.model_config) | {"vision_config": vision, "text_config": text}
+    fields = {"vision_config": parse_fields(start.vision_config), "text_config": parse_fields(start.text_config)}
+    if num_frames is not None:
+        fields["vision_config"]["num_frames"] = num_frames
+    fields = merged(parse_fields(start.model_config) | fields, dropping.fields())
 
     if start.model_name_or_path is not None:
         # The decoder of answers is made of what was saved; other heads are loaded where there are any.
         source_class = None if model_class is SViTTForVideoQuestionAnswering else model_class
-        model, processor = conversion.load_model_and_processor(
+        model, processor = load_model_and_processor(
             start.model_name_or_path, source_class, num_frames=num_frames, max_text_length=max_text_length
         )
-        with conversion.loading(start.model_name_or_path):
-            model = as_class(model_class, model)
-            return conversion.expanded(model, num_frames or model.config.vision_config.num_frames, fields), processor
+        with loading(start.model_name_or_path):
+            return expanded(as_class(model_class, model), fields), processor
 
-    statistics = None
-    with conversion.loading(start.config_name or start.text_name_or_path):
-        tokenizer = conversion.load_tokenizer(start.config_name or start.text_name_or_path)
-        fields["text_config"] = conversion.special_token_ids(tokenizer) | text
-        if start.config_name is not None:
-            if num_frames is not None:
-                vision["num_frames"] = num_frames
-            model = model_class(conversion.with_fields(SViTTConfig.from_pretrained(start.config_name), fields))
-        else:
-            towers = start.vision_name_or_path, start.text_name_or_path
-            num_frames = num_frames or SViTTConfig().vision_config.num_frames
-            model = conversion.init_from_towers(*towers, num_frames, start.image_size, **fields)
-            model = as_class(model_class, model)
-            statistics = conversion.image_statistics(start.vision_name_or_path)
+    if start.config_name is not None:
+        with loading(start.config_name):
+            tokenizer = load_tokenizer(start.config_name)
+            config = SViTTConfig.from_pretrained(start.config_name)
+            config = with_fields(config, merged({"text_config": special_token_ids(tokenizer)}, fields))
+            model = model_class(config)
+            processor = make_processor(model.config, tokenizer)
+    else:
+        towers = start.vision_name_or_path, start.text_name_or_path
+        model, processor = converted(*towers, num_frames=num_frames, image_size=start.image_size, **fields)
+        model = as_class(model_class, model)
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)
     if max_text_length is not None:  # where `from_pretrained(..., max_length=...)` puts it too
-        tokenizer.init_kwargs["max_length"] = max_text_length
+        processor.tokenizer.init_kwargs["max_length"] = max_text_length
     # A new model sees frames as people do; converted ones have learnt from frames as they are stored.
-    return model, conversion.make_processor(model.config, tokenizer, {"square_pixels": True} | dict(statistics or {}))
+    processor.video_processor.square_pixels = True
+    return model, processor
 
 
 def as_class(model_class: type[PreTrainedModel], source: PreTrainedModel) -> PreTrainedModel:
@@ -162,7 +165,7 @@ def as_class(model_class: type[PreTrainedModel], source: PreTrainedModel) -> Pre
         return source
     weights = source.state_dict()
     if model_class is SViTTForVideoQuestionAnswering:
-        weights |= conversion.decoder_from_fusion_layers(weights, source.config.text_config.fusion_layer)
+        weights |= decoder_from_fusion_layers(weights, source.config.text_config.fusion_layer)
     weights = {name: tensor.clone() for name, tensor in weights.items()}  # else decoder and encoder share memory
     return model_class.from_pretrained(
         None, config=source.config, state_dict=weights, dtype=torch.float32, ignore_mismatched_sizes=True

@@ -32,9 +32,9 @@ from svitt import (  # noqa: F401 (classes for the tests)
     SViTTVisionModel,
     fixed_block_pattern,
 )
-from svitt.conversion import (  # noqa: F401
-    convert_state_dict,
-    expand_num_frames,
+from svitt.conversion.original import convert_state_dict  # noqa: F401
+from svitt.conversion.positions import (  # noqa: F401
+    fitted,
     resize_position_embeddings,
     resize_relative_position_bias,
 )
@@ -172,6 +172,11 @@ def learning_rates(
         optimizer.step()
         scheduler.step()
     return lrs
+
+
+def expand_num_frames(weights, config: SViTTConfig, num_frames: int):
+    """Weights and configuration of a model for clips of more frames."""
+    return fitted(weights, config, num_frames=num_frames)
 
 
 def retrieval_scores(model, video_batches, text_batches, num_frames: int, **settings):

@@ -8,7 +8,7 @@ import torch
 from transformers import BeitConfig, BeitModel, BertConfig, BertModel, BertTokenizer
 
 from svitt import SViTTConfig, SViTTForPreTraining
-from svitt.conversion import make_processor
+from svitt.conversion.loading import make_processor
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "plays", "the", "piano"]

@@ -18,7 +18,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from svitt.conversion import plain, read_checkpoint, weights_of
+from svitt.conversion.pickles import plain, read_checkpoint, weights_of
 from svitt.errors import InputError
 
 FORMATS = {"zip": {}, "legacy": {"_use_new_zipfile_serialization": False}}
@@ -186,7 +186,7 @@ def saved(weights: dict) -> bytes:
 # Prints the sentence about each file, and by how much the peak of memory rose.
 READ_ALL = """
 import json, resource, sys
-from svitt.conversion import plain, read_checkpoint, weights_of
+from svitt.conversion.pickles import plain, read_checkpoint, weights_of
 from svitt.errors import InputError
 
 def peak():

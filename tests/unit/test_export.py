@@ -90,6 +90,15 @@ def test_what_is_turned_interlaced_odd_or_large_is_written_as_it_is_shown(tmp_pa
             np.testing.assert_allclose(frames[:, 2:10, 2:8], read_video(path)[0][:, 2:10, 2:8], atol=40)
 
 
+def test_frames_of_two_sizes_are_scaled_to_the_first(tmp_path, write_video):
+    parts = [write_video(tmp_path / f"{side}.ts", "libx264", size=(side, side * 3 // 4)) for side in (64, 96)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    shown, _ = read_video(tmp_path / "joined.ts")
+    written, _ = read_video(export(Hit(str(tmp_path / "joined.ts"), 0.0, 10.0, 1.0), tmp_path / "clips"))
+    assert shown.shape == (48, 48, 64, 3) and written.shape[1:] == (48, 64, 3) and len(written) >= 47
+    assert np.abs(written[-1].mean((0, 1)) - shown[-1].mean((0, 1))).max() < 5
+
+
 def test_a_photo_is_shown_for_a_second(tmp_path):
     Image.new("RGB", (33, 21), (200, 100, 0)).save(tmp_path / "photo.jpg")
     for end in (0.0, 0.04):

@@ -28,7 +28,7 @@ from svitt import (
     SViTTVisionModel,
     fixed_block_pattern,
 )
-from svitt.conversion import resize_relative_position_bias
+from svitt.conversion.positions import resize_relative_position_bias
 from svitt.modeling_svitt import (
     RelativePositions,
     contrastive_loss,

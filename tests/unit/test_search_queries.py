@@ -98,30 +98,3 @@ def test_a_photo_is_a_query(index, tmp_path):
         frame.resize((128, 128), Image.Resampling.NEAREST).save(tmp_path / "photo.png")
         hits = index.search(video=tmp_path / "photo.png", top_k=6)
         assert hits[0].similarity > 0.5 and hits == sorted(hits, key=lambda hit: -hit.similarity)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"min_similarity": float("nan")}, "`min_similarity` must be a finite number"),
-        ({"locate": True, "text": None, "video": "x.mp4"}, "Only a sentence"),
-    ],
-)
-def test_wrong_options_are_a_sentence(index, options, words):
-    with pytest.raises(InputError, match=words):
-        index.search(**{"text": SENTENCE} | options)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"tokens": "int4"}, "`tokens` must be one of int8, float16, none"),
-        ({"tokens_per_span": 1}, "`tokens_per_span` must be at least 2"),
-        ({"num_frames": 4, "frames_per_span": 6}, "`frames_per_span` must be a multiple of the 4 frames"),
-        ({"frames_per_span": 0}, "`frames_per_span` must be at least 1"),
-    ],
-)
-def test_wrong_settings_are_a_sentence(demo, tmp_path, options, words):
-    with pytest.raises(InputError, match=words):
-        SViTTIndex.create(tmp_path / "index", str(demo / "model"), **options)
-    assert not (tmp_path / "index").exists()

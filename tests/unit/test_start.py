@@ -17,7 +17,9 @@ from svitt import (
     SViTTModel,
     SViTTProcessor,
 )
-from svitt.conversion import expand_num_frames, init_from_towers, load_model_and_processor
+from svitt.conversion import load_model_and_processor
+from svitt.conversion.positions import fitted
+from svitt.conversion.towers import init_from_towers
 from svitt.data.loaders import ProcessingArguments
 from svitt.errors import InputError
 from svitt.training.start import DroppingArguments, StartArguments, start_training
@@ -48,7 +50,7 @@ def test_expansion_inflates_biases_and_drops_more(folders):
         {"num_frames": 4},
     )
     source = SViTTForPreTraining.from_pretrained(folders / "svitt")
-    expected, _ = expand_num_frames(source.state_dict(), source.config, 4)
+    expected, _ = fitted(source.state_dict(), source.config, num_frames=4)
     assert_equal_weights(model, expected)
     vision, text = model.config.vision_config, model.config.text_config
     assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate, vision.drop_path_rate) == (4, 0.6, 0.2, 0)
@@ -123,8 +125,7 @@ def test_evaluation_keeps_the_model_for_other_clips(folders):
         SViTTForVideoTextRetrieval,
         num_frames=4,
         max_text_length=4,
-        token_keep_rate=0.9,
-        fusion_token_keep_rate=0.3,
+        fields={"vision_config": {"token_keep_rate": 0.9}, "text_config": {"token_keep_rate": 0.3}},
     )
     vision, text = model.config.vision_config, model.config.text_config
     assert (vision.num_frames, vision.token_keep_rate, text.token_keep_rate) == (2, 0.9, 0.3)
