@@ -25,11 +25,11 @@ NOT_OF_A_DATASET = ("dataset", "dataset_file", "data_dir", "config", "allow_outs
 NAME_WIDTH = 32  # columns of help
 
 
-class TaskParser(CommandLine, HfArgumentParser):
+class TaskParser(HfArgumentParser, CommandLine):
     """Parser of a script, from dataclasses of options; `--help` is short."""
 
     def __init__(self, *groups: type, **kwargs):
-        super().__init__(dataclass_types=groups, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        HfArgumentParser.__init__(self, groups, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
         self.add_argument("--help-all", action=HelpAll, nargs=0, dest=argparse.SUPPRESS)
 
     def options(self) -> list[str]:
