@@ -29,7 +29,7 @@ def lines_of(page):
     """Yield the words of each line of its shell blocks, continued lines joined, and whether it is to be run."""
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
+            if words := shlex.split(re.sub(r"^[A-Z_]+=\S+ ", "", line), comments=True):  # without a variable in front
                 yield words, not MARK.search(line)
 
 
