@@ -5,6 +5,7 @@
 # make test        the contract and unit tests: under 4 minutes on two cores
 # make test-all    these and the slow ones, of several processes, kills and full-size models
 # make test-matrix installs this package unlocked, with the newest and the oldest dependencies, and reads a video with each
+# make test-ecosystem runs the snippets of docs/ecosystem.md: Sentence Transformers, PEFT, ONNX
 # make lint        checks style, layout and types
 # make lock        pins everything that requirements.txt needs, with hashes; make lock-check fails if that is overdue
 # make bench       speed and memory, as JSON in $(BENCH)
@@ -23,7 +24,7 @@ LOCK = $(UV) pip compile --quiet --no-header --no-annotate --python-version 3.11
 CHECK_PYTHON = $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
     'Python 3.11 or later is needed, $(PYTHON) is ' + sys.version.split()[0] + '; make PYTHON=python3.11 takes another.' or 0)"
 
-.PHONY: demo demo-qa tiny check test test-all test-matrix bench lint lock lock-check docs dist
+.PHONY: demo demo-qa tiny check test test-all test-matrix test-ecosystem bench lint lock lock-check docs dist
 .DELETE_ON_ERROR:
 
 $(READY): requirements.lock setup.cfg
@@ -81,6 +82,14 @@ test-newest test-oldest: test-%: $(READY)
 	$(UV) pip install --quiet --python $(VENV)-$* --resolution $(RESOLUTION_$*) . "$(TORCH_$*)"
 	$(VENV)-$*/bin/python examples/make_demo_dataset.py $(VENV)-$*/data --train 2 --val 0 --test 0
 	cd $(VENV)-$* && bin/python -c "import svitt.search" && bin/svitt check --video_dir data/videos
+
+# Libraries that our models are used with, as new as there are: too large, and too new, for every machine that tests.
+test-ecosystem: $(READY)
+	$(PYTHON) -m venv --clear $(VENV)-ecosystem
+	$(VENV)-ecosystem/bin/pip install --quiet "$(TORCH_newest)"
+	$(UV) pip install --quiet --python $(VENV)-ecosystem "$(TORCH_newest)" --editable ".[test]" sentence-transformers \
+	    onnx onnxruntime onnxscript
+	$(VENV)-ecosystem/bin/python -m pytest -q -m "" tests/unit/test_ecosystem.py
 
 bench: $(READY)
 	$(VENV)/bin/python benchmarks/encoder.py --frames 4 8 16 --rounds 3 --output $(BENCH)/encoder.json

@@ -7,6 +7,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 from transformers.utils.versions import require_version
 
+__version__ = "0.2.0"  # of the package; it tells which code a folder of weights holds
+
 require_version("transformers>=5.23")
 
 # `save_pretrained` adds only the class being saved to `auto_map`, so every entry point is listed here.
@@ -315,6 +317,24 @@ class SViTTConfig(PreTrainedConfig):
             settings |= {field: getattr(text, field) for field in shared} | (self.decoder_config or {})
             self.decoder_config = SViTTTextDecoderConfig(**settings)
         super().__post_init__(**kwargs)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip, under the name that `pipeline("video-classification")` looks for."""
+        return self.vision_config.num_frames
+
+    @num_frames.setter
+    def num_frames(self, value: int):
+        self.vision_config.num_frames = value
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Id of `[PAD]` in answers, under the name that `Seq2SeqTrainer` looks for."""
+        return self.decoder_config.pad_token_id
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None):
+        self.decoder_config.pad_token_id = value
 
     def validate_architecture(self):
         for reader, name in (("text_config", "vision_config"), ("decoder_config", "text_config")):

@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -313,14 +314,15 @@ def lookup_bias(padded_table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 # ---- Edge sparsity: which blocks a block of queries attends to
 
-_fixed_block_patterns: Iterator[torch.Tensor] | None = None
+_fixed_block_patterns: ContextVar[Iterator[torch.Tensor] | None] = ContextVar("fixed_block_patterns", default=None)
 
 
 @contextmanager
 def fixed_block_pattern(patterns: Sequence[torch.Tensor]):
     """Make successive sparse attention layers use the given patterns, in order, instead of drawing their own.
 
-    A forward pass takes one pattern per layer. Repeats an experiment's draw, or another code's.
+    A forward pass takes one pattern per layer. Repeats an experiment's draw, or another code's. Passes in other
+    threads, and compiled models, draw their own as ever.
 
     Args:
         patterns: tensors (M, L + K) of key block indices in [0, M) for each of M query blocks. A block that is named
@@ -329,16 +331,15 @@ def fixed_block_pattern(patterns: Sequence[torch.Tensor]):
     Raises:
         ValueError: in the forward pass, when patterns run out or one does not fit the number of blocks.
     """
-    global _fixed_block_patterns
-    outer, _fixed_block_patterns = _fixed_block_patterns, iter(patterns)
+    outer = _fixed_block_patterns.set(iter(patterns))
     try:
         yield
     finally:
-        _fixed_block_patterns = outer
+        _fixed_block_patterns.reset(outer)
 
 
-def _next_fixed_pattern(num_blocks: int, device: torch.device) -> torch.Tensor:
-    pattern = next(_fixed_block_patterns, None)
+def _next_fixed_pattern(patterns: Iterator[torch.Tensor], num_blocks: int, device: torch.device) -> torch.Tensor:
+    pattern = next(patterns, None)
     if pattern is None:
         raise ValueError("`fixed_block_pattern` ran out of patterns: each sparse attention layer takes one.")
     if pattern.dim() != 2 or len(pattern) != num_blocks or pattern.min() < 0 or pattern.max() >= num_blocks:
@@ -505,7 +506,7 @@ class SViTTVisionEmbeddings(nn.Module):
             cls_token = cls_token + self.position_embeddings[:, :1]
             patches = patches + self.position_embeddings[:, None, 1:]
         patches = patches.flatten(1, 2)
-        return self.dropout(torch.cat([cls_token.expand(len(patches), -1, -1), patches], dim=1))
+        return self.dropout(torch.cat([cls_token.expand(patches.shape[0], -1, -1), patches], dim=1))
 
 
 class SViTTRelativePositionBias(nn.Module):
@@ -642,7 +643,7 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
             return torch.rand_like(cls_attention)
         # In evaluation a token's fate depends on its position alone, never on the batch it is in.
         scores = fixed_scores(self.config.random_attn_seed, self.layer_idx, positions, device=positions.device)
-        return scores.expand(len(cls_attention), -1)
+        return scores.expand_as(cls_attention)
 
 
 class SViTTVisionEncoder(nn.Module):
@@ -658,7 +659,7 @@ class SViTTVisionEncoder(nn.Module):
 
         And on request, how much the CLS token looks at the remaining ones in the last layer (B, remaining).
         """
-        config, batch_size = self.config, len(hidden_states)
+        config, batch_size = self.config, hidden_states.shape[0]
         relative_positions = RelativePositions(num_frames, config.grid_size, config.grid_size)
         table_rows = relative_positions.rows_of_table_for(config.frames_at_once, hidden_states.device)
         coordinates, dense_rows, token_idx = relative_positions.coordinates(positions), None, ()
@@ -687,8 +688,9 @@ class SViTTVisionEncoder(nn.Module):
         num_local, num_random = config.sparse_local_attn, config.sparse_random_attn
         num_blocks = math.ceil(num_tokens / config.attn_block_size)
         padding_takes_part = num_tokens % config.attn_block_size and not config.attn_mask_padding
-        if _fixed_block_patterns is not None:
-            pattern = _next_fixed_pattern(num_blocks, device)
+        patterns = None if torch.compiler.is_compiling() else _fixed_block_patterns.get()
+        if patterns is not None:
+            pattern = _next_fixed_pattern(patterns, num_blocks, device)
         elif num_blocks > num_local + num_random:
             if self.training:
                 scores = torch.rand(num_blocks, num_blocks, device=device)
@@ -751,7 +753,7 @@ class SViTTCrossAttention(SViTTAttention):
             key = self.tokens_of_each_text(key, token_index)
             value = self.tokens_of_each_text(value, token_index) if is_projected else key
         # The texts of a video are laid end to end along the query axis.
-        query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)
+        query = query.unflatten(0, (key.shape[0], -1)).transpose(1, 2).flatten(2, 3)
         if is_projected:
             context, probs = self.attend(query, key, value, video_mask, self.needs_probs, **kwargs)
         else:
@@ -801,7 +803,7 @@ class SViTTCrossAttention(SViTTAttention):
     @staticmethod
     def tokens_of_each_text(tokens: torch.Tensor, token_index: torch.Tensor) -> torch.Tensor:
         """(B, h, n, d) and (B * c, k) -> (B * c, h, k, d)"""
-        index = token_index.unflatten(0, (len(tokens), -1))[:, :, None, :, None]
+        index = token_index.unflatten(0, (tokens.shape[0], -1))[:, :, None, :, None]
         texts_per_video = index.shape[1]
         tokens = tokens[:, None].expand(-1, texts_per_video, -1, -1, -1)
         return tokens.gather(3, index.expand(-1, -1, tokens.shape[2], -1, tokens.shape[4])).flatten(0, 1)
@@ -864,7 +866,7 @@ class SViTTTextLayer(GradientCheckpointingLayer):
         if self.training:
             return torch.rand_like(probs[:, 0])
         token = torch.arange(probs.shape[2], device=probs.device)
-        return fixed_scores(token, device=probs.device).expand(len(probs), -1)
+        return fixed_scores(token, device=probs.device).expand(probs.shape[0], -1)
 
 
 class SViTTTextEncoder(nn.Module):
@@ -886,7 +888,7 @@ class SViTTTextEncoder(nn.Module):
             token_idx += (kept,)
             if video_mask is not None:
                 video_mask = self.mask_of_kept_tokens(video_mask, kept)
-            if len(kept) == len(video):
+            if kept.shape[0] == video.shape[0]:
                 video = keep_tokens(video, kept)
             else:  # texts that share a video keep different tokens of it: the video stays whole, to be projected once
                 token_index = with_cls(kept) if token_index is None else token_index.gather(1, with_cls(kept))
@@ -895,7 +897,7 @@ class SViTTTextEncoder(nn.Module):
     @staticmethod
     def mask_of_kept_tokens(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """(B, 1, 1, 1 + n) and (B * c, k) -> (B * c, 1, 1, 1 + k)"""
-        mask = mask.repeat_interleave(len(kept) // len(mask), dim=0)
+        mask = mask.repeat_interleave(kept.shape[0] // mask.shape[0], dim=0)
         return mask.gather(3, with_cls(kept)[:, None, None])
 
 
@@ -913,6 +915,14 @@ class SViTTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"relative_position_index", r"position_ids"]
+
+    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
+        if "flash" in (config._attn_implementation or ""):
+            raise ValueError(
+                "SViTT adds biases of relative positions to its scores, for which Flash Attention has no place: "
+                f"`attn_implementation` can be 'sdpa' or 'eager', not {config._attn_implementation!r}."
+            )
+        super().__init__(config, *args, **kwargs)
 
     @property
     def input_tower(self) -> "SViTTPreTrainedModel | None":
@@ -936,7 +946,8 @@ class SViTTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, SViTTVisionEmbeddings):
-            init.zeros_(module.cls_token)
+            # Not zeros: the first norm, with its tiny epsilon, would make their gradient ten thousand times too large.
+            init.normal_(module.cls_token, std=self.config.initializer_range)
             if module.position_embeddings is not None:
                 init.zeros_(module.position_embeddings)
         elif isinstance(module, SViTTRelativePositionBias):
@@ -993,7 +1004,7 @@ class SViTTVisionModel(SViTTPreTrainedModel):
         hidden_states = self.embeddings(pixel_values)
         order = token_order(self.config.token_3d_order, (num_frames, grid, grid), hidden_states.device)
         if self.config.token_3d_order != "none":
-            hidden_states = keep_tokens(hidden_states, order.expand(len(hidden_states), -1))
+            hidden_states = keep_tokens(hidden_states, order.expand(hidden_states.shape[0], -1))
 
         hidden_states, token_idx, cls_attention = self.encoder(
             hidden_states, order[None], num_frames, output_cls_attention, **kwargs
@@ -1037,7 +1048,8 @@ class SViTTTextModel(SViTTPreTrainedModel):
     input_modalities = ("text",)
     _input_embed_layer = "word_embeddings"
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(SViTTTextLayer, index=0),
+        # How many layers run depends on the mode: states can be picked from the front alone.
+        "hidden_states": OutputRecorder(SViTTTextLayer, index=0, num_hidden_layers_key="layers_of_the_mode"),
         "attentions": OutputRecorder(SViTTSelfAttention, index=1),
         "cross_attentions": OutputRecorder(SViTTCrossAttention, index=1),
     }
@@ -1146,10 +1158,11 @@ class SViTTTextModel(SViTTPreTrainedModel):
         """Return the additive mask (video_batch_size, 1, 1, video_length)."""
         if encoder_hidden_states is None:
             return None
-        if len(hidden_states) % len(encoder_hidden_states):
+        num_texts, num_videos = hidden_states.shape[0], encoder_hidden_states.shape[0]
+        if num_texts % num_videos:
             raise ValueError(
-                f"There are {len(hidden_states)} texts for {len(encoder_hidden_states)} videos; the number of texts "
-                "must be a multiple of the number of videos."
+                f"There are {num_texts} texts for {num_videos} videos; the number of texts must be a multiple of the "
+                "number of videos."
             )
         if encoder_attention_mask is None:
             return None
@@ -1276,6 +1289,7 @@ def fusion_layernorm(config: SViTTConfig) -> nn.Module:
 
 @auto_docstring(custom_intro="Video and text encoders, their common space, and the matching score of pairs.")
 class SViTTModel(SViTTPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [*SViTTPreTrainedModel._keys_to_ignore_on_load_unexpected, r"^cls\."]
     temp_range = (0.001, 0.5)
     predicts_words = False
 
@@ -1372,8 +1386,11 @@ class SViTTModel(SViTTPreTrainedModel):
         if text_hidden_states is None:
             text_hidden_states = self.get_text_features(input_ids, attention_mask, return_dict=True).last_hidden_state
         fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask, cls_only=True, video_mask=video_mask)
-        with torch.autocast(fused.device.type, enabled=False):  # half precision would tie scores
-            return F.linear(fused[:, 0].float(), self.itm_head.weight.float(), self.itm_head.bias.float())[:, 1]
+        cls, head = fused[:, 0], self.itm_head
+        with torch.autocast(fused.device.type, enabled=False):
+            if type(head) is nn.Linear:  # in half precision, scores would tie
+                return F.linear(cls.float(), head.weight.float(), head.bias.float())[:, 1]
+            return head(cls)[:, 1].float()  # with LoRA, or quantised
 
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
         """Return cosines over the temperature, (videos, texts) float32 under any autocast."""
@@ -1424,7 +1441,8 @@ class SViTTForVideoTextRetrieval(SViTTModel):
                 self.temp.clamp_(*self.temp_range)
         outputs = super().forward(pixel_values, input_ids, attention_mask, return_dict=True, **kwargs)
         if not (self.training if return_loss is None else return_loss):
-            outputs.itm_logits = self.itm_head(self.fuse_pairs(outputs, attention_mask, cls_only=True)[:, 0])
+            if self.are_pairs(pixel_values, input_ids):
+                outputs.itm_logits = self.itm_head(self.fuse_pairs(outputs, attention_mask, cls_only=True)[:, 0])
             return outputs
 
         weights = self.config.loss_weight
@@ -1450,6 +1468,11 @@ class SViTTForVideoTextRetrieval(SViTTModel):
                 torch.cat(all_gather(own)) for own in (video_embeds, text_embeds, video_ids)
             )
         return contrastive_loss(self.similarity, video_embeds, text_embeds, video_ids)
+
+    @staticmethod
+    def are_pairs(pixel_values: torch.Tensor, input_ids: torch.Tensor) -> bool:
+        """Return whether each clip has its own texts: else they are compared, all with all, but not fused."""
+        return input_ids.shape[0] % pixel_values.shape[0] == 0
 
     def fuse_pairs(self, outputs: SViTTOutput, attention_mask, cls_only: bool = False) -> torch.Tensor:
         """Return states of each text after looking at the clip it came with."""
@@ -1516,7 +1539,8 @@ class SViTTForPreTraining(SViTTForVideoTextRetrieval):
             pixel_values, input_ids, attention_mask, *pairs, return_loss=return_loss, return_dict=True, **kwargs
         )
         if not return_loss:
-            outputs.prediction_logits = self.cls(self.fuse_pairs(outputs, attention_mask))
+            if self.are_pairs(pixel_values, input_ids):
+                outputs.prediction_logits = self.cls(self.fuse_pairs(outputs, attention_mask))
         elif self.config.loss_weight["mlm"]:
             if mlm_input_ids is None:
                 mlm_input_ids, mlm_labels = mask_tokens(input_ids, self.text_model.config, self.config.mlm_prob)
@@ -1625,13 +1649,14 @@ def distinct_answers(
 
 
 @auto_docstring(custom_intro="SViTT for video question answering: the question looks at the video, a decoder answers.")
-class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
+class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel, GenerationMixin):
     def __init__(self, config: SViTTConfig):
         super().__init__(config)
         self.vision_model = SViTTVisionModel._from_config(config.vision_config, add_pooling_layer=False)
         self.vision_layernorm = fusion_layernorm(config)
         self.text_model = SViTTTextModel._from_config(config.text_config)
         self.text_decoder = SViTTTextDecoder._from_config(config.decoder_config)
+        self.generation_config = self.text_decoder.generation_config
         self.post_init()
 
     @can_return_tuple
@@ -1665,10 +1690,10 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
     ) -> tuple | SViTTQuestionAnsweringOutput:
         pad_token_id = self.config.decoder_config.pad_token_id
         if decoder_input_ids is None and labels is None:
-            decoder_input_ids = self.start_of_answers(len(input_ids))
+            decoder_input_ids = self.start_of_answers(input_ids.shape[0])
         elif decoder_input_ids is None:
             decoder_input_ids = labels.masked_fill(labels == -100, pad_token_id)
-            decoder_input_ids[:, :1] = self.start_of_answers(len(labels))
+            decoder_input_ids[:, :1] = self.start_of_answers(labels.shape[0])
         if decoder_attention_mask is None:
             decoder_attention_mask = (decoder_input_ids != pad_token_id).long()
 
@@ -1687,7 +1712,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
             nll = F.cross_entropy(outputs.logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
             answer_loss = nll.sum(dim=1)
             weights = torch.ones_like(answer_loss) if answer_weights is None else answer_weights
-            loss = (weights * answer_loss).sum() / len(input_ids)
+            loss = (weights * answer_loss).sum() / input_ids.shape[0]
         return SViTTQuestionAnsweringOutput(
             loss=loss,
             logits=outputs.logits,
@@ -1712,14 +1737,28 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel):
             input_ids, attention_mask, encoder_hidden_states=video_hidden_states, mode="multimodal"
         ).last_hidden_state
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """Make room for new words in questions, and in answers."""
+        self.text_decoder.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
     @torch.no_grad()
     def generate(
-        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
     ) -> torch.Tensor:
-        """Return free-form answers: ids (B, length) from `[CLS]` on. Takes what `GenerationMixin.generate` takes."""
+        """Return free-form answers: ids (B, length) from `[CLS]` on. Takes what `GenerationMixin.generate` takes.
+
+        `Seq2SeqTrainer` passes `labels` too, which are not looked at.
+        """
         question = self.encode_question(self.encode_video(pixel_values), input_ids, attention_mask)
+        self.text_decoder.generation_config = self.generation_config  # loaded, or set, since the decoder was made
         return self.text_decoder.generate(
-            self.start_of_answers(len(input_ids)),
+            self.start_of_answers(input_ids.shape[0]),
             encoder_hidden_states=question,
             encoder_attention_mask=attention_mask,
             **kwargs,

@@ -591,7 +591,7 @@ def _stack_frames(frames: list[np.ndarray], metadata: VideoMetadata) -> np.ndarr
 
 
 def sample_frame_indices(
-    num_frames: int,
+    num_frames: int | None,
     vlen: int,
     sampling: str = "middle",
     *,
@@ -617,7 +617,7 @@ def sample_frame_indices(
     Returns:
         ascending indices below `vlen`; `num_frames` of them, or with `"fpsX"` as many as there are (perhaps none).
     """
-    if num_frames < 1 or vlen < 1:
+    if vlen < 1 or not sampling.startswith("fps") and (num_frames or 0) < 1:
         raise ValueError(f"`num_frames` and `vlen` must be at least 1, got {num_frames} and {vlen}.")
     if sampling.startswith("fps"):
         return _indices_at_rate(sampling, vlen, fps, max_num_frames)

@@ -44,6 +44,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..data.loaders import BadVideoReport
 from ..distributed import fail_together
 from ..errors import ArgumentError, InputError, check_number, writing
+from . import profiling
 from .checkpoints import complete, remove_after
 from .optimization import cosine_schedule, parameter_groups
 
@@ -161,6 +162,8 @@ class SViTTTrainer(Trainer):
         self.signal_number, self.signal_time, self.must_stop = 0, 0.0, False
         self.run = RunCallback(self)
         self.add_callback(self.run)
+        if profiling.is_asked_for():
+            self.add_callback(profiling.ProfileCallback())
 
     @property
     def steps_per_epoch(self) -> int:

@@ -2,6 +2,7 @@
 """Training of a tiny model: updates, the log, the choice of the best, and runs that end early and are resumed."""
 
 import itertools
+import json
 import math
 import os
 import random
@@ -373,3 +374,19 @@ def test_settings_that_cannot_be(tmp_path, settings, words):
     with pytest.raises(InputError) as error:
         train(tmp_path, **settings)
     assert all(word in str(error.value) for word in words), error.value
+
+
+# ---- PROFILE=1
+
+
+def test_a_profile_shows_a_few_updates_and_changes_none(tmp_path, monkeypatch, capsys):
+    _, weight = train(tmp_path / "plain", num_train_epochs=2)
+    assert not list(tmp_path.glob("*/trace*"))
+    monkeypatch.setenv("PROFILE", "1")
+    _, same = train(tmp_path / "profiled", num_train_epochs=2)
+    events = json.loads((tmp_path / "profiled/trace_0.json").read_text())["traceEvents"]
+    steps = {event["name"] for event in events if event["name"].startswith("ProfilerStep")}
+    assert same == weight and steps == {"ProfilerStep#2", "ProfilerStep#3", "ProfilerStep#4"}
+    assert "trace_0.json: a trace of" in capsys.readouterr().out
+    train(tmp_path / "short", max_steps=1)
+    assert not list(tmp_path.glob("short/trace*"))
