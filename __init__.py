@@ -12,7 +12,6 @@ from importlib.metadata import version
 
 # What the package offers, by module. Configurations come with the models, lest the Auto classes know only the former.
 NAMES = {
-    "configuration_svitt": "__version__",
     "modeling_svitt": """
         SViTTConfig SViTTForPreTraining SViTTForVideoClassification SViTTForVideoQuestionAnswering
         SViTTForVideoTextRetrieval SViTTModel SViTTPreTrainedModel SViTTTextConfig SViTTTextDecoder

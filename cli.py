@@ -296,22 +296,21 @@ def search(words: list[str], video: str | None, model_name_or_path: str | None, 
 
 
 def add_serve(commands):
-    help = "answer queries over HTTP: GET /search?q=..., as JSON"
+    help = "show a page on which to search, and answer other programs over HTTP"
     add = add_command(commands, "serve", serve_index, help, "[index] [options]")("arguments and options")
     add("folder", metavar="index", nargs="?", default=DEFAULT_INDEX, help="folder or URL of it (default: %(default)s)")
-    add("--model", dest="model_name_or_path", help="the model of the index, if it has moved")
+    add("--model", dest="model_name_or_path", help="the model of the index, if it has moved, or of a new one")
+    add("--qa_model", help=f"folder or Hub name of a SViTT that answers questions (default: {DEFAULT_MODEL})")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, of this machine alone)")
     add("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
 
 
-def serve_index(folder: str, model_name_or_path: str | None, **where):
-    from .search.index import SViTTIndex
-
+def serve_index(**args):
     try:
         from .search.serve import serve
     except ModuleNotFoundError as error:
         raise InputError(f"svitt serve needs {error.name}; svitt[app] brings it.") from error
-    serve(SViTTIndex.open(folder, model_name_or_path), **where)
+    serve(**args)
 
 
 def add_remove(commands):

@@ -7,7 +7,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 from transformers.utils.versions import require_version
 
-__version__ = "0.1.0"  # of the package; it tells which code a folder of weights holds
+__version__ = "0.2.0"  # of the package; it tells which code a folder of weights holds
 
 require_version("transformers>=5.23")
 

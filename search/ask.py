@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Questions about one's own videos: an answer in the model's own words, or the best of some."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from ..conversion.defaults import default_model, load_for_use
 from ..data.annotations import saved_answer_list
 from ..errors import InputError, check_number
 from ..processing_svitt import read_video, sample_frame_indices
+from .words import check_words
+
+logger = logging.getLogger(__name__)
 
 # As BLIP's authors have answers written.
 GENERATION = {"num_beams": 3, "max_new_tokens": 10}
@@ -63,11 +67,18 @@ class SViTTAnswerer:
             start, end: the part of the video that the question is about, in seconds.
 
         Raises:
-            InputError: if there is no question, or a number is out of bounds.
+            InputError: if there is no question, the model knows no word of it or of an answer, or a number is out of
+                bounds.
             VideoDecodeError: if the video cannot be read, or ends before `start`.
         """
         if not question.strip():
             raise InputError("There is no question.")
+        unknown = check_words(self.processor.tokenizer, question)
+        for option in options:
+            unknown += check_words(self.processor.tokenizer, option, is_answer=True)
+        if unknown:
+            words = ", ".join(dict.fromkeys(unknown))
+            logger.warning("The model does not know some words of the question or its answers: %s", words)
         check_number("top_k", top_k, 1)
         check_number("start", start, 0)
         check_number("end", end, start)

@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -62,6 +62,7 @@ from .spans import (
 )
 from .table import COLUMNS_OF_TOKENS, SpanTable
 from .tokens import SpanTokens, most_attended, packed, unpacked
+from .words import check_words
 
 # Classes of models that compare videos with texts.
 COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
@@ -84,6 +85,16 @@ class IndexReport:
     skipped: dict[str, int] = field(default_factory=dict)  # files that are no videos, by extension
     num_spans: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # of this process: reading, encoding, writing
+
+
+class Progress(NamedTuple):
+    """How far [`SViTTIndex.add`] is: videos that are done, of how many; spans that are encoded; the video last read."""
+
+    num_done: int
+    num_videos: int
+    num_spans: int
+    video: str
+    bad: dict[str, str]
 
 
 class SViTTIndex:
@@ -202,7 +213,13 @@ class SViTTIndex:
 
     # ---- Indexing
 
-    def add(self, paths: Iterable[str | Path], batch_size: int = 16, num_workers: int | None = None) -> IndexReport:
+    def add(
+        self,
+        paths: Iterable[str | Path],
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IndexReport:
         """Bring the index up to date with some videos: new and changed ones are encoded, vanished ones removed.
 
         A call that was interrupted is continued by the next; what could not be read is tried again. Processes started
@@ -214,6 +231,7 @@ class SViTTIndex:
             batch_size: spans that a process encodes at once.
             num_workers: processes that decode videos, beside each main process; by default 4 where another device than
                 the CPU encodes.
+            on_progress: called after each batch, of each process; what it raises ends the work.
 
         Raises:
             InputError: if a path does not exist, a number is out of bounds, or another process is indexing into the
@@ -231,7 +249,7 @@ class SViTTIndex:
                 return self._plan(paths)
 
             [(report, todo)] = broadcast_object_list([fail_together(plan if is_main else lambda: None)])
-            done = fail_together(self._encode, share_of(todo), batch_size, num_workers)
+            done = fail_together(self._encode, share_of(todo), batch_size, num_workers, on_progress)
             report.seconds = done.seconds
             for part in gather_object([done]):
                 report.bad |= part.bad
@@ -263,7 +281,13 @@ class SViTTIndex:
         report.added = [name for name in sources if name not in {*report.updated, *report.unchanged}]
         return report, [(sources[name], done.get(name, set())) for name in (*report.added, *report.updated)]
 
-    def _encode(self, todo: list[tuple[Source, set[int]]], batch_size: int, num_workers: int) -> IndexReport:
+    def _encode(
+        self,
+        todo: list[tuple[Source, set[int]]],
+        batch_size: int,
+        num_workers: int,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IndexReport:
         """Encode and commit spans in batches, and tell of them."""
         lengths = self.settings["clip_seconds"], self.settings["stride_seconds"]
         reader = SpanReader(todo, *lengths, self.processor.video_processor, self.settings["frames_per_span"])
@@ -271,6 +295,8 @@ class SViTTIndex:
         how = {"collate_fn": list, "num_workers": num_workers, "multiprocessing_context": context}
         report, progress = IndexReport(), progress_bar(todo, "videos")
         watch, waiting = StopWatch(report.seconds), []  # rows that are not committed yet
+        num_done, tell = 0, on_progress or (lambda progress: None)
+        tell(Progress(0, len(todo), 0, todo[0][0].video if todo else "", {}))
         for batch in DataLoader(reader, batch_size, **how):
             watch.stop("reading")
             found = [one for one in batch if one[1] is not None]
@@ -285,7 +311,10 @@ class SViTTIndex:
                 self._commit(waiting)
                 waiting = []
             watch.stop("writing")
-            progress.update(len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found))
+            step = len(errors) + sum(span.number == span.num_spans - 1 for _, span, _ in found)
+            progress.update(step)
+            num_done += step
+            tell(Progress(num_done, len(todo), report.num_spans, batch[-1][0].video, report.bad))
         self._commit(waiting)
         return report
 
@@ -420,13 +449,9 @@ class SViTTIndex:
 
     @torch.no_grad()
     def _read(self, text: str) -> "Words":
-        words, tokenizer = self.processor(text=[text], return_tensors="pt"), self.processor.tokenizer
-        read = words["input_ids"][0].tolist()
-        if not set(read) - set(tokenizer.all_special_ids):
-            raise InputError(f"The model knows no word of {text!r:.100}; say as in: a dog catches a frisbee.")
-        if tokenizer.unk_token_id in read:
-            logger.warning("The model does not know all words of the query, it reads: %s", tokenizer.decode(read))
-        words = words.to(self.model.device)
+        if unknown := check_words(self.processor.tokenizer, text):
+            logger.warning("The model does not know some words of the query: %s", ", ".join(unknown))
+        words = self.processor(text=[text], return_tensors="pt").to(self.model.device)
         features = self.model.get_text_features(**words)
         embedding = F.normalize(features.pooler_output.float(), dim=-1)[0].cpu().numpy()
         return Words(embedding, features.last_hidden_state, words["attention_mask"])

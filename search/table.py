@@ -131,6 +131,16 @@ class SpanTable:
         rows = self.table.search().where(condition).select(["embedding"]).limit(1).to_list()
         return np.array(rows[0]["embedding"], dtype=np.float32) if rows else None
 
+    def times(self, videos: list[str]) -> dict[str, list[tuple[float, float]]]:
+        """Return when spans of some videos start and end, in seconds, in order; a video that has none is left out."""
+        self.table.checkout_latest()
+        found: dict[str, list[tuple[float, float]]] = {}
+        for start in range(0, len(videos), 500):
+            condition = f"video IN ({', '.join(map(quoted, videos[start : start + 500]))})"
+            for row in self.table.search().where(condition).select(["video", "start", "end"]).to_list():
+                found.setdefault(row["video"], []).append((row["start"], row["end"]))
+        return {video: sorted(times) for video, times in found.items()}
+
     def finish(self):
         """After changes, merge the files of many small commits; with an ANN index once there are many rows."""
         if len(self) >= MIN_ROWS_OF_ANN and not self.table.list_indices():

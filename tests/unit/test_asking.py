@@ -1,22 +1,13 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Asking an index again and again, from a terminal, a pipe or over HTTP, and what is told about it."""
+"""Asking an index again and again, from a terminal or a pipe, and what is told about it."""
 
 import io
 import json
 import os
 import pty
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
@@ -176,99 +167,3 @@ def test_an_empty_index_says_how_to_fill_it(demo, search, tmp_path):
     for words in ([], ["a dog"]):
         code, _, err = search(*words, folder=tmp_path / "empty")
         assert code == 2 and "empty: holds no spans yet; svitt index adds some." in err
-
-
-# ---- Over HTTP
-
-
-@pytest.mark.slow
-def test_the_command_serves_until_it_is_stopped(index):
-    command = [sys.executable, "-m", "svitt.cli", "serve", index.folder, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        address = process.stdout.readline().partition("/search")[0]
-        assert address.startswith("http://127.0.0.1:") and urllib.request.urlopen(f"{address}/health").status == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130 and "Traceback" not in process.stderr.read()
-
-
-@pytest.fixture(scope="module")
-def server(index):
-    """Asks a server: the status and the JSON."""
-    pytest.importorskip("fastapi", reason="svitt serve needs FastAPI: pip install -e .[app]")
-    from svitt.search.serve import serve
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    threading.Thread(target=serve, args=(index, "127.0.0.1", port), daemon=True).start()
-
-    def get(path, **parameters):
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{port}{path}?{urllib.parse.urlencode(parameters)}"
-            ) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    for _ in range(100):
-        with suppress(urllib.error.URLError):
-            get("/health")
-            break
-        time.sleep(0.1)
-    return get
-
-
-def test_the_server_answers_as_the_index_does(index, server):
-    status, health = server("/health")
-    assert status == 200 and health["status"] == "ok"
-    status, hits = server("/search", q=SENTENCE, top_k=3, locate=True)
-    expected = index.search(SENTENCE, top_k=3, locate=True)
-    assert status == 200 and [hit["video"] for hit in hits] == [hit.video for hit in expected]
-    assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
-    assert [hit["best_time"] for hit in hits] == [hit.best_time for hit in expected]
-    status, alike = server("/search", like=hits[1]["video"], start=hits[1]["start"], top_k=1)
-    assert status == 200 and alike[0]["video"] == index.search(like=expected[1], top_k=1)[0].video
-    assert server("/search", q=SENTENCE, min_similarity=2) == (200, [])
-    name = hits[2]["video"]
-    assert [hit["video"] for hit in server("/search", q=SENTENCE, where=f"video = '{name}'")[1]] == [name]
-
-
-def test_several_queries_at_once_are_answered_right(index, server):
-    sentences = [SENTENCE, OTHER, "a red circle", "zzz"]
-    expected = {one: server("/search", q=one, top_k=2) for one in sentences}
-    assert expected["zzz"][0] == 400
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda one: server("/search", q=one, top_k=2), sentences * 8))
-    assert answers == [expected[one] for one in sentences * 8]
-
-
-def test_bad_parameters_are_a_sentence(server):
-    for parameters, code, words in (
-        ({}, 400, "give one of them"),
-        ({"q": "a", "like": "b"}, 400, "give one of them"),
-        ({"q": "zzz"}, 400, "The model knows no word of 'zzz'"),
-        ({"q": SENTENCE, "top_k": 0}, 400, "`top_k` must be at least 1, got 0"),
-        ({"q": SENTENCE, "top_k": "x"}, 422, "top_k: input should be a valid integer"),
-        ({"q": SENTENCE, "min_similarity": "nan"}, 400, "`min_similarity` must be"),
-        ({"q": SENTENCE, "where": "nothing = 1"}, 400, "`where` must be"),
-        ({"like": "a.mp4", "start": "nan"}, 400, "`start` must be at least 0, got nan"),
-        ({"like": "/etc/passwd"}, 400, "has no span of /etc/passwd"),
-    ):
-        status, told = server("/search", **parameters)
-        assert status == code and words in told["detail"], told
-    assert server("/etc/passwd")[0] == server("/search/../../etc/passwd")[0] == 404
-
-
-def test_a_taken_port_is_a_sentence(index, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(SystemExit) as end:
-            main(["serve", str(index.folder), "--port", str(taken.getsockname()[1])])
-    assert end.value.code == 2 and "cannot be listened on (Address already in use)" in capsys.readouterr().err
-
-
-def test_without_fastapi_serving_is_a_sentence(index, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.delitem(sys.modules, "svitt.search.serve", raising=False)
-    with pytest.raises(SystemExit) as end:
-        main(["serve", str(index.folder)])
-    assert end.value.code == 2 and "svitt serve needs fastapi" in capsys.readouterr().err

@@ -13,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from svitt import configuration_svitt
+
 from ..conftest import ROOT
 
 SETUP = configparser.ConfigParser()
@@ -54,7 +56,9 @@ def test_all_imports_are_declared():
 
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == SETUP["metadata"]["version"] and citation["license"] == SETUP["metadata"]["license"]
+    assert (
+        citation["version"] == configuration_svitt.__version__ and citation["license"] == SETUP["metadata"]["license"]
+    )
 
 
 @pytest.mark.slow
@@ -65,7 +69,11 @@ def test_the_wheel_works_elsewhere(tmp_path):
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     names = {name.removeprefix("svitt/") for name in zipfile.ZipFile(wheel).namelist()}
-    assert {"data/presets/retrieval/msrvtt.yaml", "evaluation/metrics/qa_accuracy/qa_accuracy.py"} <= names
+    assert {
+        "search/page.html",
+        "data/presets/retrieval/msrvtt.yaml",
+        "evaluation/metrics/qa_accuracy/qa_accuracy.py",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "docs/", "examples/", "benchmarks/"))]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"
