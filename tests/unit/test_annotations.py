@@ -141,7 +141,7 @@ def test_webvid_csv_and_its_folders(video_dir):
 @pytest.mark.parametrize(
     ("reading", "words"),
     [
-        (Reading(columns={"caption": "{id}"}), "row 1: `{id}` cannot be filled in .KeyError.'id'.., what the row has is"),
+        (Reading(columns={"caption": "{id}"}), "row 1: `{id}` cannot be filled in .KeyError.'id'.., what"),
         (Reading(remove="[]"), "row 1: `caption` must be a string or a list of strings, none blank, got"),
     ],
 )
