@@ -1,5 +1,7 @@
 # make demo        trains a tiny SViTT to search clips made on the spot: 4 minutes on two cores
 # make demo-qa     trains another to answer questions about them: half an hour on two cores
+# make tiny        refreshes examples/tiny, the models and clips of the README, from what these two wrote
+# make check       lint and test
 # make test        the contract and unit tests: under 4 minutes on two cores
 # make test-all    these and the slow ones, of several processes, kills and full-size models
 # make test-matrix installs this package unlocked, with the newest and the oldest dependencies, and reads a video with each
@@ -22,7 +24,7 @@ LOCK = $(UV) pip compile --quiet --no-header --no-annotate --python-version 3.11
 CHECK_PYTHON = $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
     'Python 3.11 or later is needed, $(PYTHON) is ' + sys.version.split()[0] + '; make PYTHON=python3.11 takes another.' or 0)"
 
-.PHONY: demo demo-qa test test-all test-matrix test-ecosystem bench lint lock lock-check docs dist
+.PHONY: demo demo-qa tiny check test test-all test-matrix test-ecosystem bench lint lock lock-check docs dist
 .DELETE_ON_ERROR:
 
 $(READY): requirements.lock setup.cfg
@@ -54,6 +56,11 @@ demo-qa: $(READY)
 	$(RUN) run_videoqa.py --model_name_or_path $(DEMO)/pretrained --output_dir $(DEMO)/qa_out $(TRAINING) \
 	    --train_file $(DEMO)/data/train_questions.json --validation_file $(DEMO)/data/val_questions.json \
 	    --test_file $(DEMO)/data/test_questions.json --per_device_train_batch_size 64 --max_grad_norm 5 --num_train_epochs 24
+
+tiny: $(READY)
+	$(VENV)/bin/python examples/make_tiny_folder.py $(DEMO) examples/tiny
+
+check: lint test
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile

@@ -269,7 +269,9 @@ def add_search(commands):
     add = group("hits")
     add("--top_k", type=int, default=10, help="hits (default: %(default)s)")
     add("--shortlist", type=int, default=50, help="spans to fuse with the text, at least top_k (default: %(default)s)")
-    add("--no_rerank", dest="rerank", action="store_false", help="rank by the similarity of embeddings alone")
+    help = "rank by how well spans match the text, or by similarity alone (default: what was better in validation)"
+    add("--rerank", action="store_true", default=None, help=help)
+    add("--no_rerank", dest="rerank", action="store_false", default=None, help="the latter")
     add("--min_similarity", type=float, help="find nothing that is less similar, from -1 to 1")
     add("--where", help="condition in SQL that hits fulfil, such as \"video LIKE '%%/holiday/%%' AND start < 60\"")
     add = group("what to show of them")

@@ -277,6 +277,8 @@ class SViTTConfig(PreTrainedConfig):
         Share of text tokens chosen for masked language modeling.
     vision_layernorm (`bool`, *optional*, defaults to `True`):
         Whether the video's tokens are normed before fusion, after what the video encoder ends in.
+    rerank (`bool`, *optional*, defaults to `True`):
+        Whether a search re-ranks what the embeddings find: training sets what made the better lists in validation.
 
     Example:
 
@@ -302,6 +304,7 @@ class SViTTConfig(PreTrainedConfig):
     itc_all_gather: bool = False
     mlm_prob: float = 0.5
     vision_layernorm: bool = True
+    rerank: bool = True
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 

@@ -103,6 +103,8 @@ def main():
         scores, results[split] = trainer.score(split)
         ranked[split] = retrieval.what_was_ranked(split, scores, sets[split], processor)
         trainer.accelerator.print(retrieval.results_table(split, results[split], ranked[split]))
+    trainer.accelerator.print(retrieval.choose_lists(model.config, results.get(task.stop_key)))
+    write_whole(output_dir, model.config.save_pretrained)
     write_results(trainer, results, ranked)
     describe_and_publish(trainer, results, ranked, [split.source for split in training.values()], source.name)
     trainer.accelerator.end_training()

@@ -100,8 +100,10 @@ def main():
         ranked[split] = retrieval.what_was_ranked(split, scores, sets[split], processor, task.join_captions)
         write_whole(output_dir, partial(write_scores, split, scores, sets[split], task.save_scores))
         trainer.accelerator.print(retrieval.results_table(split, results[split], ranked[split]))
+    trainer.accelerator.print(retrieval.choose_lists(model.config, results.get(stop_key) if pairs else None))
     write_results(trainer, results, ranked)
     if pairs:
+        write_whole(output_dir, model.config.save_pretrained)
         describe_and_publish(trainer, results, ranked, [training.source], task.model_name_or_path)
     trainer.accelerator.end_training()
 

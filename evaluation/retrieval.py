@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.hf_argparser import HfArg
 
+from ..configuration_svitt import SViTTConfig
 from ..data.annotations import ChoiceSet, RetrievalSet, choice_set, retrieval_set, video_names
 from ..data.loaders import ProcessingArguments, count_cut, text_batches
 from ..data.presets import Split
@@ -297,6 +298,13 @@ def retrieval_metrics(scores: RetrievalScores, texts_of_video: list[list[int]]) 
         "itc": recalls(scores.itc, texts_of_video),
         "chance": chance_recall(texts_of_video),
     }
+
+
+def choose_lists(config: SViTTConfig, metrics: Metrics | None) -> str:
+    """Set which lists a model is used by, the better of those of [`retrieval_metrics`] in validation; say which."""
+    if metrics is not None and "itm" in metrics and "r_mean" in metrics["itm"]:
+        config.rerank = metrics["itm"]["r_mean"] >= metrics["itc"]["r_mean"]
+    return f"Searches with this model {'re-rank' if config.rerank else 'rank by embeddings alone'} (config.rerank)."
 
 
 def chance_recall(texts_of_video: list[list[int]]) -> dict[str, float]:

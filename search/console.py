@@ -18,6 +18,8 @@ from .index import SViTTIndex
 
 def answer(index: SViTTIndex, as_json: bool, output_dir: str | None, indent: int | None = None, **query) -> list[Hit]:
     """Print the hits of a query, and if there is a folder, write what they show into it; return them."""
+    if query.get("text") is not None and query.get("rerank") is None and not index.model.config.rerank:
+        print("ranked by embeddings, which were better in this model's validation; --rerank fuses", file=sys.stderr)
     hits, files = index.search(**query), []
     if not as_json:
         print(hits_table(hits) if hits else "nothing found", flush=True)

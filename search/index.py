@@ -345,7 +345,7 @@ class SViTTIndex:
         text: str | None = None,
         video: str | Path | None = None,
         top_k: int = 10,
-        rerank: bool = True,
+        rerank: bool | None = None,
         shortlist: int = 50,
         like: Hit | None = None,
         min_similarity: float | None = None,
@@ -354,12 +354,13 @@ class SViTTIndex:
     ) -> list[Hit]:
         """Return the spans that a sentence describes, or that look like a video or another hit, best first.
 
-        The `shortlist` spans with the most similar embeddings are fused with the sentence and ranked by how well they
-        match it; they are `top_k` at least. Of spans of one video that overlap, only the most similar takes part. With
-        a video or a hit, similarity ranks.
+        The `shortlist` spans with the most similar embeddings, `top_k` at least, are fused with the sentence and ranked
+        by how well they match it. Of spans of one video that overlap, only the most similar takes part. With a video or
+        a hit, similarity ranks.
 
         Args:
             text, video, like: a sentence, a video or photo, or a hit: one of them.
+            rerank: whether to fuse and rank, by default `rerank` of the model's configuration.
             min_similarity: leave out what is less similar.
             where: leave out what does not fulfil this condition in SQL on `video`, `start` and `end`, such as
                 "video LIKE '%holiday%' AND end - start > 5".
@@ -377,7 +378,7 @@ class SViTTIndex:
         check_number("min_similarity", min_similarity, -math.inf)
         if locate and (text is None or not self.has_tokens):
             raise InputError("Only a sentence can be located, and only in an index that keeps tokens.")
-        is_fused = text is not None and rerank
+        is_fused = text is not None and (self.model.config.rerank if rerank is None else rerank)
         words = self._read(text) if text is not None else None
         query = words.embedding if words is not None else self._embedding_of(video, like)
         rows = self._shortlist(query, max(shortlist, top_k) if is_fused else top_k, where, like)

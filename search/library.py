@@ -280,6 +280,8 @@ def notes_on(name: str, model, tokenizer) -> list[str]:
         notes.append(f"It knows {len(words)} words, and nothing else: {', '.join(words)}.")
     if not data and words is None:
         notes.append("Nothing tells what it was trained on: it has no model card.")
+    if not model.config.rerank:
+        notes.append("Its embeddings alone rank: in validation, fusing videos with sentences made no better lists.")
     vision = model.config.vision_config
     if vision.frame_wise:
         notes.append("It sees frames one by one: it knows neither motion nor what comes first.")

@@ -58,7 +58,7 @@ def build_app(library: Library) -> FastAPI:
         start: float = 0.0,
         top_k: int = 10,
         shortlist: int = 50,
-        rerank: bool = True,
+        rerank: bool | None = None,
         min_similarity: float | None = None,
         where: str | None = None,
         name: str | None = None,

@@ -19,27 +19,35 @@ from ..conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks/README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 MAINS = {f"run_{task}.py": f"svitt.run_{task}" for task in ("pretraining", "retrieval", "videoqa")}
-MAINS["svitt"] = "svitt.cli"
+MAINS["svitt"] = MAINS["svitt.cli"] = "svitt.cli"
 
 
-def commands_of(page):
-    """Lines of its shell blocks, continued lines joined, that call one of `MAINS`; and such words in backquotes."""
+MARK = re.compile(r"# .*\b(needs|takes)\b")  # what a download, a cluster or time is in the way of, is not run
+
+
+def lines_of(page):
+    """Yield the words of each line of its shell blocks, continued lines joined, and whether it is to be run."""
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if any(Path(word).name in MAINS for word in words) and "..." not in words:
-                yield words
+            if words := shlex.split(re.sub(r"^[A-Z_]+=\S+ ", "", line), comments=True):  # without a variable in front
+                yield words, not MARK.search(line)
 
 
-COMMANDS = [pytest.param(words, id=f"{page.stem}-{words[0]}") for page in PAGES for words in commands_of(page)]
+def is_command(words):
+    """Return whether one of `MAINS` is called, perhaps by a launcher."""
+    return any(Path(word).name in MAINS for word in words)
+
+
+LINES = [pytest.param(*line, id=f"{page.stem}-{line[0][0]}") for page in PAGES for line in lines_of(page)]
+COMMANDS = [line for line in LINES if is_command(line.values[0])]
 
 
 class Parsed(Exception):
     """The command line was understood."""
 
 
-@pytest.mark.parametrize("words", COMMANDS)
-def test_commands_are_understood(words, monkeypatch):
+@pytest.mark.parametrize(("words", "is_run"), COMMANDS)
+def test_commands_are_understood(words, is_run, monkeypatch):
     """By the parser of the script itself, which is stopped there."""
     first = next(i for i, word in enumerate(words) if Path(word).name in MAINS)
     parse, depth = argparse.ArgumentParser.parse_known_args, []
@@ -59,7 +67,19 @@ def test_commands_are_understood(words, monkeypatch):
 
 
 def test_there_are_commands_to_test():
-    assert {Path(word).name for parameter in COMMANDS for word in parameter.values[0]} >= set(MAINS)
+    assert {Path(word).name for line in COMMANDS for word in line.values[0]} >= set(MAINS)
+
+
+def test_all_other_lines_are_known():
+    """Nothing stands in a block that is neither run (test_docs_run.py), parsed and marked, nor one of these."""
+    for line in LINES:
+        words, is_run = line.values
+        if is_command(words):
+            assert words[0] in ("svitt", "python") or not is_run, words
+        elif words[0] == "python":
+            assert (ROOT / words[1]).exists() and not is_run, words
+        else:
+            assert words[0] in ("make", "export") or words[:2] == ["pip", "install"] and not is_run, words
 
 
 def test_links_lead_somewhere():
@@ -78,6 +98,17 @@ def test_make_targets_exist():
     targets = {target for line in lines for target in line.split()}
     for page in PAGES:
         assert set(re.findall(r"(?:`|^)make ([\w-]+)", page.read_text(), re.MULTILINE)) <= targets, page
+
+
+def test_no_import_runs_up():
+    """As docs/architecture.md draws it: what each room may stand on, beside the model, errors.py and distributed.py."""
+    below = {"conversion": set(), "data": set(), "evaluation": {"conversion", "data"}, "search": {"conversion", "data"}}
+    below |= {"training": {"conversion", "data", "evaluation"}}
+    for room, allowed in below.items():
+        text = "".join(file.read_text() for file in (ROOT / room).glob("*.py"))
+        imported = set(re.findall(r"^\s*from \.\.(\w+)[. ]", text, re.MULTILINE))
+        imported |= set(re.findall(r"^\s*from \.\. import (\w+)", text, re.MULTILINE))
+        assert imported & {*below, "cli"} <= allowed, room
 
 
 @pytest.mark.parametrize("module", [svitt, svitt.search], ids=lambda module: module.__name__)

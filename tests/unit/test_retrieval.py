@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svitt import SViTTForVideoTextRetrieval, SViTTProcessor
+from svitt import SViTTConfig, SViTTForVideoTextRetrieval, SViTTProcessor
 from svitt.data.annotations import ChoiceSet, RetrievalSet
 from svitt.evaluation.retrieval import (
     ChoiceScores,
@@ -19,6 +19,7 @@ from svitt.evaluation.retrieval import (
     chance_recall,
     choice_ranks,
     choice_scores,
+    choose_lists,
     itm_scores,
     metrics_of,
     pair_matrix,
@@ -316,3 +317,11 @@ def test_table_shows_chance_beside_the_recalls():
     assert lines[2].split()[-6:] == ["100.00"] * 4 + ["1.00"] * 2
     assert lines[4].split() == ["chance", "5.00", "25.00", "50.00", "26.67", "10.50", "10.50"]
     assert lines[-1] == "  1,000 videos"
+
+
+@pytest.mark.parametrize(("itm", "itc"), [(50.0, 40.0), (40.0, 40.0), (39.0, 40.0)])
+def test_the_better_lists_of_validation_are_those_of_a_search(itm, itc):
+    config = SViTTConfig()
+    said = choose_lists(config, {"itm": {"r_mean": itm}, "itc": {"r_mean": itc}, "chance": {"r_mean": 1.0}})
+    assert config.rerank is (itm >= itc) and ("re-rank" in said) is config.rerank
+    assert choose_lists(config, None) == said == choose_lists(config, {"ensemble": {"accuracy": 1.0}})

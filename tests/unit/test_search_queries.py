@@ -48,6 +48,13 @@ def test_copies_of_a_file_are_one_hit(index):
             assert all(one[1] <= other[0] for one, other in zip(sorted(spans), sorted(spans)[1:], strict=False))
 
 
+def test_a_model_says_whether_a_search_re_ranks(index, monkeypatch):
+    monkeypatch.setattr(index.model.config, "rerank", False)
+    fused, alone = index.search(SENTENCE, rerank=True), index.search(SENTENCE)
+    assert [hit.similarity for hit in alone] == sorted((hit.similarity for hit in alone), reverse=True)
+    assert all(hit.score is None for hit in alone) and all(hit.score is not None for hit in fused)
+
+
 def test_a_floor_leaves_out_what_is_less_similar(index):
     hits = index.search(SENTENCE, top_k=50, rerank=False)
     floor = hits[3].similarity
