@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
 from svitt import (
     SViTTConfig,
@@ -25,6 +25,7 @@ from svitt import (
     fixed_block_pattern,
     read_video,
 )
+from svitt.configuration_svitt import __version__
 
 from ..conftest import ROOT
 
@@ -302,7 +303,4 @@ def test_names_that_other_libraries_look_for_are_those_of_the_encoders(place):
 
 
 def test_folders_name_the_version_that_wrote_their_code(place):
-    import svitt
-
-    assert f'__version__ = "{svitt.__version__}"' in (place / "retrieval/configuration_svitt.py").read_text()
-    assert isinstance(AutoModel.from_pretrained(place / "retrieval"), PreTrainedModel)
+    assert f'\n__version__ = "{__version__}"' in (place / "retrieval/configuration_svitt.py").read_text()
