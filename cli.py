@@ -311,7 +311,8 @@ def serve_index(**args):
     try:
         from .search.serve import serve
     except ModuleNotFoundError as error:
-        raise InputError(f"svitt serve needs {error.name}; svitt[app] brings it.") from error
+        advice = "in the clone, `pip install -e '.[app]'` brings it"
+        raise InputError(f"svitt serve needs {error.name}; {advice}.") from error
     serve(**args)
 
 
@@ -339,7 +340,7 @@ def add_ask(commands):
         dest="model_name_or_path",
         help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})",
     )
-    add("--options", nargs="+", default=[], metavar="ANSWER", help="answers to choose from")
+    add("--options", nargs="+", default=[], metavar="ANSWER", help="answers to choose from, spaces between")
     add("--answer_list", help="JSON list of answers to choose from (default: the model's own, if it has one)")
     add = group("how")
     add("--top_k", type=int, default=3, help="answers that are printed (default: %(default)s)")

@@ -247,8 +247,9 @@ def _images_in(folder: str) -> list[str]:
     names = [name for name in os.listdir(folder) if _is_image_path(name) and not name.startswith(".")]
     kinds = sorted({re.sub(r"\d+", "1", os.path.splitext(name)[0]) for name in names})
     if len(kinds) != 1:  # but two or three where there is optical flow beside the frames
-        found = " and ".join(kinds[:3]) or "no images"
-        raise VideoDecodeError(f"{folder}: a folder must hold images whose names differ in numbers, not {found}.")
+        holds = "images as " + " and ".join(kinds[:3]) if kinds else "no images"
+        wanted = "a folder is a video only of images whose names differ in numbers"
+        raise VideoDecodeError(f"{folder}: {wanted}; this one holds {holds}.")
     names.sort(key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], name))
     return [os.path.join(folder, name) for name in names]
 

@@ -24,7 +24,7 @@ from transformers import set_seed
 from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForVideoTextRetrieval
-from svitt.conversion import load_model_and_processor
+from svitt.conversion.loading import COMPARING, load_model_and_processor
 from svitt.data import annotations, loaders, presets
 from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
@@ -65,7 +65,9 @@ def main():
     set_seed(args.seed)
     lengths = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length}
     source = task.model_name_or_path, SViTTForVideoTextRetrieval
-    model, processor = load_model_and_processor(*source, fields=dropping.fields(), **lengths)
+    needed = COMPARING if training is None else None  # scores of new heads mean nothing
+    fields = dropping.fields()
+    model, processor = load_model_and_processor(*source, fields=fields, architectures=needed, **lengths)
     evaluation.set_frames(processor.video_processor.num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)

@@ -36,6 +36,8 @@ logger = logging.getLogger("svitt.conversion")
 
 Name = str | Path  # of a file, a folder, or on the Hub
 Weights = dict[str, torch.Tensor]
+# Classes of models that compare videos with texts.
+COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
 # A video encoder that is one of images: frames one by one, 8 unless asked otherwise, as BLIP was tried on videos.
 FRAME_WISE = {"frame_wise": True, "num_frames": 8, "sparse_random_attn": None, "token_keep_rate": 1.0}
 Statistics = dict[str, Sequence[float]]
@@ -95,7 +97,7 @@ def load_model_and_processor(
         if architecture not in modeling_svitt.__all__ or not architecture.startswith("SViTT"):
             raise InputError(f"{path}: holds a {printable(architecture)}, which is no SViTT.")
         if architectures is not None and architecture not in architectures:
-            raise InputError(f"{path}: is a {architecture}, but one of {', '.join(architectures)} is needed.")
+            raise InputError(f"{path}: is a {architecture}, but a {' or '.join(architectures)} is needed.")
         source_class = getattr(modeling_svitt, architecture)
         model, report = with_report(model_class or source_class, path, config=config, use_safetensors=True)
         with torch.device("meta"):

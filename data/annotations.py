@@ -121,7 +121,10 @@ class Row:
         value = self.get(name)
         values = value if isinstance(value, list) else [value]
         if value is None:
-            raise self.error(name, f"is missing or null, what the row has is: {names_of(self.fields)}")
+            is_table = str(self.file).removesuffix(".gz").endswith((".csv", ".tsv"))
+            has_header = not is_table or not self.fields.keys().isdisjoint(("video", "caption", "question"))
+            advice = "" if has_header else "; the first line of a table must name its columns"
+            raise self.error(name, f"is missing or null, what the row has is: {names_of(self.fields)}{advice}")
         if self.reading.remove and name == "caption":
             removed = str.maketrans("", "", self.reading.remove)
             values = [value.translate(removed) if isinstance(value, str) else value for value in values]
@@ -231,7 +234,9 @@ class Rows:
             name = self.match(row, folder, name)
         path = name if "://" in name else os.path.join(folder, name)
         if not self.allow_missing and not self.is_there(path):
-            raise row.error("video", f"{name!r:.200} is not in {folder}")
+            advice = "; --video_dir, or `videos` of a dataset file, names another folder"
+            place = f"the folder of {row.file}{advice}" if self.video_dir is None else folder
+            raise row.error("video", f"{name!r:.200} is not in {place}")
         return path
 
     def match(self, row: Row, folder: str, name: str) -> str:

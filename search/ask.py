@@ -11,7 +11,7 @@ import torch
 
 from ..conversion.defaults import default_model, load_for_use
 from ..data.annotations import saved_answer_list
-from ..errors import InputError, check_number
+from ..errors import ArgumentError, InputError, check_number
 from ..processing_svitt import read_video, sample_frame_indices
 from .words import check_words
 
@@ -62,7 +62,7 @@ class SViTTAnswerer:
         """Return the best answers, best first, or one in the model's own words where there are none to choose from.
 
         Args:
-            options: answers to choose from, by default those that the model was trained to choose from, if any.
+            options: two answers or more to choose from, by default those that the model was trained on, if any.
             top_k: answers to return.
             start, end: the part of the video that the question is about, in seconds.
 
@@ -73,6 +73,8 @@ class SViTTAnswerer:
         """
         if not question.strip():
             raise InputError("There is no question.")
+        if isinstance(options, str) or len(options) == 1:  # perhaps several with commas between
+            raise ArgumentError("options", f"must be two answers or more, got only {''.join(options)!r:.100}")
         unknown = check_words(self.processor.tokenizer, question)
         for option in options:
             unknown += check_words(self.processor.tokenizer, option, is_answer=True)

@@ -15,7 +15,7 @@ from ..data.files import write_bad_videos
 from ..errors import ArgumentError, InputError, check_number, not_found, writing
 from ..processing_svitt import ROUNDING
 from .places import has_file, is_url, new_files, place_of, read_file, remove_file
-from .spans import absolute, is_below
+from .spans import absolutes, is_below
 from .table import SpanTable
 from .tokens import DTYPES
 
@@ -64,7 +64,8 @@ def read_settings(folder: Path | str) -> dict:
     except (OSError, ValueError) as error:
         if not is_url(folder) and not os.path.exists(folder):
             raise not_found(folder, "index; `svitt index VIDEOS` makes one") from error
-        raise InputError(f"{folder}: is no index, it has no index.json that can be read.") from error
+        advice = "`svitt index` makes one of videos in a folder of its own"
+        raise InputError(f"{folder}: is no index, it has no index.json that can be read; {advice}.") from error
     if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):
         raise InputError(f"{folder}: its index.json is damaged or of an older version; index the videos anew.")
     return settings
@@ -87,7 +88,7 @@ def locked(folder: Path | str, timeout: float = 0) -> Iterator[None]:
         yield
 
 
-def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
+def remove_videos(folder: str | Path, paths: str | Path | Iterable[str | Path]) -> list[str]:
     """Take videos out of an index, without its model, and return their names.
 
     Args:
@@ -101,7 +102,7 @@ def remove_videos(folder: str | Path, paths: Iterable[str | Path]) -> list[str]:
     with locked(folder):
         table = SpanTable(folder)
         known = {video for video, _, _ in table.spans()}
-        for path in map(absolute, paths):
+        for path in absolutes(paths):
             if not (below := {name for name in known if is_below(name, path)}):
                 raise InputError(f"{path}: is no video of the index {folder}, and no folder or shard of some.")
             names |= below

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..conversion.defaults import default_model, load_for_use, this_process
+from ..conversion.loading import COMPARING
 from ..distributed import fail_together, progress_bar, share_of
 from ..errors import ArgumentError, InputError, check_number, writing
 from ..modeling_svitt import split_clips
@@ -55,6 +56,7 @@ from .spans import (
     Span,
     SpanReader,
     absolute,
+    absolutes,
     find_sources,
     is_below,
     passed_over,
@@ -64,8 +66,6 @@ from .table import COLUMNS_OF_TOKENS, SpanTable
 from .tokens import SpanTokens, most_attended, packed, unpacked
 from .words import check_words
 
-# Classes of models that compare videos with texts.
-COMPARING = ["SViTTForVideoTextRetrieval", "SViTTForPreTraining", "SViTTModel"]
 # Each commit writes a list of all before it: with one for each batch, these lists become larger than the spans.
 UNCOMMITTED, MAX_UNCOMMITTED_BYTES = 1 / 50, 2**26  # of the spans that a process has encoded, and of their tokens
 
@@ -215,7 +215,7 @@ class SViTTIndex:
 
     def add(
         self,
-        paths: Iterable[str | Path],
+        paths: str | Path | Iterable[str | Path],
         batch_size: int = 16,
         num_workers: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -226,8 +226,8 @@ class SViTTIndex:
         by `accelerate launch` share the work.
 
         Args:
-            paths: videos, folders of videos and tar shards, and tar shards, or their URLs. Photos are videos of one
-                frame. In folders and shards, files with other extensions are passed over.
+            paths: videos, folders of videos and tar shards, and tar shards, or their URLs; a single one needs no list.
+                Photos are videos of one frame. In folders and shards, files with other extensions are passed over.
             batch_size: spans that a process encodes at once.
             num_workers: processes that decode videos, beside each main process; by default 4 where another device than
                 the CPU encodes.
@@ -241,7 +241,7 @@ class SViTTIndex:
         check_number("num_workers", num_workers, 0)
         if num_workers is None:
             num_workers = 0 if self.model.device.type == "cpu" else 4
-        paths, is_main = [absolute(path) for path in paths], PartialState().is_main_process
+        paths, is_main = absolutes(paths), PartialState().is_main_process
         with ExitStack() as stack:
 
             def plan():
@@ -334,7 +334,7 @@ class SViTTIndex:
                 row |= columns | {"times": clip.times}
         return rows
 
-    def remove(self, paths: Iterable[str | Path]) -> list[str]:
+    def remove(self, paths: str | Path | Iterable[str | Path]) -> list[str]:
         """See [`remove_videos`]."""
         return remove_videos(self.folder, paths)
 

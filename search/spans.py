@@ -4,7 +4,7 @@
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -69,6 +69,11 @@ def absolute(path: str | os.PathLike) -> str:
     if not str(path):
         raise InputError("A path is empty; name a video, a folder or a tar shard.")
     return canonical(str(path)) if is_url(path) else os.path.abspath(path)
+
+
+def absolutes(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
+    """Return the absolute names of paths, or of a single one, which is no list of letters."""
+    return [absolute(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
 
 
 def is_below(name: str, path: str) -> bool:

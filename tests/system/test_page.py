@@ -377,6 +377,9 @@ def test_a_phone_and_the_dark(server, visit):
     boxes = [card.bounding_box() for card in cards(page).all()]
     assert len({box["x"] for box in boxes}) == 1 and all(box["height"] < 160 and box["width"] > 340 for box in boxes)
     assert page.get_by_role("button", name="Search", exact=True).bounding_box()["height"] < 50
+    page.evaluate(
+        "document.querySelectorAll('.card .name').forEach(name => name.textContent = 'a_long_name_'.repeat(9))"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == "rgb(16, 19, 25)"

@@ -199,7 +199,8 @@ LINE_FAULTS = [  # file, content, words
     ("a.csv", "video,caption\na.mp4,x\nb.mp4\n", "row 2: must have 2 cells"),
     ("a.csv", "video,caption\na.mp4,x,y\n", "row 1: must have 2 cells"),
     ("a.csv", 'video,caption\na.mp4,"x\n', "cannot be read after row 0 .unexpected end of data"),
-    ("a.csv", "video,caption\na.mp4,\n", "row 1: `caption` is missing"),
+    ("a.csv", "video,caption\na.mp4,\n", "row 1: `caption` is missing .*: video.$"),
+    ("a.csv", "a.mp4,x\nb.mp4,y\n", "row 1: `video` is missing .*: a.mp4, x; the first line of a table must name its"),
 ]
 
 
@@ -221,6 +222,9 @@ def test_missing_files_and_folders(video_dir):
     ]:
         with pytest.raises(InputError, match=words):
             load_captions(video_dir / name, video_dir / folder)
+    (video_dir / "sub/other.json").write_text(json.dumps([ROW]))
+    with pytest.raises(InputError, match="'a.mp4' is not in the folder of .*other.json; --video_dir, or `videos` of"):
+        load_captions(video_dir / "sub/other.json")
 
 
 def test_names_may_lead_outside_if_that_is_allowed_and_links_are_followed(video_dir):

@@ -79,7 +79,7 @@ FAULTS = {  # what writes it, words that must occur
     "missing": (lambda path, videos: None, "cannot be opened (No such file or directory)"),
     "folder": (
         lambda path, videos: path.mkdir(),
-        "a folder must hold images whose names differ in numbers, not no images",
+        "only of images whose names differ in numbers; this one holds no images",
     ),
     "pipe": (lambda path, videos: os.mkfifo(path), "cannot be opened (not a regular file)"),
     "empty": (lambda path, videos: path.touch(), "the file is empty"),

@@ -154,6 +154,11 @@ def test_hits_are_ranked_as_by_the_classes_of_transformers(home, blips, demo, tm
     assert scores.max() - scores.min() > 0.01  # else order would mean nothing
 
 
+ALONE = [
+    ({"options": options}, "`options` must be two answers or more, got only") for options in ("red,blue", ["red,blue"])
+]
+
+
 def test_answers(home, demo, tmp_path):
     answerer, video = SViTTAnswerer(), demo / "data/videos/val_00000.mp4"
     [free] = answerer.answer(video, QUESTION)
@@ -169,15 +174,24 @@ def test_answers(home, demo, tmp_path):
     (tmp_path / "listed/answer_list.json").write_text('["red", "blue"]')
     [one, other] = SViTTAnswerer(str(tmp_path / "listed"), num_frames=2).answer(video, QUESTION)
     assert {one.answer, other.answer} == {"red", "blue"}
-    for options, words in (({"question": " "}, "no question"), ({"top_k": 0}, "`top_k`"), ({"end": -1}, "`end`")):
+    for options, words in (
+        ({"question": " "}, "no question"),
+        ({"top_k": 0}, "`top_k`"),
+        ({"end": -1}, "`end`"),
+        *ALONE,
+    ):
         with pytest.raises(InputError, match=words):
             answerer.answer(**{"video": video, "question": QUESTION} | options)
 
 
 def test_a_model_of_the_other_kind_is_a_sentence(home, tmp_path):
-    with pytest.raises(InputError, match="is a SViTTForVideoTextRetrieval, but one of SViTTForVideoQuestionAnswering"):
+    with pytest.raises(
+        InputError, match="is a SViTTForVideoTextRetrieval, but a SViTTForVideoQuestionAnswering is needed"
+    ):
         SViTTAnswerer(default_model("search"))
-    with pytest.raises(InputError, match="is a SViTTForVideoQuestionAnswering, but one of SViTTForVideoTextRetrieval"):
+    with pytest.raises(
+        InputError, match="but a SViTTForVideoTextRetrieval or SViTTForPreTraining or SViTTModel is needed"
+    ):
         SViTTIndex.create(tmp_path / "index", default_model("ask"))
 
 

@@ -260,6 +260,7 @@ FAULTS = [
     ("retrieval", {"num_frames_test": 6}, ["--num_frames_test", "multiple", "6"]),
     ("retrieval", {"max_text_length": 600}, ["--max_text_length", "32", "600"]),
     ("retrieval", {"model_name_or_path": "no/such/model/anywhere"}, ["no/such/model/anywhere"]),
+    ("retrieval", {"model_name_or_path": "qa"}, ["qa: is a SViTTForVideoQuestionAnswering, but a SViTTForVideoText"]),
     ("retrieval", {"validation_file": None, "test_file": None}, ["--train_file", "--test_file"]),
     ("retrieval", {"output_dir": ROOT / "setup.cfg"}, ["setup.cfg: cannot be written"]),
     ("retrieval", {"test_file": "duplicate.json"}, ["duplicate.json", "row 2", "`video`"]),
@@ -282,6 +283,8 @@ def test_a_fault_is_one_sentence_and_exit_code_2(demo, tmp_path, monkeypatch, ta
     for name, content in files.items():
         Path(f"{name}.json").write_text(json.dumps(content))
     Path("choices.yaml").write_text("splits: {train: {annotation: a.json, rows: multiple_choice}}")
+    if options.get("model_name_or_path") == "qa":  # scores of its new heads would mean nothing
+        SViTTForVideoQuestionAnswering(SViTTForPreTraining.from_pretrained(demo / "model").config).save_pretrained("qa")
     given = captions_of(demo, "validation", "test") if task == "retrieval" else {}
     ended = run_script(task, **options_of(demo, tmp_path / "out") | given | options)
     [sentence] = [line for line in ended.err.splitlines() if line.startswith(f"run_{task}.py: ")]

@@ -389,7 +389,13 @@ def test_removing_needs_no_model(demo, val_videos, tmp_path):
             index.add([path])
     with pytest.raises(InputError, match="typo.mp4: is no video of the index"):
         remove_videos(index.folder, [val_videos, "typo.mp4"])
-    assert len(index) == 8 and len(remove_videos(index.folder, [val_videos])) == 8 and len(index) == 0
+    assert len(index) == 8 and len(remove_videos(index.folder, str(val_videos))) == 8 and len(index) == 0
+
+
+def test_a_single_path_needs_no_list(val_videos, index):
+    first, *_ = sorted(val_videos.iterdir())
+    assert index.add(str(first)).added == [str(first)] and len(index.add(val_videos).added) == 7
+    assert index.remove(str(first)) == [str(first)]
 
 
 FAULTS = [
@@ -402,7 +408,7 @@ FAULTS = [
     ({"tokens": "int4"}, "`tokens` must be one of int8, float16, none"),
     ({"tokens_per_span": 1}, "`tokens_per_span` must be at least 2"),
     ({"model_name_or_path": "./nowhere"}, "nowhere: there is no such folder"),
-    ({"model_name_or_path": "qa"}, "SViTTForVideoQuestionAnswering, but one of"),
+    ({"model_name_or_path": "qa"}, "SViTTForVideoQuestionAnswering, but a SViTT"),
     ({"folder": "file"}, "file: cannot be written"),
 ]
 
@@ -434,7 +440,7 @@ def test_wrong_requests_are_a_sentence(val_videos, index, tmp_path):
         (lambda: index.search(SENTENCE, min_similarity=float("nan")), "`min_similarity` must be a finite number"),
         (lambda: index.search(video="x.mp4", locate=True), "Only a sentence"),
         (lambda: index.search(), "give one of them"),
-        (lambda: SViTTIndex.open(tmp_path / "empty"), "empty: is no index"),
+        (lambda: SViTTIndex.open(tmp_path / "empty"), "empty: is no index, .* `svitt index` makes one"),
     ):
         with pytest.raises(InputError, match=words):
             call()

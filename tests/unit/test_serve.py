@@ -181,7 +181,7 @@ def test_without_fastapi_serving_is_a_sentence(index, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "svitt.search.serve", raising=False)
     with pytest.raises(SystemExit) as end:
         main(["serve", str(index.folder)])
-    assert end.value.code == 2 and "svitt serve needs fastapi" in capsys.readouterr().err
+    assert end.value.code == 2 and "needs fastapi; in the clone, `pip install -e '.[app]'`" in capsys.readouterr().err
 
 
 # ---- What the page asks

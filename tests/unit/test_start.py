@@ -115,7 +115,7 @@ def test_a_saved_model_is_of_the_class_that_it_was_saved_from(folders):
     assert type(model) is SViTTForPreTraining and model.dtype == torch.float32
     assert_equal_weights(model, SViTTForPreTraining.from_pretrained(folders / "svitt").state_dict())
     assert processor.video_processor.num_frames == 2
-    with pytest.raises(InputError, match="is a SViTTForPreTraining, but one of SViTTModel is needed"):
+    with pytest.raises(InputError, match="is a SViTTForPreTraining, but a SViTTModel is needed"):
         load_model_and_processor(folders / "svitt", architectures=["SViTTModel"])
 
 
