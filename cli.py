@@ -59,7 +59,9 @@ def in_our_spelling(words: list[str]) -> list[str]:
     """Return a command line whose options have underscores, as those of Transformers' scripts, not hyphens."""
     if words[:2] == ["convert", "expand"]:
         words = ["convert expand", *words[2:]]
-    return [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words]
+    end = words.index("--") if "--" in words else None  # behind it are no options
+    options = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words[:end]]
+    return options + words[len(options) :]
 
 
 KINDS = {int: "N", float: "X"}  # what help calls their values
@@ -250,7 +252,8 @@ def index(videos: list[str], batch_size: int, num_workers: int | None, as_json: 
     report = built.add(videos, batch_size, num_workers)
     if state.is_main_process:
         found = asdict(report) | {"num_spans_in_index": len(built)}
-        print(json.dumps(found, ensure_ascii=False) if as_json else summary(report, len(built)))
+        told = json.dumps(found, ensure_ascii=False) if as_json else summary(report, len(built))
+        print(told.encode(errors="backslashreplace").decode())  # names of bad files may be no text
         for video, error in sorted(report.bad.items()):
             print(f"not indexed: {error if video in error else f'{video}: {error}'}", file=sys.stderr)
         print(*report.damaged.values(), sep="\n", end="\n" * bool(report.damaged), file=sys.stderr)

@@ -63,8 +63,9 @@ class CommandLine(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         """Refuse what a sub-command does not know in its own name, with its own options to suggest."""
         namespace, unknown = super().parse_known_args(args, namespace)
-        if hasattr(namespace, "words") and not any(word.startswith("-") for word in unknown):
-            namespace.words += unknown  # which stand behind an option
+        is_told = unknown[:1] == ["--"]  # that these are no options
+        if hasattr(namespace, "words") and (is_told or not any(word.startswith("-") for word in unknown)):
+            namespace.words += unknown[is_told:]  # which stand behind an option
         elif unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return namespace, []

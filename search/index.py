@@ -514,7 +514,7 @@ class SViTTIndex:
             of_frame = self._match(words, tokens.values, mask.to(self.model.device)).cpu()
             scores.append(of_frame.masked_fill(~mask.any(dim=1), -math.inf))
         for one, row, frame in zip(found, rows, torch.stack(scores).argmax(dim=0).tolist(), strict=True):
-            one.hit.best_time = row["times"][frame]
+            one.hit.best_time = max(one.hit.start, row["times"][frame])  # a frame may be shown since before
 
 
 class StopWatch:

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -24,8 +25,9 @@ from .folder import is_index
 from .hits import Hit
 from .index import Progress, SViTTIndex
 from .maps import contact_sheet, token_maps
-from .places import is_url, place_of
+from .places import has_file, is_url, place_of
 from .playing import Clips, poster
+from .spans import version_of
 from .table import SpanTable, quoted
 from .words import unknown_words, vocabulary
 
@@ -78,6 +80,13 @@ class Library:
         # A search takes more of the rows that it has found: no other use of the table may move it on in between.
         self.table, self.index = SpanTable(index.folder), index
 
+    def has_index(self) -> bool:
+        """Return whether there is an index, which another process may have made since."""
+        with self.lock:
+            if self.index is None and not self.job.state["is_running"] and has_file(self.folder, "index.json"):
+                self.use(SViTTIndex.open(self.folder, self.model))
+        return self.index is not None
+
     def close(self):
         self.job.stop()
         self.scratch.cleanup()
@@ -85,7 +94,11 @@ class Library:
     # ---- What is there
 
     def id_of(self, video: str) -> str:
-        name = blake2b(video.encode(), key=self.key, digest_size=9).hexdigest()
+        """Return the name of a video, another one once its file is replaced: caches hold pictures of the old one."""
+        state = ""
+        with suppress(OSError):  # of one that has gone, or lies in a store
+            state = version_of(video if os.path.exists(video) else video.partition("::")[0])
+        name = blake2b(f"{video}\n{state}".encode(), key=self.key, digest_size=9).hexdigest()
         self.known[name] = video
         return name
 
@@ -102,7 +115,7 @@ class Library:
         """Return what is indexed, and what is known of the model."""
         folder = str(self.folder) if self.is_private else short_name(str(self.folder))
         told = {"folder": folder, "is_private": self.is_private}
-        if self.index is None:
+        if not self.has_index():
             return told | {"num_videos": 0, "num_spans": 0, "model": None, "notes": [], "examples": []}
         name, tokenizer = self.model or self.index.settings["model"], self.index.processor.tokenizer
         return told | {
@@ -115,7 +128,7 @@ class Library:
         }
 
     def videos(self) -> list[str]:
-        return sorted({video for video, _, _ in self.table.spans()}) if self.index else []
+        return sorted({video for video, _, _ in self.table.spans()}) if self.index is not None else []
 
     def shelf(self, offset: int, count: int) -> list[dict]:
         """Return some videos, as hits at their beginning."""
@@ -132,7 +145,7 @@ class Library:
             name: part of a video's path, or where the page is not private, of its file's name.
             query: arguments of [`SViTTIndex.search`].
         """
-        if self.index is None or not len(self.table):
+        if not self.has_index() or not len(self.table):
             raise InputError("There are no videos yet.")
         if where and not self.is_private:  # it could ask where they lie
             raise InputError("Open to other machines, no conditions in SQL are taken.")
@@ -176,7 +189,8 @@ class Library:
 
     def poster(self, hit: Hit, time: float) -> bytes:
         """Return a picture of a span, as JPEG."""
-        return poster(hit.video, min(max(time, hit.start), max(hit.start, hit.end - 0.1)))
+        time = min(max(time, hit.start), max(hit.start, hit.end - 0.1))
+        return poster(hit.video, time, self.id_of(hit.video))
 
     def patches(self, hit: Hit, text: str | None) -> bytes:
         """Return which patches of a span the model keeps, as PNG."""

@@ -38,8 +38,8 @@ def media_type(video: str) -> str | None:
 
 
 @lru_cache(512)
-def poster(video: str, time: float) -> bytes:
-    """Return a picture of a video, as JPEG."""
+def poster(video: str, time: float, id: str) -> bytes:
+    """Return a picture of a video, as JPEG; its `id` changes with its file."""
     frames = frames_of(Hit(video, time, time + 1, 0.0), POSTER_SIDE)
     image = next(frame for frame in frames if isinstance(frame, av.VideoFrame)).to_image()
     file = io.BytesIO()

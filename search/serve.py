@@ -5,6 +5,8 @@ Visitors of other machines see names of files, no paths, and bring no files. On 
 that another site's page makes, or that come by a name of such a site, are refused.
 """
 
+import json
+import os
 import re
 import shutil
 import socket
@@ -23,6 +25,8 @@ from fastapi import Body, Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import Field
+from starlette.requests import ClientDisconnect
 
 from ..data.files import VIDEO_EXTENSIONS, is_video
 from ..errors import InputError, check_number, not_found, sentence_of, writing
@@ -36,16 +40,24 @@ PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 SHELF = 24  # videos that are shown at once
 MOST = 200  # hits of a query, spans to rank and answers to choose from, of visitors of other machines
+LONGEST = 1000  # characters of a question or an answer
 MAX_UPLOAD_BYTES = 2**31
 
-Question = Annotated[str, Body()]
-Options = Annotated[list[str], Body(max_length=MOST)]
+Question = Annotated[str, Body(max_length=LONGEST)]
+Options = Annotated[list[Annotated[str, Field(max_length=LONGEST)]], Body(max_length=MOST)]
+
+
+class AsciiResponse(JSONResponse):
+    """JSON that can hold names of files which are no UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 def build_app(library: Library) -> FastAPI:
     """Return an application that answers GET / with a page, and GET /search and GET /health with JSON."""
 
-    def refuse_strangers(request: Request):
+    async def refuse_strangers(request: Request):  # in no thread: queries that wait may have taken all
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if library.is_private and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
             raise HTTPException(403, f"This server is not {host}; visit it as localhost.")
@@ -84,7 +96,8 @@ def build_app(library: Library) -> FastAPI:
         yield
         library.close()
 
-    app = FastAPI(title="SViTT", dependencies=[Depends(refuse_strangers)], lifespan=lifespan)
+    everywhere = [Depends(refuse_strangers)]
+    app = FastAPI(title="SViTT", dependencies=everywhere, lifespan=lifespan, default_response_class=AsciiResponse)
     found_hits: Any = Depends(find)
     named_hit: Any = Depends(the_hit)
     kept = {"Cache-Control": "private, max-age=3600"}
@@ -98,7 +111,7 @@ def build_app(library: Library) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict:  # answers at once, however many queries wait
-        name = library.index and library.index.settings["model"]
+        name = library.index.settings["model"] if library.index is not None else None
         return {"status": "ok", "model": name if library.is_private else name and short_name(name)}
 
     # ---- For the page
@@ -151,7 +164,7 @@ def build_app(library: Library) -> FastAPI:
 
     # ---- Files of the one visitor of this machine
 
-    def refuse_others():
+    async def refuse_others():
         if not library.is_private:
             raise HTTPException(403, "Open to other machines, this page takes no files and no folders.")
 
@@ -164,8 +177,7 @@ def build_app(library: Library) -> FastAPI:
     @app.post("/page/index", dependencies=alone)
     def index(folder: Annotated[str, Body(embed=True)]) -> dict:
         """Index a folder of this machine, or where none is named, what has been uploaded."""
-        place = place_of(folder.strip() or library.uploads())
-        library.start(place.expanduser() if isinstance(place, Path) else place)
+        library.start(place_of(os.path.expanduser(folder.strip()) or library.uploads()))
         return library.job.state
 
     @app.post("/page/upload", dependencies=alone)
@@ -189,12 +201,16 @@ def build_app(library: Library) -> FastAPI:
 
     @app.exception_handler(InputError)
     async def tell(request, error: InputError) -> JSONResponse:
-        return JSONResponse({"detail": sentence_of(error)}, 404 if isinstance(error, GoneError) else 400)
+        return AsciiResponse({"detail": sentence_of(error)}, 404 if isinstance(error, GoneError) else 400)
 
     @app.exception_handler(VideoDecodeError)
     async def tell_of_video(request, error: VideoDecodeError) -> JSONResponse:
         told = sentence_of(error) if library.is_private else "This video cannot be read, or has gone."
         return JSONResponse({"detail": told}, 400)
+
+    @app.exception_handler(ClientDisconnect)
+    async def forget(request, error: ClientDisconnect) -> Response:  # of a visitor who has left
+        return Response(status_code=400)
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request, error: RequestValidationError) -> JSONResponse:

@@ -37,6 +37,7 @@ class SpanTable:
     """
 
     def __init__(self, folder: str | Path):
+        self.folder = folder
         try:
             self.table = connect(folder).open_table("spans")
             self.table.search().select(["video"]).limit(1).to_list()  # data are read no sooner
@@ -58,13 +59,20 @@ class SpanTable:
         more = COLUMNS_OF_TOKENS if has_tokens else {}
         return pa.schema([*COLUMNS.items(), ("embedding", pa.list_(pa.float32(), embed_dim)), *more.items()])
 
+    def renew(self):
+        """See what others have written since."""
+        try:
+            self.table.checkout_latest()
+        except RuntimeError as error:
+            raise InputError(f"{self.folder}: its table spans.lance cannot be read ({store_reason(error)}).") from error
+
     def __len__(self) -> int:
-        self.table.checkout_latest()
+        self.renew()
         return self.table.count_rows()
 
     def add(self, rows: list[dict] | pa.Table):
         """Commit a batch of rows with all `COLUMNS`, `embedding` (D,) float32, and perhaps `COLUMNS_OF_TOKENS`."""
-        self.table.checkout_latest()  # another process may have removed the states since the last one that is known
+        self.renew()  # another process may have removed the states since the last one that is known
         self.table.add(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=self.table.schema))
 
     def remove(self, videos: list[str]):
@@ -74,7 +82,7 @@ class SpanTable:
 
     def spans(self) -> dict[tuple[str, str, int], set[int]]:
         """Return the numbers of the spans that are there, by video, its version, and how many spans it has."""
-        self.table.checkout_latest()
+        self.renew()
         columns = ["video", "version", "num_spans", "number"]
         rows = self.table.search().select(columns).to_arrow()
         groups = rows.group_by(columns[:3]).aggregate([("number", "list")]).to_pylist()
@@ -91,7 +99,7 @@ class SpanTable:
         Raises:
             ArgumentError: if it is none.
         """
-        self.table.checkout_latest()
+        self.renew()
         search = self.table.search(query, vector_column_name="embedding").distance_type("dot").limit(min(k, MAX_ROWS))
         search = search.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
         search = search.select([*COLUMNS_OF_HITS, "_distance"]).with_row_id(True)
@@ -126,14 +134,14 @@ class SpanTable:
 
     def embedding(self, video: str, start: float) -> np.ndarray | None:
         """Return the embedding (D,) of the span of a video that starts at a time, in seconds, if there is one."""
-        self.table.checkout_latest()
+        self.renew()
         condition = f"video = {quoted(video)} AND abs(start - {start}) < 0.05"
         rows = self.table.search().where(condition).select(["embedding"]).limit(1).to_list()
         return np.array(rows[0]["embedding"], dtype=np.float32) if rows else None
 
     def times(self, videos: list[str]) -> dict[str, list[tuple[float, float]]]:
         """Return when spans of some videos start and end, in seconds, in order; a video that has none is left out."""
-        self.table.checkout_latest()
+        self.renew()
         found: dict[str, list[tuple[float, float]]] = {}
         for start in range(0, len(videos), 500):
             condition = f"video IN ({', '.join(map(quoted, videos[start : start + 500]))})"

@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The package loads nothing before it must, the Auto classes know it, and `svitt` converts models."""
 
+import json
 import os
 import subprocess
 import sys
@@ -171,6 +172,9 @@ def test_a_sentence_needs_no_quotes(folders, tmp_path, capsys, monkeypatch):
     mine, default = ["mine"], ["svitt_index"]
     assert asked[:3] == [(mine, "a dog"), (default, "a dog"), (default, "dogs")]
     assert asked[3:] == [(mine, "dog"), (mine, "a dog"), (default, "dogs"), (["other"], "a dog")]
+    for words in ("mine --top_k 3 -- a dog", "--top-k 3 -- --my-dog", "-- mine --a"):
+        assert run(capsys, "search", *words.split())[0] == 0
+    assert asked[7:] == [(mine, "a dog"), (default, "--my-dog"), (mine, "--a")]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -185,3 +189,11 @@ def test_the_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.strip() == svitt.__version__ == version("svitt")
+
+
+def test_names_that_are_no_text_are_printed(folders, tmp_path):
+    (tmp_path / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"no video")
+    words = ["index", tmp_path, "--index", tmp_path / "index", "--model", folders / "svitt", "--json"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}  # as in most terminals, whatever runs the tests
+    done = subprocess.run([sys.executable, "-m", "svitt.cli", *words], capture_output=True, env=environment)
+    assert done.returncode == 1 and [name[-8:] for name in json.loads(done.stdout)["bad"]] == ["bad\udcff.mp4"[-8:]]

@@ -3,6 +3,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -482,3 +483,68 @@ def test_search_goes_on_while_videos_are_added(demo, tmp_path, monkeypatch):
         assert counts[0] < counts[1] < counts[2] and server.ask("/page/job")[1]["num_done"] >= 4
         waits.release(100)
         assert "37 added" in server.wait()["told"] and server.ask("/page/about")[1]["num_videos"] == 38
+
+
+def test_an_index_that_another_command_makes_is_found(demo, tmp_path):
+    with serving(tmp_path / "index", str(demo / "model")) as server:
+        assert server.ask("/page/about")[1]["num_videos"] == 0
+        index = SViTTIndex.create(tmp_path / "index", str(demo / "model"))
+        assert server.ask("/health")[1]["model"] is None
+        index.add([demo / "data/videos/test_00000.mp4"])
+        assert server.ask("/page/about")[1]["num_videos"] == 1
+        shutil.rmtree(tmp_path / "index")
+        for path in ("/page/about", "/page/videos", f"/search?q={OTHER.replace(' ', '+')}"):
+            status, told = server.ask(path)
+            assert status == 400 and "index: its table spans.lance cannot be read" in told["detail"]
+        assert server.ask("/health")[0] == 200
+
+
+def test_pictures_of_a_file_that_is_replaced_are_new(demo, tmp_path, write_video):
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"))
+    with serving(index.folder) as server:
+        found = []
+        for size in ((64, 48), (128, 96)):
+            index.add([write_video(tmp_path / "clip.avi", "mpeg4", "yuv420p", {}, {}, size=size)])
+            [one] = server.ask("/page/videos")[1]
+            clip, poster = (server.ask(f"/{path}/{one['id']}")[1] for path in ("clip", "poster"))
+            with av.open(io.BytesIO(clip)) as video:
+                assert (video.streams.video[0].width, Image.open(io.BytesIO(poster)).width) == (size[0], size[0])
+            found.append(one["id"])
+        assert found[0] != found[1] and server.ask(f"/clip/{found[0]}") == (200, clip)
+
+
+def test_names_that_are_no_text_are_told(demo, tmp_path):
+    (tmp_path / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"no video")
+    shutil.copy2(demo / "data/videos/test_00000.mp4", tmp_path)
+    with serving(tmp_path / "index", str(demo / "model")) as server:
+        server.ask("/page/index", {"folder": str(tmp_path)})
+        told = server.wait()
+        assert told["told"].startswith("Videos: 1 added") and "bad\udcff.mp4: cannot be opened" in told["bad"][0]
+        server.ask("/page/index", {"folder": "~nobody_of_this_name/videos"})
+        assert "~nobody_of_this_name/videos: there is no such file" in server.wait()["error"]
+
+
+def test_health_is_told_however_many_queries_wait(server):
+    with server.library.lock, ThreadPoolExecutor(50) as pool:
+        waiting = [pool.submit(Server.ask, server, "/search", q=SENTENCE) for _ in range(50)]
+        time.sleep(1)
+        try:
+            for path in ("/health", "/page/job"):
+                with urllib.request.urlopen(f"{server.address}{path}", timeout=10) as answer:
+                    assert answer.status == 200
+            assert not any(one.done() for one in waiting)
+        finally:
+            server.library.lock.release()
+            waiting = [one.result() for one in waiting]
+            server.library.lock.acquire()
+
+
+def test_a_visitor_who_leaves_in_mid_upload_leaves_nothing(server, capfd):
+    address = "127.0.0.1", int(server.address.rpartition(":")[2])
+    with socket.create_connection(address) as visitor:
+        head = f"POST /page/upload?name=a.mp4 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2**20}\r\n\r\n"
+        visitor.sendall(head.encode() + b"x" * 1000)
+        time.sleep(0.5)
+    time.sleep(0.5)
+    assert server.ask("/health")[0] == 200 and "Traceback" not in capfd.readouterr().err
+    assert not [*Path(server.library.scratch.name).glob("tmp*")]
