@@ -43,24 +43,11 @@ def build(folder: Path, vectors: Path, with_ann: bool) -> dict:
     for start in range(0, num_rows, BATCH):
         part = np.array(np.load(vectors, mmap_mode="r")[start : start + BATCH])
         videos, numbers = np.divmod(np.arange(start, start + len(part)), 20)
-        zeros = np.zeros_like(numbers)
-        columns = {
-            "video": [str(video) for video in videos],
-            "version": [f"{video}-{7919 * video}" for video in videos],
-        }
-        columns |= {
-            "shard": [""] * len(part),
-            "offset": zeros,
-            "size": zeros,
-            "number": numbers,
-            "num_spans": zeros + 20,
-        }
-        columns |= {
-            "start": numbers * 5.0,
-            "end": numbers * 5.0 + 10,
-            "first": numbers * 125,
-            "last": numbers * 125 + 250,
-        }
+        zeros, starts = np.zeros_like(numbers), numbers * 5.0
+        columns = {"video": [f"{video}" for video in videos], "version": [f"{video}-1" for video in videos]}
+        columns |= {"shard": [""] * len(part), "offset": zeros, "size": zeros, "number": numbers}
+        columns |= {"num_spans": zeros + 20, "start": starts, "end": starts + 10}
+        columns |= {"first": numbers * 125, "last": numbers * 125 + 250}
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), DIM)
         table.add(pa.table(columns, schema=SpanTable.schema(DIM)))
     if with_ann:
