@@ -6,9 +6,8 @@
     python benchmarks/encoder.py --backward --memory --frames 4 8 16
     python benchmarks/encoder.py --rerank 128
 
-BEiT-base (and BERT-base) with random weights and bias tables, of the published sparsity, on a CPU; gpu.py is for GPUs.
-Contestants take turns, and only ratios within one run mean something. What they return is compared before anything is
-timed.
+BEiT-base (and BERT-base) with random weights and bias tables, of the published sparsity, on a CPU. What contestants
+return is compared before anything is timed. They take turns, and only ratios within one run mean something.
 """
 
 import argparse
@@ -58,16 +57,10 @@ def with_settings(args: argparse.Namespace, **settings) -> argparse.Namespace:
 
 def vision_settings(args: argparse.Namespace, num_frames: int) -> dict:
     """Return settings of `SViTTVisionConfig` for a width of 64 a head, sparse as published."""
-    return {
-        "num_frames": num_frames,
-        "image_size": args.image_size,
-        "hidden_size": args.hidden_size,
-        "num_hidden_layers": args.num_hidden_layers,
-        "num_attention_heads": args.hidden_size // 64,
-        "intermediate_size": 4 * args.hidden_size,
-        "attn_block_size": args.attn_block_size,
-        "token_keep_rate": 0.7 if num_frames <= 4 else 0.6,
-    }
+    heads, wide = args.hidden_size // 64, 4 * args.hidden_size
+    settings = {"num_frames": num_frames, "num_attention_heads": heads, "intermediate_size": wide}
+    settings |= {"token_keep_rate": 0.7 if num_frames <= 4 else 0.6}
+    return settings | {name: getattr(args, name) for name in BASE}
 
 
 def make_encoder(args: argparse.Namespace, name: str, num_frames: int, device: str) -> SViTTVisionModel:
@@ -115,17 +108,15 @@ def make_call(args: argparse.Namespace, name: str, num_frames: int, device: str)
     if args.compile and device != "meta":
         model.compile(backend=args.compile, dynamic=False)
 
-    def forward_pass() -> torch.Tensor:
-        with torch.no_grad():
-            return model(clips).pooler_output
-
-    def training_pass() -> torch.Tensor:
-        pooled = model(clips).pooler_output
-        pooled.sum().backward()
-        model.zero_grad()
+    def call() -> torch.Tensor:
+        with torch.set_grad_enabled(args.backward):
+            pooled = model(clips).pooler_output
+        if args.backward:
+            pooled.sum().backward()
+            model.zero_grad()
         return pooled.detach()
 
-    return training_pass if args.backward else forward_pass
+    return call
 
 
 def make_matching(args: argparse.Namespace) -> dict[str, Call]:
@@ -139,19 +130,14 @@ def make_matching(args: argparse.Namespace) -> dict[str, Call]:
         video = model.get_video_features(clip).last_hidden_state
         texts = model.get_text_features(**words).last_hidden_state
 
-    @torch.no_grad()
-    def match(videos: torch.Tensor) -> torch.Tensor:
-        return model.match(video_hidden_states=videos, text_hidden_states=texts, attention_mask=mask)
-
-    def of_evaluation() -> torch.Tensor:
-        pairs = torch.ones(1, args.rerank, dtype=torch.bool)
-        return itm_scores(model, [video], texts, mask, pairs, "mean")[0].to(args.device)
-
-    return {
-        "naive": lambda: match(video.repeat(args.rerank, 1, 1)),
-        "match": lambda: match(video),
-        "itm_scores": of_evaluation,
+    match = partial(model.match, text_hidden_states=texts, attention_mask=mask)
+    pairs = torch.ones(1, args.rerank, dtype=torch.bool)
+    calls = {
+        "naive": lambda: match(video_hidden_states=video.repeat(args.rerank, 1, 1)),
+        "match": lambda: match(video_hidden_states=video),
+        "itm_scores": lambda: itm_scores(model, [video], texts, mask, pairs, "mean")[0].to(args.device),
     }
+    return {name: torch.no_grad()(call) for name, call in calls.items()}
 
 
 # ---- Measures
