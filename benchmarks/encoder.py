@@ -20,10 +20,11 @@ from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Measurement, Timer
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from svitt import SViTTConfig, SViTTForVideoTextRetrieval, SViTTVisionConfig, SViTTVisionModel
@@ -39,9 +40,6 @@ CONTESTANTS = {  # what differs from the published sparsity, and the attention i
     "nodes": ({"sparse_random_attn": None}, "sdpa"),
     "sparse": ({}, "sdpa"),
 }
-WORDS = (6, 18)  # of a caption: the fewest and the most
-TEXT_LENGTH = 32  # what they are padded to
-
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "attn_block_size": 56}
 TINY = {"hidden_size": 64, "num_hidden_layers": 4, "image_size": 64, "attn_block_size": 8}
 
@@ -96,9 +94,10 @@ def make_clips(args: argparse.Namespace, batch_size: int, num_frames: int, devic
 
 
 def make_texts(number: int, device: str) -> dict[str, torch.Tensor]:
-    lengths = torch.randint(WORDS[0], WORDS[1] + 1, (number, 1), device=device)
-    ids = torch.randint(1000, 30000, (number, TEXT_LENGTH), device=device)
-    return {"input_ids": ids, "attention_mask": (torch.arange(TEXT_LENGTH, device=device) < lengths).long()}
+    """Return 6 to 18 words each, padded to 32."""
+    lengths = torch.randint(6, 19, (number, 1), device=device)
+    ids = torch.randint(1000, 30000, (number, 32), device=device)
+    return {"input_ids": ids, "attention_mask": (torch.arange(32, device=device) < lengths).long()}
 
 
 def make_call(args: argparse.Namespace, name: str, num_frames: int, device: str) -> Call:
@@ -155,17 +154,10 @@ def check_equal(calls: dict[str, Call], dtype: str):
 
 def median_seconds(calls: dict[str, Call], rounds: int) -> dict[str, float]:
     """Time calls in turn, so that what slows the machine down slows all of them."""
-    timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-        for name, call in calls.items()
-    }
-    for timer in timers.values():
-        timer.timeit(1)  # warms up
-    measured = {name: [] for name in timers}
-    for _ in range(rounds):
-        for name, timer in timers.items():
-            measured[name].append(timer.timeit(1))
-    return {name: next(iter(Measurement.merge(parts))).median for name, parts in measured.items()}
+    threads = torch.get_num_threads()
+    timers = {name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in calls.items()}
+    turns = [{name: timer.timeit(1).median for name, timer in timers.items()} for _ in range(1 + rounds)]
+    return {name: median(turn[name] for turn in turns[1:]) for name in timers}  # after one that warms up
 
 
 def count_flops(args: argparse.Namespace, name: str, num_frames: int) -> int:

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +42,6 @@ TINY = encoder.TINY | {"product_size": 256, "frames": [4], "batch_sizes": [2], "
 TINY |= {"backend": "eager", "step_frames": [4], "step_batch_size": 4, "videos": 4, "rerank": 8}
 COLUMNS = ("part", "contestant", "frames", "batch", "ms", "clips/s", "time ratio", "GFLOP", "FLOP ratio", "MFU")
 COLUMNS += ("peak MiB", "off by", "gradient off by", "note")
-
 
 Case = tuple[str, int, int, Callable[[], list[dict]]]  # what is measured: name, frames, clips; and how, to rows of it
 
@@ -160,9 +158,9 @@ def parts_of(args: argparse.Namespace) -> dict[str, tuple[float, list[Case]]]:
     """Return the minutes, of 8, that a part may take at most, and its cases."""
     first, classes = args.frames[0], (SViTTForVideoTextRetrieval, SViTTForPreTraining)
     # `eager` in bfloat16 shows how far off bfloat16 itself is.
-    names = ("dense, float32", "edges, float32", "dense, bfloat16", "edges, bfloat16")
-    names += ("dense eager, bfloat16", "edges eager, bfloat16")
-    equal = [(name, first, 2, partial(agreement, args, *name.split(", "))) for name in names]
+    both = ("dense", "edges")
+    pairs = [(name, dtype) for dtype in DTYPES for name in both] + [(f"{name} eager", "bfloat16") for name in both]
+    equal = [(", ".join(pair), first, 2, partial(agreement, args, *pair)) for pair in pairs]
     equal.append(("training step", first, 2, partial(agreement_of_step, args)))
     steps = [
         (one.__name__, num_frames, args.step_batch_size, partial(training_step, args, one, num_frames))
@@ -192,47 +190,34 @@ class OutOfTime(BaseException):
     """An alarm has gone off; no `except Exception` of a library may stop it."""
 
 
-@contextmanager
-def time_limit(seconds: float):
-    def stop(*_):
-        raise OutOfTime
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+def stop(*_):
+    raise OutOfTime
 
 
 def rows_of(part: str, cases: list[Case], seconds: float) -> list[dict]:
     """Return rows of all cases, the last of which says so if time runs out."""
+    signal.signal(signal.SIGALRM, stop)
     rows, left = [], list(cases)
     try:
-        with time_limit(seconds):
-            while left:
-                *names, measure = left[0]
-                try:
-                    found = measure()
-                except torch.OutOfMemoryError:
-                    found = [{"note": "out of memory"}]
-                except (Exception, SystemExit) as error:
-                    found = [{"note": f"{type(error).__name__}: {' '.join(str(error).split()):.200}"}]
-                rows += [dict(zip(COLUMNS, (part, *names), strict=False)) | row for row in found]
-                del left[0]
-                free()
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+        while left:
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.compiler.reset()  # which would give up after a few shapes
+            try:
+                found = left[0][-1]()
+            except torch.OutOfMemoryError:
+                found = [{"note": "out of memory"}]
+            except (Exception, SystemExit) as error:
+                found = [{"note": f"{type(error).__name__}: {' '.join(str(error).split()):.200}"}]
+            rows += [dict(zip(COLUMNS, (part, *left[0][:-1]), strict=False)) | row for row in found]
+            del left[0]
     except OutOfTime:
         note = {"note": f"past its part's time, as are {len(left) - 1} cases after it"}
         rows += [dict(zip(COLUMNS, (part, *case[:-1]), strict=False)) | note for case in left[:1]]
-        free()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
-
-
-def free():
-    gc.collect()
-    torch.compiler.reset()  # which would give up after a few shapes
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def main():

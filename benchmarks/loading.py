@@ -39,13 +39,9 @@ def main():
     args = parser.parse_args()
     processor = SViTTProcessor.from_pretrained(args.model_name_or_path)
     pairs = annotations.training_pairs(annotations.load_captions(args.annotation_file, args.video_dir))
-    settings = (args.batch_size, loaders.ProcessingArguments(), loaders.collate_pairs)
-    speeds = [
-        samples_per_second(
-            loaders.training_loader({"video": pairs}, processor, *settings, num_workers=1), processor, args.num_batches
-        )
-        for _ in range(args.rounds)
-    ]
+    how = (processor, args.batch_size, loaders.ProcessingArguments(), loaders.collate_pairs)
+    fresh = (loaders.training_loader({"video": pairs}, *how, num_workers=1) for _ in range(args.rounds))
+    speeds = [samples_per_second(loader, processor, args.num_batches) for loader in fresh]
     print(f"{statistics.median(speeds):.1f} samples/s of a worker, {min(speeds):.1f} to {max(speeds):.1f}")
 
 
