@@ -92,19 +92,15 @@ def rows_of(args: argparse.Namespace) -> list[dict]:
         }
         for fusion_rate in args.fusion_keep_rates:
             model = make_model(args, rate, fusion_rate)
-            matching = partial(match, model, captions(args, model))
-            matches = torch.stack([matching(one.last_hidden_state) for one in features])
-            call = torch.no_grad()(partial(matching, features[0].last_hidden_state))
+            matching = partial(model.match, input_ids=captions(args, model))
+            matches = torch.stack([matching(video_hidden_states=one.last_hidden_state) for one in features])
+            call = torch.no_grad()(partial(matching, video_hidden_states=features[0].last_hidden_state))
             expected = expected or (similar, matches)
             row = {"keep": rate, "fusion keep": fusion_rate} | encoding
             row["match ms"] = 1e3 * median_seconds({"match": call}, args.rounds)["match"]
             nearest, best = (agreement(*pair) for pair in zip((similar, matches), expected, strict=True))
             rows.append(row | {"nearest clips": nearest, "best captions": best})
     return rows
-
-
-def match(model: SViTTForPreTraining, ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    return model.match(input_ids=ids, video_hidden_states=tokens)
 
 
 def main():

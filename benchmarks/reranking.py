@@ -1,20 +1,16 @@
 #!/usr/bin/env python
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
-"""Searching with a model: what a query costs, cold and warm, and what keeping fewer, coarser tokens changes.
+"""Searching with a model: what a query costs, and what keeping fewer, coarser tokens changes.
 
     python benchmarks/reranking.py --model demo/out --videos demo/data/videos --annotation_file demo/data/test.json
 
 Queries are captions. "read again" is `svitt index --tokens none`: the videos of the shortlist are decoded and encoded
-for each query. A cold query is the command without re-ranking, beside loading the same weights in a fresh process.
-Agreement is that of re-ranked shortlists with those of all tokens in float32: the same first hit, and the share of the
-same ten.
+for each query. Agreement is that of re-ranked shortlists with those of all tokens in float32: the same first hit, and
+the share of the same ten.
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import islice
@@ -26,8 +22,6 @@ from datasets import load_dataset
 from svitt.search import SViTTIndex
 from svitt.search.index import summary
 from svitt.search.tokens import DTYPES, SpanTokens, most_attended, packed, unpacked
-
-LOAD = "import sys, torch, transformers; from svitt import SViTTModel; SViTTModel.from_pretrained(sys.argv[1])"
 
 
 def cost(function, *args) -> tuple[float, float]:
@@ -42,21 +36,6 @@ def cost_of_queries(index: SViTTIndex, queries: list[str], **options) -> dict[st
     index.search(queries[0], **options)
     wall, cpu = zip(*(cost(lambda query=query: index.search(query, **options)) for query in queries), strict=True)
     return {"p50 s": statistics.median(wall), "CPU s": statistics.median(cpu)}
-
-
-def cpu_of_command(*command: str) -> float:
-    """Return the CPU time of a process, the smallest of three runs, after one that warms up."""
-    seconds = []
-    for _ in range(4):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(seconds[1:])
-
-
-def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def orders(index: SViTTIndex, queries: list[str], shortlists: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -113,7 +92,6 @@ def main():
     parser.add_argument("--num_queries", type=int, default=20)
     parser.add_argument("--shortlist", type=int, default=50)
     parser.add_argument("--tokens_per_span", type=int, nargs="+", default=[128, 96, 64, 48, 32])
-    parser.add_argument("--skip", nargs="+", default=[], choices=["queries", "cold", "agreement"])
     args = parser.parse_args()
 
     videos = list(islice(sorted(args.videos.rglob("*.mp4")), args.num_videos))
@@ -122,21 +100,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         kept = SViTTIndex.create(Path(folder, "kept"), args.model)
         report = kept.add(videos)
-        print(f"{summary(report, len(kept))}; {size_of(kept.folder) / len(kept):,.0f} bytes a span", flush=True)
-        if "queries" not in args.skip:
-            rows = {"tokens kept": cost_of_queries(kept, queries, shortlist=args.shortlist)}
-            rows["no re-ranking"] = cost_of_queries(kept, queries, rerank=False)
-            again = SViTTIndex.create(Path(folder, "again"), args.model, tokens="none")
-            again.add(videos)
-            rows["read again"] = cost_of_queries(again, queries[:2], shortlist=args.shortlist)
-            for name, row in rows.items():
-                print(f"{name}: {', '.join(f'{unit} {value:.3f}' for unit, value in row.items())}", flush=True)
-        if "cold" not in args.skip:
-            search = ("-m", "svitt.cli", "search", str(kept.folder), queries[0], "--no_rerank")
-            cpu = {"loading the weights": cpu_of_command("-c", LOAD, args.model), "cold query": cpu_of_command(*search)}
-            print(", ".join(f"{name}: {seconds:.2f} s of CPU" for name, seconds in cpu.items()), flush=True)
-        if "agreement" not in args.skip:
-            agreement(args, kept, videos, queries)
+        num_bytes = sum(path.stat().st_size for path in Path(kept.folder).rglob("*") if path.is_file())
+        print(f"{summary(report, len(kept))}; {num_bytes / len(kept):,.0f} bytes a span", flush=True)
+        rows = {"tokens kept": cost_of_queries(kept, queries, shortlist=args.shortlist, rerank=True)}
+        rows["no re-ranking"] = cost_of_queries(kept, queries, rerank=False)
+        again = SViTTIndex.create(Path(folder, "again"), args.model, tokens="none")
+        again.add(videos)
+        rows["read again"] = cost_of_queries(again, queries[:2], shortlist=args.shortlist, rerank=True)
+        for name, row in rows.items():
+            print(f"{name}: {', '.join(f'{unit} {value:.3f}' for unit, value in row.items())}", flush=True)
+        agreement(args, kept, videos, queries)
 
 
 if __name__ == "__main__":

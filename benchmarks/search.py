@@ -5,8 +5,7 @@
     python benchmarks/search.py --rows 1000000
 
 The embeddings are drawn from many Gaussians on the sphere, twenty spans or so round each center, as spans of an archive
-resemble others of it. Recall is measured against exact search. Each contestant builds in one process and is searched in
-another, whose memory is their peak beyond what the imports take; pages of files that the system may drop count.
+resemble others of it. Recall is measured against exact search.
 """
 
 import argparse
@@ -14,12 +13,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from encoder import bytes_of_call, in_fresh_process
 
 from svitt.search.table import SpanTable
 
@@ -37,30 +34,17 @@ def draw(rows: int, centers: np.ndarray, spread: float, generator: np.random.Gen
     return np.concatenate(parts)
 
 
-def build(folder: Path, vectors: Path, with_ann: bool) -> dict:
+def build(folder: Path, vectors: np.ndarray, with_ann: bool) -> dict:
     """Make a table, part by part, of videos of twenty spans; the name of a video is its number."""
-    begin, table, num_rows = time.perf_counter(), SpanTable.create(folder, DIM), len(np.load(vectors, mmap_mode="r"))
-    for start in range(0, num_rows, BATCH):
-        part = np.array(np.load(vectors, mmap_mode="r")[start : start + BATCH])
+    begin, table = time.perf_counter(), SpanTable.create(folder, DIM)
+    for start in range(0, len(vectors), BATCH):
+        part = vectors[start : start + BATCH]
         videos, numbers = np.divmod(np.arange(start, start + len(part)), 20)
-        zeros = np.zeros_like(numbers)
-        columns = {
-            "video": [str(video) for video in videos],
-            "version": [f"{video}-{7919 * video}" for video in videos],
-        }
-        columns |= {
-            "shard": [""] * len(part),
-            "offset": zeros,
-            "size": zeros,
-            "number": numbers,
-            "num_spans": zeros + 20,
-        }
-        columns |= {
-            "start": numbers * 5.0,
-            "end": numbers * 5.0 + 10,
-            "first": numbers * 125,
-            "last": numbers * 125 + 250,
-        }
+        zeros, starts = np.zeros_like(numbers), numbers * 5.0
+        columns = {"video": list(map(str, videos)), "version": [f"{video}-{7919 * video}" for video in videos]}
+        columns |= {"shard": [""] * len(part), "offset": zeros, "size": zeros, "number": numbers}
+        columns |= {"num_spans": zeros + 20, "start": starts, "end": starts + 10}
+        columns |= {"first": numbers * 125, "last": numbers * 125 + 250}
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), DIM)
         table.add(pa.table(columns, schema=SpanTable.schema(DIM)))
     if with_ann:
@@ -83,18 +67,10 @@ def ask(folder: Path, queries: np.ndarray, exact: list[set[int]]) -> dict:
     return {"p50_ms": 1e3 * quantiles[49], "p99_ms": 1e3 * quantiles[98], "recall": right / TOP_K / len(queries)}
 
 
-def with_memory(field: str, function: Callable[..., dict], *args) -> dict:
-    """Return what a function returns, and the GiB that it takes at its peak."""
-    rows: list[dict] = []
-    num_bytes = bytes_of_call(lambda: rows.append(function(*args)), "cpu")
-    return rows[0] | {field: num_bytes / 2**30}
-
-
-def measure(with_ann: bool, vectors: Path, queries: np.ndarray, exact: list[set[int]]) -> dict:
+def measure(with_ann: bool, vectors: np.ndarray, queries: np.ndarray, exact: list[set[int]]) -> dict:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        row = in_fresh_process(with_memory, "build_gib", build, folder, vectors, with_ann)
-        row |= in_fresh_process(with_memory, "search_gib", ask, folder, queries, exact)
+        row = build(folder, vectors, with_ann) | ask(folder, queries, exact)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return row | {"size_mib": size / 2**20}
 
@@ -113,14 +89,11 @@ def main():
     vectors = draw(args.rows, centers, args.spread, generator)
     queries = draw(args.queries, centers, args.spread, generator)
     exact = [set(np.argpartition(-(vectors @ query), TOP_K)[:TOP_K].tolist()) for query in queries]
-    rows, units = {}, ("build_s", "build_gib", "size_mib", "search_gib", "p50_ms", "p99_ms")
-    print(f"| {args.rows:,} rows | {' | '.join(units)} | recall@{TOP_K} |\n|---{'|--:' * 7}|", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "vectors.npy")
-        np.save(path, vectors)
-        for name, with_ann in (("table, exact", False), ("table, ANN", True)):
-            row = rows[name] = measure(with_ann, path, queries, exact)
-            print(f"| {name} | {' | '.join(f'{row[unit]:.1f}' for unit in units)} | {row['recall']:.3f} |", flush=True)
+    rows, units = {}, ("build_s", "size_mib", "p50_ms", "p99_ms")
+    print(f"| {args.rows:,} rows | {' | '.join(units)} | recall@{TOP_K} |\n|---{'|--:' * 5}|", flush=True)
+    for name, with_ann in (("table, exact", False), ("table, ANN", True)):
+        row = rows[name] = measure(with_ann, vectors, queries, exact)
+        print(f"| {name} | {' | '.join(f'{row[unit]:.1f}' for unit in units)} | {row['recall']:.3f} |", flush=True)
     if args.output:
         args.output.write_text(json.dumps(rows, indent=2))
 

@@ -1,16 +1,19 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """The benchmarks run, in a tiny setting."""
 
+import json
 import os
+import runpy
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 
 from ..conftest import ROOT
 
-LAYERS = ["--hidden_size", "64", "--image_size", "64", "--attn_block_size", "8", "--num_hidden_layers", "4"]
-TINY = [*LAYERS, "--rounds", "1"]
+TINY = ["--tiny", "--rounds", "1"]
 RUNS = {
     "encoder": [*TINY, "--frames", "4", "8"],
     "encoder --backward": [*TINY, "--frames", "4", "--dtype", "bfloat16"],
@@ -34,6 +37,43 @@ def test_script(name, tmp_path):
     assert (tmp_path / "x.json").is_file()
 
 
+def test_a_gpu_is_asked_all_there_is_to_know(tmp_path):
+    table = run("gpu", "--tiny", "--output", tmp_path)
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report.keys() == {"environment", "settings", "rows"}
+    assert {"device", "CUDA", "svitt", "torch", "transformers", "product TFLOP/s"} <= report["environment"].keys()
+    assert report["settings"]["hidden_size"] == 64
+    rows = report["rows"]
+    lines = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in lines[0]] == list(rows[0]) and len(lines) == 2 + len(rows)
+    parts = ("agreement", "forward", "forward + backward", "training step", "index", "re-ranking")
+    assert list(dict.fromkeys(row["part"] for row in rows))[:6] == list(parts)
+    measured = [row for row in rows if "past" not in (row["note"] or "")]
+    assert {row["part"] for row in measured} >= set(parts)
+    for row in measured:
+        assert row["part"] == "agreement" or row["ms"] > 0, row  # else its note tells of an error
+    equal = [row for row in rows if row["part"] == "agreement"]
+    assert len(equal) == 8
+    for row in equal:
+        limit = 0.03 if "bfloat16" in row["contestant"] else 1e-5
+        assert row["off by"] < limit and (row["gradient off by"] or 0) < limit, row
+
+
+def test_what_does_not_fit_or_fails_is_a_row_that_says_so(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rows_of = runpy.run_path(str(ROOT / "benchmarks/gpu.py"))["rows_of"]
+
+    def fail(error):
+        raise error
+
+    cases = [("a", 4, 1, lambda: fail(torch.OutOfMemoryError())), ("b", 4, 1, lambda: fail(ValueError("no kernel")))]
+    cases += [("c", 4, 1, lambda: [{"ms": 1.0}]), ("d", 4, 1, lambda: time.sleep(60)), ("e", 4, 1, list)]
+    rows = rows_of("forward", cases, 2.0)
+    notes = ["out of memory", "ValueError: no kernel", None, "past its part's time, as are 1 cases after it"]
+    assert [row["note"] for row in rows] == notes
+    assert [row["contestant"] for row in rows] == ["a", "b", "c", "d"] and rows[2]["ms"] == 1.0
+
+
 @pytest.mark.slow
 def test_what_drops_nothing_agrees_with_itself(folders, videos):
     towers = ["--vision", folders / "beit", "--text", folders / "bert", "--frames", "2", "--rounds", "1"]
@@ -47,7 +87,7 @@ def test_what_drops_nothing_agrees_with_itself(folders, videos):
 @pytest.mark.slow
 def test_all_tokens_rank_as_all_tokens_do(demo):
     options = {"--videos": demo / "data/videos", "--annotation_file": demo / "data/val.json", "--num_videos": 4}
-    options |= {"--num_queries": 3, "--tokens_per_span": 4, "--skip": "cold", "--model": demo / "model"}
+    options |= {"--num_queries": 3, "--tokens_per_span": 4, "--model": demo / "model"}
     table = run("reranking", *(str(word) for pair in options.items() for word in pair))
     assert "re-ranking" in table and "read again" in table
     [exact] = [
