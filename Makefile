@@ -88,7 +88,7 @@ test-ecosystem: $(READY)
 	$(PYTHON) -m venv --clear $(VENV)-ecosystem
 	$(VENV)-ecosystem/bin/pip install --quiet "$(TORCH_newest)"
 	$(UV) pip install --quiet --python $(VENV)-ecosystem "$(TORCH_newest)" --editable ".[test]" sentence-transformers \
-	    onnx onnxruntime onnxscript
+	    mteb onnx onnxruntime onnxscript
 	$(VENV)-ecosystem/bin/python -m pytest -q -m "" tests/unit/test_ecosystem.py
 
 bench: $(READY)

@@ -111,7 +111,7 @@ class Row:
         if "{" not in theirs:
             return self.fields.get(theirs)
         try:
-            return theirs.format(**self.fields)
+            return theirs.format(**{field: value for field, value in self.fields.items() if value is not None})
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             problem = f"cannot be filled in ({error!r}), what the row has is: {names_of(self.fields)}"
             raise self.error(name, problem) from error
@@ -122,10 +122,11 @@ class Row:
         values = value if isinstance(value, list) else [value]
         if value is None:
             raise self.error(name, f"is missing or null, what the row has is: {names_of(self.fields)}")
+        if self.reading.remove and name == "caption":
+            removed = str.maketrans("", "", self.reading.remove)
+            values = [value.translate(removed) if isinstance(value, str) else value for value in values]
         if not values or not all(map(is_text, values)):
             raise self.error(name, f"must be a string or a list of strings, none blank, got {value!r:.200}")
-        if self.reading.remove and name == "caption":
-            return [value.translate(str.maketrans("", "", self.reading.remove)) for value in values]
         return values
 
     def string(self, name: str) -> str:

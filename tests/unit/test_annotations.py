@@ -138,6 +138,19 @@ def test_webvid_csv_and_its_folders(video_dir):
         load_captions(file, video_dir, reading=Reading(columns={"video": "{page}/{videoid}.mp4"}))
 
 
+@pytest.mark.parametrize(
+    ("reading", "words"),
+    [
+        (Reading(columns={"caption": "{id}"}), "row 1: `{id}` cannot be filled in .KeyError.'id'.., what"),
+        (Reading(remove="[]"), "row 1: `caption` must be a string or a list of strings, none blank, got"),
+    ],
+)
+def test_what_is_made_of_fields_must_be_there(video_dir, reading, words):
+    file = write(video_dir, [{"video": "a.mp4", "id": None, "caption": "[]"}])
+    with pytest.raises(InputError, match=words):
+        load_captions(file, video_dir, reading=reading)
+
+
 @pytest.mark.parametrize("extension", ["jsonl", "csv"])
 def test_videofolder_with_metadata_in_subfolders(video_dir, extension):
     (video_dir / "d.mp4").touch()
