@@ -19,6 +19,7 @@ import re
 import sys
 from functools import partial
 
+from .data.files import is_url
 from .errors import CommandLine, InputError, exit_on_bad_input, not_found
 
 # What is slow to import is imported by the function that runs a command, after its options have been read.
@@ -200,6 +201,13 @@ def pack(**args):
 
 # ---- Search
 
+
+def check_there(place: str, kind: str = "file"):
+    """Raise an `InputError` for a path that is none, before anything slow is imported or downloaded."""
+    if not is_url(place) and not os.path.exists(place):
+        raise not_found(place, kind)
+
+
 DEFAULT_INDEX = "svitt_index"
 DEFAULT_MODEL = "a public one, downloaded and converted the first time"
 
@@ -235,6 +243,8 @@ def add_index(commands):
 
 
 def index(videos: list[str], batch_size: int, num_workers: int | None, as_json: bool, **settings) -> int:
+    for video in videos:
+        check_there(video, "file or folder")
     import json
     from dataclasses import asdict
 
@@ -242,11 +252,7 @@ def index(videos: list[str], batch_size: int, num_workers: int | None, as_json: 
     from accelerate import PartialState
 
     from .search.index import SViTTIndex, summary
-    from .search.places import is_url
 
-    for video in videos:  # before a model is downloaded
-        if not is_url(video) and not os.path.exists(video):
-            raise not_found(video, "file or folder")
     state = PartialState(cpu=not torch.accelerator.is_available())
     built = SViTTIndex.create(**settings)
     report = built.add(videos, batch_size, num_workers)
@@ -284,13 +290,13 @@ def add_search(commands):
 
 
 def search(words: list[str], video: str | None, model_name_or_path: str | None, **how):
-    from .search.console import answer, answer_lines
-    from .search.index import SViTTIndex
-    from .search.places import has_file, is_url
-
-    is_named = words and (is_url(words[0]) or has_file(words[0], "index.json"))
+    is_named = words and (is_url(words[0]) or os.path.exists(os.path.join(words[0], "index.json")))
     must_be_named = video is not None or any(" " in word for word in words[1:])  # behind it is a sentence in quotes
     folder = words.pop(0) if words and (is_named or must_be_named) else DEFAULT_INDEX
+    check_there(folder, "index; `svitt index VIDEOS` makes one")
+    from .search.console import answer, answer_lines
+    from .search.index import SViTTIndex
+
     index = SViTTIndex.open(folder, model_name_or_path)
     if not len(index):
         raise InputError(f"{index.folder}: holds no spans yet; svitt index adds some.")
@@ -357,16 +363,14 @@ def ask(
     video: str, question: list[str], model_name_or_path: str | None, num_frames: int | None, answer_list: str | None,
     as_json: bool, **query,
 ):  # fmt: skip
+    check_there(video)
     import json
 
     from .data.annotations import load_answer_list
     from .search.ask import SViTTAnswerer, answers_table
-    from .search.places import is_url
 
     if answer_list is not None:
         query["options"] = [*query["options"], *load_answer_list(answer_list)]
-    if not is_url(video) and not os.path.exists(video):
-        raise not_found(video)  # before a model is loaded
     answers = SViTTAnswerer(model_name_or_path, num_frames).answer(video, " ".join(question), **query)
     print(json.dumps([one._asdict() for one in answers], ensure_ascii=False) if as_json else answers_table(answers))
 

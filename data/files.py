@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ VIDEO_EXTENSIONS = tuple(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg "
     ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
 )
+
+
+def is_url(place: str | os.PathLike) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]+://", str(place)) is not None
 
 
 def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
 
 from ..data.files import write_bad_videos
-from ..errors import ArgumentError, InputError, check_number, not_found, writing
+from ..errors import ArgumentError, InputError, check_number, writing
 from ..processing_svitt import ROUNDING
 from .places import has_file, is_url, new_files, place_of, read_file, remove_file
 from .spans import absolutes, is_below
@@ -62,8 +62,6 @@ def read_settings(folder: Path | str) -> dict:
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        if not is_url(folder) and not os.path.exists(folder):
-            raise not_found(folder, "index; `svitt index VIDEOS` makes one") from error
         advice = "`svitt index` makes one of videos in a folder of its own"
         raise InputError(f"{folder}: is no index, it has no index.json that can be read; {advice}.") from error
     if not isinstance(settings, dict) or not settings.keys() >= set(SETTINGS):

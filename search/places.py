@@ -1,27 +1,22 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Where videos and indexes lie: in folders, or in object stores (`s3://bucket/folder`) that fsspec can read."""
 
-import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from os import PathLike
 from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ..data.files import is_url
 from ..distributed import whole_files
 from ..errors import InputError, store_reason
 
 # By which stores tell a file from the one that it replaces, in the order that we trust them.
 MARKS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
-
-
-def is_url(place: str | PathLike) -> bool:
-    return re.match(r"[a-z][a-z0-9+.-]+://", str(place)) is not None
 
 
 def place_of(name: str | Path) -> Path | str:

@@ -29,10 +29,12 @@ def check_words(tokenizer: PreTrainedTokenizerBase, text: str, is_answer: bool =
     words, unknown = words_of(text), unknown_words(tokenizer, text)
     known = [word for word in words if word not in unknown]
     if not known:
-        raise InputError(f"The model knows no word of {text!r:.100}; say as in: a dog catches a frisbee.")
+        few = vocabulary(tokenizer)
+        advice = f"it knows: {', '.join(few)}" if few else "say in English, as in: a dog catches a frisbee"
+        raise InputError(f"The model knows no word of {text!r:.100}; {advice}.")
     if not is_answer and FUNCTION_WORDS.issuperset(known):
         those = ", ".join(dict.fromkeys(known))
-        raise InputError(f"Of {text!r:.100} the model knows only {those}, which describes nothing; use other words.")
+        raise InputError(f"Of {text!r:.100} the model knows only {those}: words that describe nothing; use others.")
     return unknown
 
 

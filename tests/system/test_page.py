@@ -176,7 +176,7 @@ def test_refused_queries_leave_no_stale_hits(server, visit):
     expect(page.locator(".card")).to_have_count(12)
     for sentence, told in (
         ("zzz", "The model knows no word of 'zzz'"),
-        ("a dog", "Of 'a dog' the model knows only a, which describes nothing"),
+        ("a dog", "Of 'a dog' the model knows only a: words that describe nothing"),
     ):
         search(page, sentence)
         expect(page.get_by_role("alert").filter(has_text=told)).to_be_visible()

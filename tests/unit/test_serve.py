@@ -159,7 +159,7 @@ def test_bad_parameters_are_a_sentence(server):
         ({}, 400, "give one of them"),
         ({"q": "a", "like": "b"}, 400, "give one of them"),
         ({"q": "zzz"}, 400, "The model knows no word of 'zzz'"),
-        ({"q": "a dog"}, 400, "the model knows only a, which describes nothing"),
+        ({"q": "a dog"}, 400, "the model knows only a: words that describe nothing"),
         ({"q": SENTENCE, "top_k": 0}, 400, "`top_k` must be at least 1, got 0"),
         ({"q": SENTENCE, "top_k": "x"}, 422, "top_k: input should be a valid integer"),
         ({"q": SENTENCE, "min_similarity": "nan"}, 400, "`min_similarity` must be"),
