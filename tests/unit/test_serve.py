@@ -378,6 +378,8 @@ def test_open_to_others_no_path_is_told_and_nothing_taken(index, public, demo):
     for number in ("top_k", "shortlist"):
         assert f"`{number}` must be from 1 to 200" in public.ask("/search", q=SENTENCE, **{number: 201})[1]["detail"]
     assert public.ask(f"/video/{hits[0]['id']}")[0] == 200
+    status, told = public.ask(f"/page/ask/{hits[0]['id']}", {"question": "what " * 1000, "options": []})
+    assert status == 422 and "question: string should have at most 1000 characters" in told["detail"]
 
 
 # ---- Adding videos
