@@ -37,6 +37,7 @@ def test_script(name, tmp_path):
     assert (tmp_path / "x.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_gpu_is_asked_all_there_is_to_know(tmp_path):
     table = run("gpu", "--tiny", "--output", tmp_path)
     report = json.loads((tmp_path / "gpu.json").read_text())

@@ -164,7 +164,8 @@ def test_a_sentence_needs_no_quotes(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("svitt.search.console.answer", lambda index, text, **query: asked.append((index, text)))
     monkeypatch.setattr(SViTTIndex, "open", lambda folder, model: [folder])
-    (tmp_path / "mine").mkdir()
+    for folder in ("mine", "svitt_index", "other"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "mine/index.json").touch()
     for words in ("mine a dog", "a dog", "dogs", "mine dog", "mine --top_k 3 a dog", "--top_k 3 dogs"):
         assert run(capsys, "search", *words.split())[0] == 0
