@@ -60,6 +60,7 @@ def test_a_gpu_is_asked_all_there_is_to_know(tmp_path):
         assert row["off by"] < limit and (row["gradient off by"] or 0) < limit, row
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_or_fails_is_a_row_that_says_so(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     rows_of = runpy.run_path(str(ROOT / "benchmarks/gpu.py"))["rows_of"]

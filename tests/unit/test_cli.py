@@ -58,8 +58,8 @@ assert not {slow}, {slow}
     "imports",
     [
         "import svitt",
-        "import svitt; from transformers import BertModel",
-        "from transformers import AutoModel",
+        pytest.param("import svitt; from transformers import BertModel", marks=pytest.mark.slow),
+        pytest.param("from transformers import AutoModel", marks=pytest.mark.slow),
         "from svitt import SViTTConfig\nfrom transformers import AutoModel\n"
         "AutoModel.from_config(SViTTConfig.from_pretrained(sys.argv[1]))",
     ],
@@ -192,6 +192,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out.strip() == svitt.__version__ == version("svitt")
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_printed(folders, tmp_path):
     (tmp_path / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"no video")
     words = ["index", tmp_path, "--index", tmp_path / "index", "--model", folders / "svitt", "--json"]

@@ -183,6 +183,7 @@ def is_read_or_one_sentence(path):
     return True
 
 
+@pytest.mark.slow
 def test_files_damaged_at_random_give_frames_or_one_sentence(tmp_path, videos):
     """And no crash, no hang, no file that stays open, no growth of memory."""
     rng, names, was_read, sizes = np.random.default_rng(0), sorted(videos), [], []

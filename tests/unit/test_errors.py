@@ -114,6 +114,7 @@ def test_files_are_whole_or_not_there(tmp_path):
     assert (tmp_path / "out/a.txt").read_text() == "new"
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_the_files_before(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     code = f"""

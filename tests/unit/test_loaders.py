@@ -328,6 +328,7 @@ print(sum(read), flush=True)
 """  # `kept` lives on to the end, as in a training that holds its loader
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="a signal's sender is not told")
 def test_workers_outlive_a_sigterm_to_all_processes_but_not_the_main_one():
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}

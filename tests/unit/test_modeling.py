@@ -455,6 +455,7 @@ if dist.get_rank() == 0:
 """
 
 
+@pytest.mark.slow
 def test_contrast_over_all_processes(tmp_path):
     """Two processes that gather have the loss and gradient of one process with the whole batch."""
     path, script = tmp_path / "loss.pt", tmp_path / "script.py"
@@ -618,6 +619,7 @@ def test_tasks_start_from_pretraining(tmp_path):
     assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     version.parse(torch.__version__).release < (2, 13), reason="torch 2.8 breaks it at Transformers' hooks"
 )

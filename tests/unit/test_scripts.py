@@ -108,6 +108,7 @@ def test_the_trained_model_is_published_without_the_data(demo, tmp_path, monkeyp
     assert 'AutoModel.from_pretrained("ada/out"' in (tmp_path / "out/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_corpora_of_videos_images_and_shards_are_mixed(demo, tmp_path, monkeypatch):
     pack(str(demo / "data/videos"), [str(demo / "data/train.json")], str(tmp_path), samples_per_shard=4, num_workers=1)
     rows = []

@@ -285,6 +285,7 @@ def killed_while_writing(moment, folder):
         os._exit(1 if sys.exc_info()[0] else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments_of_writing_checkpoints(tmp_path, whole, seed):
