@@ -2,7 +2,7 @@
 # make demo-qa     trains another to answer questions about them: half an hour on two cores
 # make tiny        refreshes examples/tiny, the models and clips of the README, from what these two wrote
 # make check       lint and test
-# make test        the contract and unit tests: about 4 minutes on two cores
+# make test        the contract and unit tests: about 5 minutes on two cores
 # make test-all    these and the slow ones, of several processes, kills and full-size models
 # make test-matrix installs this package unlocked, with the newest and the oldest dependencies, and reads a video with each
 # make test-ecosystem runs the snippets of docs/ecosystem.md: Sentence Transformers, PEFT, ONNX
