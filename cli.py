@@ -27,8 +27,8 @@ from .errors import CommandLine, InputError, exit_on_bad_input, not_found
 
 def main(arguments: list[str] | None = None):
     """Run `svitt`; the exit code is 2 where the command line or a file is wrong."""
-    commands = build_parser().parse_args(in_our_spelling(sys.argv[1:] if arguments is None else arguments))
-    args = vars(commands)
+    words = in_our_spelling(sys.argv[1:] if arguments is None else arguments)
+    args = vars(build_parser().parse_args(words))
     run, prog = args.pop("run"), args.pop("prog")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries are for people who look
@@ -219,12 +219,7 @@ def add_index(commands):
     add("videos", nargs="+", help="videos, photos, folders of these and of tar shards, tar shards; or URLs of such")
     help = "folder of the index, or its URL; one that exists keeps its settings (default: %(default)s)"
     add("--index", dest="folder", default=DEFAULT_INDEX, help=help)
-    add(
-        "--model",
-        metavar="MODEL",
-        dest="model_name_or_path",
-        help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})",
-    )
+    add("--model", dest="model_name_or_path", help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})")
     add = group("settings of a new index")
     add("--clip_seconds", type=float, help="longer videos are cut into spans of this length (default: 10)")
     add("--stride_seconds", type=float, help="from the start of one span to the next (default: 5)")
@@ -343,12 +338,7 @@ def add_ask(commands):
     add = group("what to ask")
     add("video", help="video or image")
     add("question", nargs="+", help="what to answer, in the model's own words, or from a list")
-    add(
-        "--model",
-        metavar="MODEL",
-        dest="model_name_or_path",
-        help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})",
-    )
+    add("--model", dest="model_name_or_path", help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})")
     add("--options", nargs="+", default=[], metavar="ANSWER", help="answers to choose from, spaces between")
     add("--answer_list", help="JSON list of answers to choose from (default: the model's own, if it has one)")
     add = group("how")

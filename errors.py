@@ -50,11 +50,15 @@ def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
     return f" Did you mean {prefix}{similar[0]}?" if similar else ""
 
 
+def did_you_mean_beside(path: str | os.PathLike) -> str:
+    """Return [`did_you_mean`] of the files and folders beside a path."""
+    folder, name = os.path.split(path)
+    return did_you_mean(name, os.listdir(folder or ".") if os.path.isdir(folder or ".") else ())
+
+
 def not_found(path: str | os.PathLike, kind: str = "file") -> InputError:
     """Return the error for a file or folder that is missing, which names a similar one beside it."""
-    folder, name = os.path.split(path)
-    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else ()
-    return InputError(f"{path}: there is no such {kind}.{did_you_mean(name, beside)}")
+    return InputError(f"{path}: there is no such {kind}.{did_you_mean_beside(path)}")
 
 
 class CommandLine(argparse.ArgumentParser):

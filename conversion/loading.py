@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from .. import modeling_svitt
 from ..configuration_svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVisionConfig
 from ..distributed import write_whole
-from ..errors import InputError, check_number, did_you_mean, not_found
+from ..errors import InputError, check_number, did_you_mean_beside, not_found
 from ..processing_svitt import SViTTProcessor, SViTTVideoProcessor
 
 logger = logging.getLogger("svitt.conversion")
@@ -134,8 +133,8 @@ def find(name: Name):
         HfApi().model_info(str(name), timeout=10)
     except Exception as error:  # of the network, its libraries have many
         reason = reason_of(error).partition(". ")[0]
-        suggestion = did_you_mean(folder.name, os.listdir(folder.parent)) if folder.parent.is_dir() else ""
-        raise InputError(f"{name}: is no folder, and not to be had from the Hub ({reason}).{suggestion}") from error
+        problem = f"{name}: is no folder, and not to be had from the Hub ({reason})."
+        raise InputError(problem + did_you_mean_beside(name)) from error
 
 
 @contextmanager
