@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -444,7 +445,11 @@ class SViTTAttention(nn.Module):
         self, query, key, value, mask: torch.Tensor | None, needs_probs: bool = False, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the context (B, Q, h, d) of queries (B, h, Q, d), and the probabilities (B, h, Q, J) if needed."""
-        implementation = "eager" if needs_probs else self.config._attn_implementation
+        implementation = self.config._attn_implementation
+        # On CPUs, torch has no fused kernel for a bias that learns, and what it does instead is slower than eager.
+        learns_bias_on_cpu = mask is not None and mask.requires_grad and mask.device.type == "cpu"
+        if needs_probs or (implementation == "sdpa" and learns_bias_on_cpu):
+            implementation = "eager"
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return attention_interface(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
@@ -532,6 +537,8 @@ class SViTTVisionSelfAttention(SViTTAttention):
         self, hidden_states, blocks: BlockLayout | None, dense_rows, cls_rows, table_rows, needs_cls_probs, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Return the context (B, 1 + n, D), probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
+        if torch.is_autocast_enabled(hidden_states.device.type):  # once, not for each of three
+            hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
         query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
         table = None
         if self.relative_position_bias is not None:
@@ -632,8 +639,17 @@ class SViTTVisionLayer(GradientCheckpointingLayer):
             cls_attention = cls_attention.gather(1, kept)
         attended = self.attention.output(context)
         hidden_states = torch.addcmul(hidden_states, self.lambda_1, self.drop_path(attended))
-        transformed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        expanded = self.intermediate.dense(self.layernorm_after(hidden_states))
+        contract = partial(checkpoint, self.contract, use_reentrant=False) if self.training else self.contract
+        transformed = contract(expanded)
         return torch.addcmul(hidden_states, self.lambda_2, self.drop_path(transformed)), kept, cls_attention
+
+    def contract(self, expanded: torch.Tensor) -> torch.Tensor:
+        """Return the second half of the MLP, (B, n, 4 D) -> (B, n, D).
+
+        In training, backward computes its activations again, an eighth of all that would be kept, but not its product.
+        """
+        return self.output(self.intermediate.intermediate_act_fn(expanded))
 
     def token_scores(self, cls_attention: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return how much each patch token deserves to stay: (B, n)."""
