@@ -145,6 +145,7 @@ def start_training(
             processor = make_processor(model.config, tokenizer)
     else:
         towers = start.vision_name_or_path, start.text_name_or_path
+        fields = {"itm_list_size": None} | fields  # pre-training is the published one
         model, processor = converted(*towers, num_frames=num_frames, image_size=start.image_size, **fields)
         model = as_class(model_class, model)
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)
