@@ -271,6 +271,9 @@ class SViTTConfig(PreTrainedConfig):
         to 1 each.
     itm_hard_neg (`bool`, *optional*, defaults to `True`):
         Whether negatives of the matching loss are drawn in proportion to their similarity, or uniformly.
+    itm_list_size (`int`, *optional*):
+        Of the matching loss, how many clips and texts of a batch it compares, all with all: it asks which is the match,
+        as re-ranking does. By default it asks whether a pair is one, of a drawn negative for each, as published.
     itc_all_gather (`bool`, *optional*, defaults to `False`):
         Whether the contrastive loss contrasts the clips and texts of all processes, or each process its own.
     mlm_prob (`float`, *optional*, defaults to 0.5):
@@ -301,6 +304,7 @@ class SViTTConfig(PreTrainedConfig):
     temp: float = 0.07
     loss_weight: dict[str, float | int] | None = None
     itm_hard_neg: bool = True
+    itm_list_size: int | None = None
     itc_all_gather: bool = False
     mlm_prob: float = 0.5
     vision_layernorm: bool = True
@@ -343,6 +347,8 @@ class SViTTConfig(PreTrainedConfig):
         for reader, name in (("text_config", "vision_config"), ("decoder_config", "text_config")):
             width, seen = getattr(self, reader).encoder_width, getattr(self, name).hidden_size
             _require(width == seen, f"`{reader}.encoder_width` ({width}) must equal `{name}.hidden_size` ({seen}).")
+        size = self.itm_list_size
+        _require(size is None or size >= 2, f"`itm_list_size` must be None or at least 2, got {size}.")
         for name in self.loss_weight:
             _require(name in LOSSES, f"`loss_weight` names {name!r}; the losses are {', '.join(LOSSES)}.")
 

@@ -72,9 +72,9 @@ RETRIEVAL_DOC = (
     video_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
         Clips with the same id are positives of each other's texts. By default every clip is its own.
     negative_video_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-        For each text, the clip of the batch to tell it from; drawn by default.
+        For each text, the clip of the batch to tell it from; drawn by default. Not with `config.itm_list_size`.
     negative_text_idx (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-        For each clip, the text of the batch to tell it from; drawn by default.
+        For each clip, the text of the batch to tell it from; drawn by default. Not with `config.itm_list_size`.
     return_loss (`bool`, *optional*):
         Whether to compute the losses. Defaults to doing so in training mode.
 """
@@ -149,8 +149,8 @@ class SViTTOutput(ModelOutput):
     logits_per_text (`torch.FloatTensor` of shape `(text_batch_size, video_batch_size)`):
         Transpose of `logits_per_video`.
     itm_logits (`torch.FloatTensor` of shape `(pairs, 2)`, *optional*):
-        Matching logits, class 1 for a match, of the pairs given; with losses, then of (text, negative video) and of
-        (negative text, video).
+        Matching logits, class 1 for a match, of the pairs given; with losses, unless `itm_list_size` is set, then of
+        (text, negative video) and of (negative text, video).
     prediction_logits (`torch.FloatTensor` of shape `(batch_size, text_length, vocab_size)`, *optional*):
         Logits of the words at each position.
     video_embeds (`torch.FloatTensor` of shape `(batch_size, embed_dim)`):
@@ -1464,8 +1464,11 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         weights = self.config.loss_weight
         outputs.loss_itc = outputs.loss = weights["itc"] * self.itc_loss(outputs, video_ids)
         if weights["itm"]:
-            negatives = (negative_video_idx, negative_text_idx)
-            loss, outputs.itm_logits = self.itm_loss(outputs, attention_mask, video_ids, *negatives)
+            if self.config.itm_list_size is None:
+                negatives = (negative_video_idx, negative_text_idx)
+                loss, outputs.itm_logits = self.itm_loss(outputs, attention_mask, video_ids, *negatives)
+            else:
+                loss, outputs.itm_logits = self.itm_list_loss(outputs, attention_mask, video_ids)
             outputs.loss_itm = weights["itm"] * loss
             outputs.loss = outputs.loss + outputs.loss_itm
         return outputs
@@ -1524,6 +1527,31 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         no_match = torch.where(has_negative, 0, -100)
         labels = torch.cat([torch.ones_like(no_match), no_match, no_match])
         return F.cross_entropy(itm_logits.float(), labels), itm_logits
+
+    def itm_list_loss(self, outputs: SViTTOutput, attention_mask, video_ids) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the matching loss of all pairs of `config.itm_list_size` clips and their texts: which is the match?
+
+        It is the contrastive loss of their matching scores, and learns from few pairs what telling a match from one
+        negative at a time does not. That loss is added, one match to two others as there, so that scores mean the same.
+        Also return the logits (B, 2) of the pairs given.
+        """
+        video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
+        batch_size, device = len(video), video.device
+        if video_ids is None:
+            video_ids = torch.arange(batch_size, device=device)
+        losses, itm_logits = [], []
+        num_parts = math.ceil(batch_size / self.config.itm_list_size)
+        for part in torch.arange(batch_size, device=device).tensor_split(num_parts):
+            size, texts, ids = len(part), part.repeat(len(part)), video_ids[part]
+            mask = None if attention_mask is None else attention_mask[texts]
+            logits = self.itm_head(self.fuse(video[part], text[texts], mask, cls_only=True)[:, 0]).float()
+            scores = (logits[:, 1] - logits[:, 0]).view(size, size)
+            which = contrastive_loss(lambda rows, _: rows, scores, scores, ids)
+            is_match = (ids[:, None] == ids).long().flatten()
+            whether = F.cross_entropy(logits, is_match, logits.new_tensor([2 / max(size - 1, 1), 1]))
+            losses.append(size / batch_size * (which + whether))
+            itm_logits.append(logits[:: size + 1])
+        return torch.stack(losses).sum(), torch.cat(itm_logits)
 
 
 @auto_docstring(custom_intro="SViTT for pre-training: contrastive, matching and masked language modeling loss.")

@@ -394,6 +394,36 @@ def test_a_batch_of_one_and_a_batch_of_equal_ids():
     )
 
 
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_matching_lists_are_those_of_the_parts_of_a_batch(size):
+    model = task_model(SViTTForVideoTextRetrieval).eval()  # without dropout
+    model.config.itm_list_size = size
+    (ids, mask), pixels, video_ids = texts(5), clips(5), torch.tensor([0, 1, 2, 2, 4])
+    outputs = model(pixels, ids, mask, video_ids=video_ids, return_loss=True)
+
+    model.config.itm_list_size = None
+    logits = torch.stack([model(clip.expand(5, -1, -1, -1, -1), ids, mask).itm_logits for clip in pixels])
+    torch.testing.assert_close(outputs.itm_logits, logits.diagonal().t(), atol=1e-5, rtol=1e-4)
+    scores, losses = logits[..., 1] - logits[..., 0], []
+    for part in torch.arange(5).tensor_split(math.ceil(5 / size)):
+        is_same = (video_ids[part, None] == video_ids[part]).float()
+        share, of_part = is_same / is_same.sum(dim=1), scores[part][:, part]
+        losses += [F.cross_entropy(one, share, reduction="sum") / 2 for one in (of_part, of_part.t())]
+        weights = torch.where(is_same > 0, 1, 2 / max(len(part) - 1, 1))
+        nll = torch.where(is_same > 0, F.softplus(-of_part), F.softplus(of_part))
+        losses.append(len(part) * (weights * nll).sum() / weights.sum())
+    torch.testing.assert_close(outputs.loss_itm, sum(losses) / 5, atol=1e-5, rtol=1e-4)
+
+
+def test_a_single_clip_has_no_list():
+    model = task_model(SViTTForVideoTextRetrieval).train()
+    model.config.itm_list_size = 16
+    ids, mask = texts(1)
+    outputs = model(clips(1), ids, mask)
+    assert outputs.itm_logits.shape == (1, 2)
+    torch.testing.assert_close(outputs.loss_itm, F.cross_entropy(outputs.itm_logits, torch.tensor([1])))
+
+
 def test_hard_negatives_follow_the_softmax():
     torch.manual_seed(0)
     logits = torch.tensor([[9.0, 1.0, 2.0, 500.0]]).expand(20000, -1)
