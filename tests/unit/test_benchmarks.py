@@ -61,6 +61,21 @@ def test_a_gpu_is_asked_all_there_is_to_know(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_learns_order_is_told_for_all_variants_and_goes_on_where_it_was(tmp_path):
+    table = run("temporal", "--output", tmp_path, "--tiny", "--jobs", "1")
+    cells = [line.split(" | ") for line in table.splitlines() if line.startswith(("| random weights", "| 4 frames"))]
+    assert [line[1] for line in cells] == 2 * ["dense", "edges", "edges, fixed", "nodes", "both"]
+    log = (tmp_path / "runs.jsonl").read_text()
+    runs = {tuple(row["key"]): row for row in map(json.loads, log.splitlines())}
+    dense, edges = (runs[0, "random weights", name]["curve"][0]["order"] for name in ("dense", "edges"))
+    assert 0 <= dense <= 100 and 0 <= edges <= 100 and len(runs) == 10 + 4
+    first, *_ = runs[0, "4 frames", "dense"]["curve"]
+    assert first["update"] == 0 and first["seconds"] > 0  # those of the model of 4 frames
+    assert run("temporal", "--output", tmp_path, "--tiny").endswith(table[table.index("| start") :])
+    assert (tmp_path / "runs.jsonl").read_text() == log
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_or_fails_is_a_row_that_says_so(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     rows_of = runpy.run_path(str(ROOT / "benchmarks/gpu.py"))["rows_of"]
