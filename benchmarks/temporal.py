@@ -6,7 +6,7 @@
     python benchmarks/temporal.py --output results --full   # a GPU, 15 minutes
     python benchmarks/temporal.py --output results --tiny   # half a minute, at a size that tells nothing
 
-In each clip of 16 frames of 8x8 patches of noise, two squares flash up, at least 12 frames apart. The caption says which
+In a clip of 16 frames of 8x8 patches of noise, two squares flash up, at least 12 frames apart. The caption says which
 was first; the clip's twin shows them the other way around. Order accuracy is the share of clips that come closer to
 their own caption than to their twin's: 50 % for a model blind to time.
 
