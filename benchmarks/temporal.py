@@ -10,10 +10,11 @@ In a clip of 16 frames of 8x8 patches of noise, two squares flash up, at least 1
 was first; the clip's twin shows them the other way around. Order accuracy is the share of clips that come closer to
 their own caption than to their twin's: 50 % for a model blind to time.
 
-All variants of a seed learn from the same batches by contrast, in a `SViTTTrainer` at a constant rate, for the same
-seconds: curves tell of equal updates and of equal time. They start with random weights, or from a model of 4 frames
-that learned the task, whose seconds count. Evaluation does not; on a CPU, seconds are those of the process. runs.jsonl
-gets a line as a run ends, and an interrupted call goes on from there.
+All variants of a seed learn from the same batches by contrast, in a `SViTTTrainer` at a constant rate. They start with
+random weights, or from a model of 4 frames that learned the task, whose updates count. First the CPU time of an update
+is measured, in turn; then each variant gets as many updates as take the time of `updates` dense ones. So curves tell of
+equal updates and of equal time, whatever else the machine does meanwhile. runs.jsonl gets a line as a run ends, and an
+interrupted call goes on from there.
 """
 
 import argparse
@@ -21,10 +22,10 @@ import json
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise, permutations, product
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, pairwise, permutations, product
 from multiprocessing import get_context
-from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -55,20 +56,20 @@ CONTROLS = {  # clips (B, T, ...) that their captions are wrong about, or not mo
 }
 COLOURS = {"red": (1, -1, -1), "blue": (-1, -1, 1), "green": (-1, 1, -1), "yellow": (1, 1, -1), "white": (1, 1, 1)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "square", "and", "then", *COLOURS]
-MANY = 10**5  # updates: seconds end a run
+MANY = 10**5  # updates, which no run has
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much there is to learn, with what, and for how long; by default on a CPU."""
 
-    seconds: float = 150  # of a run from random weights; half of it from 4 frames
+    updates: int = 120  # of a dense model from random weights; half of the time from 4 frames
     short_updates: int = 100  # of the model of 4 frames
     eval_every: int = 20  # updates
     num_frames: int = 16
     num_colours: int = 3
     batch_size: int = 8
-    num_test: int = 100  # clips while training; four times as many in the end
+    num_test: int = 100  # clips while training; twice as many in the end
     hidden_size: int = 64
     num_layers: int = 2
     num_heads: int = 2
@@ -79,8 +80,8 @@ class Scale:
     workers: int = 0
 
 
-FULL = Scale(24, 200, 50, 16, 5, 32, 200, 256, 4, 4, 64, 5e-4, 3, (4, 16, 32, 64), workers=8)
-TINY = Scale(0, 2, 2, 8, 3, 4, 8, 16, 2, 1, 64, 1e-3, 1, (4,))
+FULL = Scale(1000, 200, 50, 16, 5, 32, 200, 256, 4, 4, 64, 5e-4, 3, (4, 16, 32, 64), workers=8)
+TINY = Scale(4, 2, 2, 8, 3, 4, 8, 16, 2, 1, 64, 1e-3, 1, (4, 8))
 
 
 @dataclass(frozen=True)
@@ -146,50 +147,51 @@ def make_model(scale: Scale, variant: str, num_frames: int, seed: int = 0) -> SV
     return (FixedEdges if "fixed" in variant else SViTTForVideoTextRetrieval)(config)
 
 
-def run(scale: Scale, seed: int, start: str, variant: str) -> dict:
-    """Train a model, and one of 4 frames before it if asked for; return its scores and how they came about."""
+def run(scale: Scale, seconds: dict, seed: int, start: str, variant: str) -> dict:
+    """Train a model, and one of 4 frames before it if asked for; return its scores and how they came about.
+
+    Args:
+        seconds: of an update, by number of frames and variant.
+    """
     torch.set_num_threads(1)
-    model, spent, seconds = make_model(scale, variant, scale.num_frames, seed), 0.0, scale.seconds
+    model, spent, time_limit = (
+        make_model(scale, variant, scale.num_frames, seed),
+        0.0,
+        scale.updates * seconds[scale.num_frames, "dense"],
+    )
     if start == "4 frames":
-        short, seconds = make_model(scale, variant, 4, seed), seconds / 2
-        spent = train(scale, short, seed, updates=scale.short_updates)[-1]["seconds"]
+        short, time_limit = make_model(scale, variant, 4, seed), time_limit / 2
+        train(scale, short, seed, scale.short_updates)
+        spent = scale.short_updates * seconds[4, variant]
         model.load_state_dict(fitted(short.cpu().state_dict(), short.config, num_frames=scale.num_frames)[0])
-    curve = train(scale, model, seed, seconds=seconds, spent=spent)
-    row = {"key": [seed, start, variant], "start": start, "variant": variant, "order": score(model, scale, 4)}
-    controls = {name: score(model, scale, 4, change) for name, change in CONTROLS.items()}
+    each, every = seconds[scale.num_frames, variant], scale.eval_every
+    updates = max(1, round((time_limit - spent) / each / every)) * every
+    curve = [{"update": 0, "order": score(model, scale)}] if spent else []
+    curve += train(scale, model, seed, updates)
+    curve = [{"seconds": spent + point["update"] * each} | point for point in curve]
+    row = {"key": [seed, start, variant], "start": start, "variant": variant}
+    controls = {name: score(model, scale, 2, change) for name, change in CONTROLS.items()}
     return row | controls | {"curve": curve, "scale": asdict(scale)}
 
 
-def train(scale: Scale, model, seed: int, seconds: float = 0, updates: int = 1, spent: float = 0) -> list[dict]:
-    """Train for so many seconds, of which some may be spent, and at least so many updates; return order accuracies."""
-    on_gpu, curve = torch.cuda.is_available(), []
-    if spent:
-        curve.append({"update": 0, "seconds": spent, "order": score(model.cuda() if on_gpu else model, scale)})
-
-    def now() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter() if on_gpu else time.process_time()
+def train(scale: Scale, model, seed: int, updates: int) -> list[dict]:
+    """Train for so many updates; return order accuracies."""
+    curve: list[dict] = []
 
     def evaluate(model, split: str) -> tuple[None, dict]:
-        nonlocal began
-        point = {"update": trainer.state.global_step, "seconds": now() - began, "order": score(model, scale)}
-        trainer.control.should_training_stop = point["seconds"] >= seconds and point["update"] >= updates
-        began = now() - point["seconds"]
-        curve.append(point)
-        return None, point
+        curve.append({"update": trainer.state.global_step, "order": score(model, scale)})
+        return None, curve[-1]
 
     events, pairs = Events(model.config.vision_config.num_frames, scale.num_colours, seed), scale.batch_size // 2
     batches = ShuffledBatches(MANY * pairs, pairs, seed)
     loader = DataLoader(events, batch_sampler=batches, collate_fn=events.collate, num_workers=scale.workers)
-    options = {"seed": seed, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "bf16": on_gpu}
+    options = {"seed": seed, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     options |= {"learning_rate": scale.learning_rate, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 20}
     options |= {"larger_lr": 10 * scale.learning_rate, "larger_lr_names": ["relative_position_bias_table"]}
-    options |= {"max_steps": MANY, "logging_steps": MANY, "eval_steps": scale.eval_every, "max_grad_norm": 1.0}
+    options |= {"max_steps": updates, "logging_steps": MANY, "eval_steps": scale.eval_every, "max_grad_norm": 1.0}
     with tempfile.TemporaryDirectory() as folder:
-        args = SViTTTrainingArguments(output_dir=folder, **options)
+        args = SViTTTrainingArguments(output_dir=folder, bf16=torch.cuda.is_available(), **options)
         trainer = SViTTTrainer(model, args, loader, dict, evaluate, eval_splits=["test"])
-        began = now() - spent
         trainer.train()
     return curve
 
@@ -211,19 +213,39 @@ def score(model, scale: Scale, times: int = 1, change=lambda clips: clips) -> fl
     return 100 * torch.cat(right).double().mean().item()
 
 
-def cost(scale: Scale, num_frames: int, variant: str) -> dict:
-    """Return the FLOPs of the video encoder for a clip, forward, and the seconds of an update of the whole model."""
+def costs(scale: Scale, num_frames: int, rounds: int = 4) -> list[dict]:
+    """Return each variant's seconds an update, the fastest of some in turn, and the FLOPs of encoding a clip."""
     torch.set_num_threads(1)
-    with torch.device("meta"):
-        model, clip = make_model(scale, variant, num_frames), torch.zeros(1, num_frames, 3, 64, 64)
-    model.vision_model.set_attn_implementation("eager")  # the counter does not know all kernels of the other
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval().get_video_features(clip)
-    scale = replace(scale, eval_every=2, num_test=8)
-    first, *_, last = train(scale, make_model(scale, variant, num_frames), 0, updates=6)
-    row = {"key": [num_frames, variant], "tokens": num_frames * 64, "variant": variant}
-    seconds = (last["seconds"] - first["seconds"]) / (last["update"] - first["update"])
-    return row | {"MFLOP": counter.get_total_flops() / 1e6, "s an update": seconds}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    events, times = Events(num_frames, scale.num_colours, 0), {variant: [] for variant in VARIANTS}
+    batch = events.collate([events[row, 0] for row in range(scale.batch_size // 2)])
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    models = {variant: make_model(scale, variant, num_frames).to(device).train() for variant in VARIANTS}
+    for _, (variant, model) in product(range(rounds), models.items()):
+        optimizer, began = torch.optim.AdamW(model.parameters()), now(device)
+        with torch.autocast(device, enabled=device == "cuda", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times[variant].append(now(device) - began)
+    rows = []
+    for variant in VARIANTS:
+        with torch.device("meta"):
+            model, clip = make_model(scale, variant, num_frames), torch.zeros(1, num_frames, 3, 64, 64)
+        model.vision_model.set_attn_implementation("eager")  # the counter does not know all kernels of the other
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval().get_video_features(clip)
+        row = {"frames": num_frames, "tokens": num_frames * 64, "variant": variant}
+        rows.append(row | {"MFLOP": counter.get_total_flops() / 1e6, "s an update": min(times[variant])})
+    return rows
+
+
+def now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 # ---- Reports
@@ -238,14 +260,17 @@ def summarise(rows: list[dict]) -> list[dict]:
         line = {"start": start, "variant": variant, "seeds": len(runs)}
         for axis in ("update", "seconds"):  # as far as all runs have come
             common = min(row["curve"][-1][axis] for row in rivals)
-            at = [[point for point in row["curve"] if point[axis] <= common] or row["curve"] for row in runs]
-            line[f"at {axis} {common:.0f}"] = spread([points[-1]["order"] for points in at])
+            at = [[point for point in row["curve"] if point[axis] <= common] for row in runs]
+            line[f"at {axis} {common:.0f}"] = spread([points[-1]["order"] for points in at if points])
         learned = [[a for a, b in pairwise(row["curve"]) if min(a["order"], b["order"]) >= 90] for row in runs]
         line["reach 90 % twice in a row"] = sum(map(bool, learned))
         for axis in ("update", "seconds"):
             line[f"{axis} then"] = spread([points[0][axis] for points in learned if points])
-        line["updates"] = spread([row["curve"][-1]["update"] for row in runs])
-        lines.append(line | {name: spread([row[name] for row in runs]) for name in ("order", *CONTROLS)})
+        line |= {
+            "updates": runs[0]["curve"][-1]["update"],
+            "at their end": spread([row["curve"][-1]["order"] for row in runs]),
+        }
+        lines.append(line | {name: spread([row[name] for row in runs]) for name in CONTROLS})
     return lines
 
 
@@ -285,20 +310,25 @@ def main():
     scale, log = FULL if args.full else TINY if args.tiny else Scale(), args.output / "runs.jsonl"
     args.output.mkdir(parents=True, exist_ok=True)
 
-    jobs = [(run, *key) for key in product(range(args.seeds or scale.seeds), STARTS, VARIANTS)]
-    jobs += [(cost, *key) for key in product(scale.cost_frames, VARIANTS) if "fixed" not in key[1]]
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = [row["key"] for row in rows]
-    with ProcessPoolExecutor(args.jobs or (1 if args.full else 2), get_context("spawn")) as pool:
-        waiting = [pool.submit(job, scale, *key) for job, *key in jobs if key not in done]
-        for future in as_completed(waiting):
-            rows.append(future.result())
-            with log.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
 
-    runs = [row for row in rows if "curve" in row]
-    costs = [{name: row[name] for name in row if name != "key"} for row in rows if "tokens" in row]
-    print(markdown(summarise(runs)), markdown(sorted(costs, key=itemgetter("tokens"))), sep="\n\n")
+    def note(row: dict):
+        rows.append(row)
+        with log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    with ProcessPoolExecutor(args.jobs or (1 if args.full else 2), get_context("spawn")) as pool:
+        if not any("frames" in row for row in rows):
+            for row in chain(*map(partial(costs, scale), scale.cost_frames)):
+                note(row)
+        seconds = {(row["frames"], row["variant"]): row["s an update"] for row in rows if "frames" in row}
+        keys = product(range(args.seeds or scale.seeds), STARTS, VARIANTS)
+        keys = [key for key in keys if [*key] not in [row.get("key") for row in rows]]
+        for future in as_completed([pool.submit(run, scale, seconds, *key) for key in keys]):
+            note(future.result())
+
+    runs = [row for row in rows if "key" in row]
+    print(markdown(summarise(runs)), markdown([row for row in rows if "frames" in row]), sep="\n\n")
     try:
         plot(runs, args.output / "curves.png")
     except ImportError:
