@@ -64,7 +64,7 @@ class Scale:
     """How much there is to learn, with what, and for how long; by default on a CPU."""
 
     updates: int = 120  # of a dense model from random weights; half of the time from 4 frames
-    short_updates: int = 100  # of the model of 4 frames
+    short_updates: int = 250  # of the model of 4 frames
     eval_every: int = 20  # updates
     num_frames: int = 16
     num_colours: int = 3
@@ -80,7 +80,7 @@ class Scale:
     workers: int = 0
 
 
-FULL = Scale(1000, 200, 50, 16, 5, 32, 200, 256, 4, 4, 64, 5e-4, 3, (4, 16, 32, 64), workers=8)
+FULL = Scale(800, 200, 50, 16, 5, 32, 200, 256, 4, 4, 64, 5e-4, 3, (4, 16, 32, 64), workers=8)
 TINY = Scale(4, 2, 2, 8, 3, 4, 8, 16, 2, 1, 64, 1e-3, 1, (4, 8))
 
 
