@@ -322,8 +322,9 @@ def main():
             for row in chain(*map(partial(costs, scale), scale.cost_frames)):
                 note(row)
         seconds = {(row["frames"], row["variant"]): row["s an update"] for row in rows if "frames" in row}
-        keys = product(range(args.seeds or scale.seeds), STARTS, VARIANTS)
-        keys = [key for key in keys if [*key] not in [row.get("key") for row in rows]]
+        plan = product(STARTS, range(args.seeds or scale.seeds), VARIANTS)
+        done = [row.get("key") for row in rows]
+        keys = [(seed, start, variant) for start, seed, variant in plan if [seed, start, variant] not in done]
         for future in as_completed([pool.submit(run, scale, seconds, *key) for key in keys]):
             note(future.result())
 
