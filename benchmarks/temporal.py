@@ -252,24 +252,19 @@ def now(device: str) -> float:
 
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """Return a line for each start and variant, of means ± standard deviations over seeds."""
-    lines = []
-    for start, variant in product(STARTS, VARIANTS):
-        rivals = [row for row in rows if row["start"] == start]
-        runs = [row for row in rivals if row["variant"] == variant]
-        line = {"start": start, "variant": variant, "seeds": len(runs)}
-        for axis in ("update", "seconds"):  # as far as all runs have come
-            common = min(row["curve"][-1][axis] for row in rivals)
-            at = [[point for point in row["curve"] if point[axis] <= common] for row in runs]
-            line[f"at {axis} {common:.0f}"] = spread([points[-1]["order"] for points in at if points])
+    """Return a line for each variant of runs with the same start: means ± standard deviations over seeds."""
+    lines, common = [], min(row["curve"][-1]["update"] for row in rows)
+    for variant in VARIANTS:
+        runs = [row for row in rows if row["variant"] == variant]
+        line = {"variant": variant, "seeds": len(runs)}
+        at = [[point["order"] for point in row["curve"] if point["update"] <= common] for row in runs]
+        line[f"after {common} updates"] = spread([orders[-1] for orders in at])
+        line["in equal time"] = spread([row["curve"][-1]["order"] for row in runs])  # to half an evaluation
+        line["updates"] = spread([row["curve"][-1]["update"] for row in runs])
         learned = [[a for a, b in pairwise(row["curve"]) if min(a["order"], b["order"]) >= 90] for row in runs]
-        line["reach 90 % twice in a row"] = sum(map(bool, learned))
-        for axis in ("update", "seconds"):
-            line[f"{axis} then"] = spread([points[0][axis] for points in learned if points])
-        line |= {
-            "updates": runs[0]["curve"][-1]["update"],
-            "at their end": spread([row["curve"][-1]["order"] for row in runs]),
-        }
+        line["learned"] = sum(map(bool, learned))
+        line["after updates"] = spread([points[0]["update"] for points in learned if points])
+        line["after seconds"] = spread([points[0]["seconds"] for points in learned if points])
         lines.append(line | {name: spread([row[name] for row in runs]) for name in CONTROLS})
     return lines
 
@@ -277,7 +272,7 @@ def summarise(rows: list[dict]) -> list[dict]:
 def spread(values: list[float]) -> str | None:
     if len(values) < 2:
         return f"{values[0]:.0f}" if values else None
-    return f"{mean(values):.0f} ± {stdev(values):.0f}"
+    return f"{mean(values):.0f}" + (f" ± {stdev(values):.0f}" if stdev(values) else "")
 
 
 def plot(rows: list[dict], path: Path):
@@ -329,7 +324,9 @@ def main():
             note(future.result())
 
     runs = [row for row in rows if "key" in row]
-    print(markdown(summarise(runs)), markdown([row for row in rows if "frames" in row]), sep="\n\n")
+    for start in STARTS:
+        print(f"From {start}:", markdown(summarise([row for row in runs if row["start"] == start])), sep="\n\n")
+    print(markdown([row for row in rows if "frames" in row]), sep="\n\n")
     try:
         plot(runs, args.output / "curves.png")
     except ImportError:
