@@ -24,7 +24,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain, pairwise, permutations, product
+from itertools import chain, permutations, product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -261,10 +261,10 @@ def summarise(rows: list[dict]) -> list[dict]:
         line[f"after {common} updates"] = spread([orders[-1] for orders in at])
         line["in equal time"] = spread([row["curve"][-1]["order"] for row in runs])  # to half an evaluation
         line["updates"] = spread([row["curve"][-1]["update"] for row in runs])
-        learned = [[a for a, b in pairwise(row["curve"]) if min(a["order"], b["order"]) >= 90] for row in runs]
-        line["learned"] = sum(map(bool, learned))
-        line["after updates"] = spread([points[0]["update"] for points in learned if points])
-        line["after seconds"] = spread([points[0]["seconds"] for points in learned if points])
+        firsts = [[point for point in row["curve"] if point["order"] >= 90][:1] for row in runs]
+        reached = [point for first in firsts for point in first]
+        line |= {"reach 90 %": len(reached), "at update": spread([point["update"] for point in reached])}
+        line["at second"] = spread([point["seconds"] for point in reached])
         lines.append(line | {name: spread([row[name] for row in runs]) for name in CONTROLS})
     return lines
 
