@@ -61,6 +61,26 @@ def test_a_gpu_is_asked_all_there_is_to_know(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_learns_order_is_told_for_all_variants_and_goes_on_where_it_was(tmp_path):
+    table = run("temporal", "--output", tmp_path, "--tiny", "--jobs", "1")
+    variants = ["dense", "edges", "edges, fixed", "nodes", "both"]
+    cells = [line.strip("| ").split(" | ") for line in table[table.index("From") :].splitlines() if "|" in line]
+    assert [line[0] for line in cells if line[0] in variants] == 2 * variants
+    log = (tmp_path / "runs.jsonl").read_text()
+    rows = [json.loads(line) for line in log.splitlines()]
+    runs = {tuple(row["key"]): row["curve"] for row in rows if "key" in row}
+    assert len(runs) == 10 and len(rows) == 10 + 2 * 5  # and what an update costs, by the number of frames
+    for curve in runs.values():
+        assert all(0 <= point["order"] <= 100 for point in curve)
+    assert runs[0, "random weights", "dense"][-1]["update"] == 4
+    first = runs[0, "4 frames", "dense"][0]
+    assert first["update"] == 0 and first["seconds"] > 0  # those of the model of 4 frames
+    again = run("temporal", "--output", tmp_path, "--tiny")
+    assert again[again.index("From") :] == table[table.index("From") :]
+    assert (tmp_path / "runs.jsonl").read_text() == log
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_or_fails_is_a_row_that_says_so(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     rows_of = runpy.run_path(str(ROOT / "benchmarks/gpu.py"))["rows_of"]
