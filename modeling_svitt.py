@@ -537,8 +537,6 @@ class SViTTVisionSelfAttention(SViTTAttention):
         self, hidden_states, blocks: BlockLayout | None, dense_rows, cls_rows, table_rows, needs_cls_probs, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Return the context (B, 1 + n, D), probabilities to report, and those of the CLS query (B, h, 1, 1 + n)."""
-        if torch.is_autocast_enabled(hidden_states.device.type):  # once, not for each of three
-            hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
         query, key, value = (self.heads(linear(hidden_states)) for linear in (self.query, self.key, self.value))
         table = None
         if self.relative_position_bias is not None:
