@@ -273,7 +273,8 @@ class SViTTConfig(PreTrainedConfig):
         Whether negatives of the matching loss are drawn in proportion to their similarity, or uniformly.
     itm_list_size (`int`, *optional*):
         Of the matching loss, how many clips and texts of a batch it compares, all with all: it asks which is the match,
-        as re-ranking does. By default it asks whether a pair is one, of a drawn negative for each, as published.
+        as re-ranking does, and teaches fusion alone. By default it asks whether a pair is one, of a drawn negative for
+        each, as published.
     itc_all_gather (`bool`, *optional*, defaults to `False`):
         Whether the contrastive loss contrasts the clips and texts of all processes, or each process its own.
     mlm_prob (`float`, *optional*, defaults to 0.5):

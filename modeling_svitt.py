@@ -1531,9 +1531,11 @@ class SViTTForVideoTextRetrieval(SViTTModel):
 
         It is the contrastive loss of their matching scores, and learns from few pairs what telling a match from one
         negative at a time does not. That loss is added, one match to two others as there, so that scores mean the same.
+        Neither reaches the layers before fusion, whose embeddings lists held back.
         Also return the logits (B, 2) of the pairs given.
         """
-        video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
+        video = outputs.video_model_output.last_hidden_state.detach()
+        text = outputs.text_model_output.last_hidden_state.detach()
         batch_size, device = len(video), video.device
         if video_ids is None:
             video_ids = torch.arange(batch_size, device=device)

@@ -26,10 +26,6 @@ from .positions import BIAS_TABLE, bias_table_name, resize_positions
 NEW_MODULES = rf".*\.{BIAS_TABLE}$|.*\.crossattention\.|.*\.lambda_\d$|temp$|cls\."
 NEW_MODULES += r"|vision_layernorm\.|vision_proj\.|text_proj\.|itm_head\."
 
-# Few pairs do not teach new cross-attention to match in the published way. Lists do; at full weight they held the
-# embeddings back (docs/experiments.md, a single seed).
-MATCHING = {"itm_list_size": 16, "loss_weight": {"itm": 0.2}}
-
 
 def init_from_towers(
     vision: Name,
@@ -48,7 +44,7 @@ def init_from_towers(
             if there are several: nothing else tells the model the order of frames.
         image_size: Image size of the clips, that of `vision` by default; positions are resized.
         fusion_layer: First layer of BERT that gets (new) cross-attention. Default: three quarters of the depth.
-        fields: Fields of [`SViTTConfig`], and as dicts of its parts, such as the sparsity. `MATCHING` is the default.
+        fields: Fields of [`SViTTConfig`], and as dicts of its parts, such as the sparsity.
 
     Raises:
         InputError: if a tower is not found, of another kind or incomplete, or a field does not fit.
@@ -63,8 +59,7 @@ def init_from_towers(
         fusion_layer = text_fields["num_hidden_layers"] * 3 // 4
     text_fields |= {"fusion_layer": fusion_layer, "encoder_width": vision_fields["hidden_size"]}
     with in_one_sentence("The fields do not fit these towers"):
-        own_fields = {"vision_config": vision_fields, "text_config": text_fields} | MATCHING
-        config = SViTTConfig(**merged(own_fields, fields))
+        config = SViTTConfig(**merged({"vision_config": vision_fields, "text_config": text_fields}, fields))
     weights = vision_weights | text_weights
     return assembled(f"{vision} and {text}", SViTTForPreTraining, config, weights, may_lack=NEW_MODULES)
 

@@ -13,7 +13,6 @@ from ..conversion import converted, load_model_and_processor, parse_fields
 from ..conversion.loading import load_tokenizer, loading, make_processor, merged, special_token_ids, with_fields
 from ..conversion.original import decoder_from_fusion_layers
 from ..conversion.positions import expanded
-from ..conversion.towers import MATCHING
 from ..data.loaders import ProcessingArguments
 from ..data.presets import Split
 from ..errors import ArgumentError, InputError, check_number
@@ -146,7 +145,6 @@ def start_training(
             processor = make_processor(model.config, tokenizer)
     else:
         towers = start.vision_name_or_path, start.text_name_or_path
-        fields = dict.fromkeys(MATCHING) | fields  # pre-training is the published one
         model, processor = converted(*towers, num_frames=num_frames, image_size=start.image_size, **fields)
         model = as_class(model_class, model)
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)

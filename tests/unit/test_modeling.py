@@ -413,6 +413,10 @@ def test_matching_lists_are_those_of_the_parts_of_a_batch(size):
         nll = torch.where(is_same > 0, F.softplus(-of_part), F.softplus(of_part))
         losses.append(len(part) * (weights * nll).sum() / weights.sum())
     torch.testing.assert_close(outputs.loss_itm, sum(losses) / 5, atol=1e-5, rtol=1e-4)
+    outputs.loss_itm.backward()  # reaches fusion alone
+    layers = model.text_model.encoder.layer
+    assert layers[1].output.dense.weight.grad is None and layers[2].output.dense.weight.grad.any()
+    assert all(parameter.grad is None for parameter in model.vision_model.parameters())
 
 
 def test_a_single_clip_has_no_list():

@@ -67,9 +67,6 @@ def test_towers(folders):
     text = model.config.text_config
     assert (text.mask_token_id, text.eos_token_id, model.config.vision_config.token_keep_rate) == (4, 3, 0.5)
     assert processor.video_processor.num_frames == 3 and processor.video_processor.square_pixels
-    # What is converted to be fine-tuned learns to match from few pairs; pre-training is the published one.
-    assert (expected.config.itm_list_size, model.config.itm_list_size) == (16, None)
-    assert (expected.config.loss_weight["itm"], model.config.loss_weight["itm"]) == (0.2, 1)
     assert processor(text=["a cat plays the piano"], return_tensors="pt")["input_ids"].shape == (1, 5)
     retrieval, _ = start(folders, TOWERS, model_class=SViTTForVideoTextRetrieval)
     assert type(retrieval) is SViTTForVideoTextRetrieval
