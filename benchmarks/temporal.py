@@ -36,10 +36,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from svitt import SViTTConfig, SViTTForVideoTextRetrieval, fixed_block_pattern
+from svitt import SViTTConfig, SViTTForVideoTextRetrieval
 from svitt.conversion.positions import fitted
 from svitt.data.loaders import ShuffledBatches
-from svitt.modeling_svitt import draw_block_pattern, evaluation_block_scores
 from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 VARIANTS = {  # what differs from the paper's sparsity; edges are drawn anew at each update, or stay
@@ -121,15 +120,10 @@ class Events(Dataset):
 class FixedEdges(SViTTForVideoTextRetrieval):
     """Has the edges of evaluation in training too."""
 
-    def forward(self, *args, **kwargs):
-        config, patterns = self.config.vision_config, []
-        num_blocks = config.num_frames * config.grid_size**2 // config.attn_block_size
-        num_random = min(config.sparse_random_attn, num_blocks - config.sparse_local_attn)
-        for layer in range(config.num_hidden_layers):
-            scores = evaluation_block_scores(config.random_attn_seed, layer, num_blocks, self.device)
-            patterns.append(draw_block_pattern(scores, config.sparse_local_attn, num_random))
-        with fixed_block_pattern(patterns):
-            return super().forward(*args, **kwargs)
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.vision_model.encoder.training = False  # this module draws edges, and its layers still train
+        return self
 
 
 def make_model(scale: Scale, variant: str, num_frames: int, seed: int = 0) -> SViTTForVideoTextRetrieval:
@@ -154,11 +148,8 @@ def run(scale: Scale, seconds: dict, seed: int, start: str, variant: str) -> dic
         seconds: of an update, by number of frames and variant.
     """
     torch.set_num_threads(1)
-    model, spent, time_limit = (
-        make_model(scale, variant, scale.num_frames, seed),
-        0.0,
-        scale.updates * seconds[scale.num_frames, "dense"],
-    )
+    model, spent = make_model(scale, variant, scale.num_frames, seed), 0.0
+    time_limit = scale.updates * seconds[scale.num_frames, "dense"]
     if start == "4 frames":
         short, time_limit = make_model(scale, variant, 4, seed), time_limit / 2
         train(scale, short, seed, scale.short_updates)
