@@ -1459,6 +1459,9 @@ class SViTTForVideoTextRetrieval(SViTTModel):
                 outputs.itm_logits = self.itm_head(self.fuse_pairs(outputs, attention_mask, cls_only=True)[:, 0])
             return outputs
 
+        if video_ids is None:
+            first = torch.distributed.get_rank() * len(pixel_values) if self.gathers() else 0
+            video_ids = first + torch.arange(len(pixel_values), device=outputs.video_embeds.device)
         weights = self.config.loss_weight
         outputs.loss_itc = outputs.loss = weights["itc"] * self.itc_loss(outputs, video_ids)
         if weights["itm"]:
@@ -1471,14 +1474,14 @@ class SViTTForVideoTextRetrieval(SViTTModel):
             outputs.loss = outputs.loss + outputs.loss_itm
         return outputs
 
-    def itc_loss(self, outputs: SViTTOutput, video_ids: torch.Tensor | None) -> torch.Tensor:
+    def gathers(self) -> bool:
+        """Return whether the contrastive loss is of all processes."""
+        return self.config.itc_all_gather and torch.distributed.is_initialized()
+
+    def itc_loss(self, outputs: SViTTOutput, video_ids: torch.Tensor) -> torch.Tensor:
         """Return the contrastive loss; with `config.itc_all_gather`, of all processes, with gradient to each."""
         video_embeds, text_embeds = outputs.video_embeds, outputs.text_embeds
-        gathers = self.config.itc_all_gather and torch.distributed.is_initialized()
-        if video_ids is None:
-            first = torch.distributed.get_rank() * len(video_embeds) if gathers else 0
-            video_ids = first + torch.arange(len(video_embeds), device=video_embeds.device)
-        if gathers:
+        if self.gathers():
             from torch.distributed.nn.functional import all_gather  # not on every platform
 
             video_embeds, text_embeds, video_ids = (
@@ -1505,9 +1508,6 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         a negative (all ids equal, or B = 1) are left out of the mean.
         """
         video, text = outputs.video_model_output.last_hidden_state, outputs.text_model_output.last_hidden_state
-        batch_size, device = len(video), video.device
-        if video_ids is None:
-            video_ids = torch.arange(batch_size, device=device)
         is_same = video_ids[:, None] == video_ids
         logits_per_video = outputs.logits_per_video.detach() * float(self.config.itm_hard_neg)
         drawn_video_idx, has_negative = draw_negatives(logits_per_video.t(), is_same)
@@ -1536,12 +1536,9 @@ class SViTTForVideoTextRetrieval(SViTTModel):
         """
         video = outputs.video_model_output.last_hidden_state.detach()
         text = outputs.text_model_output.last_hidden_state.detach()
-        batch_size, device = len(video), video.device
-        if video_ids is None:
-            video_ids = torch.arange(batch_size, device=device)
-        losses, itm_logits = [], []
+        batch_size, losses, itm_logits = len(video), [], []
         num_parts = math.ceil(batch_size / self.config.itm_list_size)
-        for part in torch.arange(batch_size, device=device).tensor_split(num_parts):
+        for part in torch.arange(batch_size, device=video.device).tensor_split(num_parts):
             size, texts, ids = len(part), part.repeat(len(part)), video_ids[part]
             mask = None if attention_mask is None else attention_mask[texts]
             logits = self.itm_head(self.fuse(video[part], text[texts], mask, cls_only=True)[:, 0]).float()
