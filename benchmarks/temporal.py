@@ -83,18 +83,14 @@ FULL = Scale(800, 200, 50, 16, 5, 32, 200, 256, 4, 4, 64, 5e-4, 3, (4, 16, 32, 6
 TINY = Scale(4, 2, 2, 8, 3, 4, 8, 16, 2, 1, 64, 1e-3, 1, (4, 8))
 
 
-@dataclass(frozen=True)
 class Events(Dataset):
     """Pairs of twin clips (2, T, 3, 64, 64) and their captions, each a function of the seed, its row and the epoch."""
 
-    num_frames: int
-    num_colours: int
-    seed: int
-
-    def __post_init__(self):
-        vars(self)["orders"] = list(permutations(list(COLOURS)[: self.num_colours], 2))
+    def __init__(self, num_frames: int, num_colours: int, seed: int):
+        self.num_frames, self.seed = num_frames, seed
+        self.orders = list(permutations(list(COLOURS)[:num_colours], 2))
         captions = (f"[CLS] a {first} square and then a {second} square [SEP]" for first, second in self.orders)
-        vars(self)["input_ids"] = torch.tensor([[*map(WORDS.index, caption.split())] for caption in captions])
+        self.input_ids = torch.tensor([[*map(WORDS.index, caption.split())] for caption in captions])
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, list[int]]:
         rng, length = np.random.default_rng((self.seed, *key)), max(1, self.num_frames // 8)
