@@ -348,6 +348,8 @@ class SViTTConfig(PreTrainedConfig):
         for reader, name in (("text_config", "vision_config"), ("decoder_config", "text_config")):
             width, seen = getattr(self, reader).encoder_width, getattr(self, name).hidden_size
             _require(width == seen, f"`{reader}.encoder_width` ({width}) must equal `{name}.hidden_size` ({seen}).")
+            first, depth = getattr(self, reader).fusion_layer, getattr(self, reader).num_hidden_layers
+            _require(first < depth, f"`{reader}.fusion_layer` ({first}) must be below `num_hidden_layers` ({depth}).")
         size = self.itm_list_size
         _require(size is None or size >= 2, f"`itm_list_size` must be None or at least 2, got {size}.")
         for name in self.loss_weight:

@@ -788,7 +788,7 @@ class SViTTCrossAttention(SViTTAttention):
             type(one) is nn.Linear and type(one.weight) is nn.Parameter and one.weight.device == video.device
             for one in (self.key, self.value)
         )
-        return torch.is_grad_enabled() or is_cheaper or not is_plain
+        return self.training or torch.is_grad_enabled() or is_cheaper or not is_plain  # the other way has no dropout
 
     def attend_unprojected(self, query, video, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `attend` does, of queries (B, h, Q, d) and tokens (B, 1, n, W) that are not projected.
@@ -925,6 +925,7 @@ class SViTTPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities: tuple[str, ...] = ("video", "text")
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # losses are means over the batch: Trainer divides them where gradients accumulate
     _no_split_modules = ["SViTTVisionEmbeddings", "SViTTVisionLayer", "BertEmbeddings", "SViTTTextLayer"]
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -1109,7 +1110,9 @@ class SViTTTextModel(SViTTPreTrainedModel):
             `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
         mode, layers = self.layers_of_mode(mode, input_ids, text_embeds, encoder_hidden_states)
-        cache = self.decoder_cache(cache) if use_cache and self.config.is_decoder else None
+        makes_cache = use_cache and not (self.training and self.is_activation_checkpointing)
+        has_cache = self.config.is_decoder and (cache is not None or makes_cache)
+        cache = self.decoder_cache(cache) if has_cache else None
         hidden_states = text_embeds
         if hidden_states is None:
             num_cached = 0 if cache is None else cache.get_seq_length()
@@ -1402,9 +1405,9 @@ class SViTTModel(SViTTPreTrainedModel):
         fused = self.fuse(video_hidden_states, text_hidden_states, attention_mask, cls_only=True, video_mask=video_mask)
         cls, head = fused[:, 0], self.itm_head
         with torch.autocast(fused.device.type, enabled=False):
-            if type(head) is nn.Linear:  # in half precision, scores would tie
+            if type(head) is nn.Linear and head.weight.device == cls.device:  # in half precision, scores would tie
                 return F.linear(cls.float(), head.weight.float(), head.bias.float())[:, 1]
-            return head(cls)[:, 1].float()  # with LoRA, or quantised
+            return head(cls)[:, 1].float()  # with LoRA, quantised or offloaded
 
     def similarity(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
         """Return cosines over the temperature, (videos, texts) float32 under any autocast."""
@@ -1749,7 +1752,8 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel, GenerationMixin):
 
         loss = answer_loss = None
         if labels is not None:
-            targets = decoder_input_ids.masked_fill(decoder_attention_mask == 0, -100)[:, 1:]
+            is_padding = (labels == pad_token_id) | (decoder_attention_mask == 0)
+            targets = labels.masked_fill(is_padding, -100)[:, 1:]
             nll = F.cross_entropy(outputs.logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
             answer_loss = nll.sum(dim=1)
             weights = torch.ones_like(answer_loss) if answer_weights is None else answer_weights
@@ -1868,6 +1872,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel, GenerationMixin):
         nll = self.shortlist_nll(start, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
         probs = pool_clips(scores, ensemble).masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
+        probs = probs.nan_to_num(0.0)  # of questions without candidates
         probs, order = probs.sort(dim=1, descending=True, stable=True)
         return shortlist.gather(1, order), probs
 

@@ -26,6 +26,7 @@ from svitt import SViTTConfig, SViTTTextConfig, SViTTTextDecoderConfig, SViTTVis
         (SViTTTextConfig, {"hidden_act": "__import__"}, "`hidden_act`"),
         (SViTTConfig, {"text_config": {"encoder_width": 24}}, "`text_config.encoder_width` (24) must equal"),
         (SViTTConfig, {"decoder_config": {"encoder_width": 24}}, "`decoder_config.encoder_width` (24) must equal"),
+        (SViTTConfig, {"text_config": {"fusion_layer": 12}}, "`text_config.fusion_layer` (12) must be below"),
         (SViTTConfig, {"loss_weight": {"itx": 1.0}}, "'itx'"),
         (SViTTVisionConfig, {"num_frames": "4"}, "num_frames"),
     ],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import AutoModel
+from transformers import AutoModel, Trainer, TrainingArguments
 
 from svitt import (
     SViTTConfig,
@@ -103,6 +103,24 @@ def test_plain_trainers_train_and_evaluate(run_section, capsys):
     printed = capsys.readouterr().out
     assert found["trainer"].state.global_step == 2 and found["ids"].shape[0] == 1
     assert re.search(r"^\d+\.\d+$", printed, re.MULTILINE), printed  # eval_loss
+
+
+def test_gradients_that_trainer_accumulates_are_those_of_the_whole_batch(place, tmp_path, inputs):
+    config = SViTTConfig.from_pretrained(place / "answers")
+    config.vision_config.sparse_random_attn = None
+    for part in (config.vision_config, config.text_config, config.decoder_config):
+        part.hidden_dropout_prob = part.attention_probs_dropout_prob = part.drop_path_rate = 0.0
+    inputs |= {"labels": torch.tensor([[2, 7, 3], [2, 8, 3]])}
+    rows = [{name: values[i] for name, values in inputs.items()} for i in range(2)]
+    weights = []
+    for batch_size, steps in ((2, 1), (1, 2)):
+        model = SViTTForVideoQuestionAnswering.from_pretrained(place / "answers", config=config)
+        options = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": steps, "max_steps": 1}
+        options |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+        arguments = TrainingArguments(tmp_path, remove_unused_columns=False, report_to="none", use_cpu=True, **options)
+        Trainer(model, arguments, train_dataset=rows).train()
+        weights.append(model.state_dict())
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
 
 
 def test_generation_settings_count_and_are_saved(place, tmp_path, inputs):

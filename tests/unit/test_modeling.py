@@ -565,7 +565,42 @@ def test_a_decoder_goes_on_from_its_cache_by_either_name(name):
     torch.testing.assert_close(actual, expected[:, 4:], rtol=1e-4, atol=1e-5)
 
 
+def test_labels_are_what_is_asked_for_whatever_the_decoder_reads():
+    model = task_model(SViTTForVideoQuestionAnswering)
+    labels = answers()[:2]
+    expected = model(clips(), *texts(), labels=labels).answer_loss
+    inputs = {"decoder_input_ids": labels, "decoder_attention_mask": (labels != 0).long()}
+    torch.testing.assert_close(model(clips(), *texts(), labels=labels, **inputs).answer_loss, expected)
+    first_word = labels.clone()
+    first_word[:, 2:] = -100
+    outputs = model(clips(), *texts(), labels=first_word, **inputs)
+    nll = F.cross_entropy(outputs.logits[:, 0], labels[:, 1], reduction="none")
+    torch.testing.assert_close(outputs.answer_loss, nll)
+
+
+def test_a_question_without_candidates_has_no_answer():
+    model = task_model(SViTTForVideoQuestionAnswering)
+    candidates = torch.tensor([[0, 1], [-1, -1]])
+    ranked, probs = model.rank_answers(clips(), *texts(), answers(), candidates=candidates)
+    torch.testing.assert_close(probs.sum(1), torch.tensor([1.0, 0.0]))
+    assert ranked[1].tolist() == [-1, -1] and probs[1].tolist() == [0, 0]
+
+
+def test_dropout_without_gradients():
+    model = task_model(SViTTModel, text={"attention_probs_dropout_prob": 0.5}).train()
+    tokens, states = torch.randn(1, 200, 24), torch.randn(2, 6, 24)
+    with torch.no_grad():
+        assert not torch.equal(model.fuse(tokens, states), model.fuse(tokens, states))
+
+
 # ---- Gradient checkpointing: decision 15
+
+
+def test_decoder_checkpoints_without_a_cache():
+    decoder = task_model(SViTTForVideoQuestionAnswering).text_decoder.train()
+    decoder.activation_checkpointing_enable()
+    outputs = decoder(texts()[0], encoder_hidden_states=torch.randn(2, 5, 24))
+    outputs.logits.sum().backward()
 
 
 @pytest.mark.parametrize(("strategy", "order"), [("cls_attn", "none"), ("random", "hilbert")])
