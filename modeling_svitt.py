@@ -1110,8 +1110,8 @@ class SViTTTextModel(SViTTPreTrainedModel):
             `(batch_size, 1, hidden_size)`, and the last layer drops no video tokens.
         """
         mode, layers = self.layers_of_mode(mode, input_ids, text_embeds, encoder_hidden_states)
-        makes_cache = use_cache and not (self.training and self.is_activation_checkpointing)
-        has_cache = self.config.is_decoder and (cache is not None or makes_cache)
+        runs_twice = self.training and self.is_activation_checkpointing and torch.is_grad_enabled()
+        has_cache = self.config.is_decoder and (cache is not None or use_cache and not runs_twice)
         cache = self.decoder_cache(cache) if has_cache else None
         hidden_states = text_embeds
         if hidden_states is None:
