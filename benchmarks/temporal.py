@@ -13,8 +13,8 @@ their own caption than to their twin's: 50 % for a model blind to time.
 All variants of a seed learn from the same batches by contrast, in a `SViTTTrainer` at a constant rate. They start with
 random weights, or from a model of 4 frames that learned the task, whose updates count. First the CPU time of an update
 is measured, in turn; then each variant gets as many updates as take the time of `updates` dense ones. So curves tell of
-equal updates and of equal time, whatever else the machine does meanwhile. runs.jsonl gets a line as a run ends, and an
-interrupted call goes on from there.
+equal updates and of equal time, whatever else the machine does meanwhile. runs.jsonl (full.jsonl, tiny.jsonl) gets a
+line as a run ends, and an interrupted call goes on from there.
 """
 
 import argparse
@@ -283,13 +283,14 @@ def plot(rows: list[dict], path: Path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of runs.jsonl and curves.png")
+    parser.add_argument("--output", type=Path, required=True, help="folder of runs.jsonl and runs.png")
     parser.add_argument("--full", action="store_true", help="a larger model, for a GPU")
     parser.add_argument("--tiny", action="store_true", help="a size that tells nothing, to try this out")
     parser.add_argument("--seeds", type=int, help="(default: 3)")
     parser.add_argument("--jobs", type=int, help="runs at a time, of a thread each (default: 2, on a GPU 1)")
     args = parser.parse_args()
-    scale, log = FULL if args.full else TINY if args.tiny else Scale(), args.output / "runs.jsonl"
+    name, scale = ("full", FULL) if args.full else ("tiny", TINY) if args.tiny else ("runs", Scale())
+    log = args.output / f"{name}.jsonl"
     args.output.mkdir(parents=True, exist_ok=True)
 
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -315,9 +316,9 @@ def main():
         print(f"From {start}:", markdown(summarise([row for row in runs if row["start"] == start])), sep="\n\n")
     print(markdown([row for row in rows if "frames" in row]), sep="\n\n")
     try:
-        plot(runs, args.output / "curves.png")
+        plot(runs, log.with_suffix(".png"))
     except ImportError:
-        print("\nNo curves.png, as matplotlib is not installed.")
+        print("\nNo figure, as matplotlib is not installed.")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_what_learns_order_is_told_for_all_variants_and_goes_on_where_it_was(tmp
     variants = ["dense", "edges", "edges, fixed", "nodes", "both"]
     cells = [line.strip("| ").split(" | ") for line in table[table.index("From") :].splitlines() if "|" in line]
     assert [line[0] for line in cells if line[0] in variants] == 2 * variants
-    log = (tmp_path / "runs.jsonl").read_text()
+    log = (tmp_path / "tiny.jsonl").read_text()
     rows = [json.loads(line) for line in log.splitlines()]
     runs = {tuple(row["key"]): row["curve"] for row in rows if "key" in row}
     assert len(runs) == 10 and len(rows) == 10 + 2 * 5  # and what an update costs, by the number of frames
@@ -77,7 +77,7 @@ def test_what_learns_order_is_told_for_all_variants_and_goes_on_where_it_was(tmp
     assert first["update"] == 0 and first["seconds"] > 0  # those of the model of 4 frames
     again = run("temporal", "--output", tmp_path, "--tiny")
     assert again[again.index("From") :] == table[table.index("From") :]
-    assert (tmp_path / "runs.jsonl").read_text() == log
+    assert (tmp_path / "tiny.jsonl").read_text() == log
 
 
 @pytest.mark.slow
