@@ -2,7 +2,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """Do sparse edges and nodes learn which of two events was first, in clips of 1,024 tokens, and at what cost?
 
-    python benchmarks/temporal.py --output results          # two cores, an hour
+    python benchmarks/temporal.py --output results          # two cores, half an hour
     python benchmarks/temporal.py --output results --full   # a GPU, 15 minutes
     python benchmarks/temporal.py --output results --tiny   # half a minute, at a size that tells nothing
 
