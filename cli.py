@@ -28,12 +28,11 @@ from .errors import CommandLine, InputError, exit_on_bad_input, not_found
 def main(arguments: list[str] | None = None):
     """Run `svitt`; the exit code is 2 where the command line or a file is wrong."""
     words = in_our_spelling(sys.argv[1:] if arguments is None else arguments)
-    args = vars(build_parser().parse_args(words))
-    run, prog = args.pop("run"), args.pop("prog")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries are for people who look
-    with exit_on_bad_input(prog):
-        sys.exit(run(**args))
+    with exit_on_bad_input(" ".join(["svitt", *words[:1]])):
+        args = vars(build_parser().parse_args(words))
+        sys.exit(args.pop("run")(**args))
 
 
 def build_parser() -> CommandLine:
@@ -72,7 +71,7 @@ def add_command(commands, name: str, run, help: str, usage: str):
     """Add a command that calls `run` with its options; return what adds a group of these."""
     described = f"{help[0].upper()}{help[1:]}."
     parser = commands.add_parser(name, help=help, description=described, usage=f"svitt {name} {usage}")
-    parser.set_defaults(run=run, prog=f"svitt {name}")
+    parser.set_defaults(run=run)
 
     def group(title: str):
         """Return a function that adds an option to a new group."""
