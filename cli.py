@@ -56,11 +56,15 @@ class Version(argparse.Action):
 
 
 def in_our_spelling(words: list[str]) -> list[str]:
-    """Return a command line whose options have underscores, as those of Transformers' scripts, not hyphens."""
+    """Return a command line whose options have underscores, as those of Transformers' scripts, not hyphens.
+
+    Numbers such as -1e-3 get a space in front, lest argparse take them for options.
+    """
     if words[:2] == ["convert", "expand"]:
         words = ["convert expand", *words[2:]]
     end = words.index("--") if "--" in words else None  # behind it are no options
     options = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words[:end]]
+    options = [re.sub(r"^-[\d.]+[eE][-+]?\d+$", r" \g<0>", word) for word in options]
     return options + words[len(options) :]
 
 

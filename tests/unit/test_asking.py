@@ -119,6 +119,9 @@ def test_options_of_a_search(index, search, tmp_path):
     code, out, _ = search(SENTENCE, "--min_similarity", 2)
     assert (code, out) == (0, "nothing found\n")
     assert search(SENTENCE, "--min_similarity", 2, "--json")[:2] == (0, "[]\n")
+    code, out, _ = search(SENTENCE, "--json", "--min_similarity", f"{index.search(SENTENCE)[1].similarity:e}")
+    found = [hit["similarity"] for hit in json.loads(out)]
+    assert code == 0 and 0 < len(found) < 8 and -1 < min(found) < 0  # which argparse alone would take for an option
     name = sorted(index.videos())[3]
     code, out, _ = search(SENTENCE, "--json", "--where", f"video = '{name}'")
     assert [hit["video"] for hit in json.loads(out)] == [name]
