@@ -292,6 +292,8 @@ def search(words: list[str], video: str | None, model_name_or_path: str | None, 
     must_be_named = video is not None or any(" " in word for word in words[1:])  # behind it is a sentence in quotes
     folder = words.pop(0) if words and (is_named or must_be_named) else DEFAULT_INDEX
     check_there(folder, "index; `svitt index VIDEOS` makes one")
+    if video is not None:
+        check_there(video)
     from .search.console import answer, answer_lines
     from .search.index import SViTTIndex
 

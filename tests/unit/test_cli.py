@@ -127,6 +127,7 @@ FAULTS = {
     "no shell": ("completion basch", "Did you mean bash?"),
     "no videos": ("index ful", "ful: there is no such file or folder. Did you mean full?"),
     "no video to ask about": ("ask text.mp what is it", "text.mp: there is no such file. Did you mean text.pth?"),
+    "no photo to search by": ("search full --image text.mp", "text.mp: there is no such file. Did you mean text.pth?"),
     "no index": ("search dogs", "svitt_index: there is no such index; `svitt index VIDEOS` makes one."),
     "no index of that name": (
         "search out --video text.pth",
