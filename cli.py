@@ -28,12 +28,11 @@ from .errors import CommandLine, InputError, exit_on_bad_input, not_found
 def main(arguments: list[str] | None = None):
     """Run `svitt`; the exit code is 2 where the command line or a file is wrong."""
     words = in_our_spelling(sys.argv[1:] if arguments is None else arguments)
-    args = vars(build_parser().parse_args(words))
-    run, prog = args.pop("run"), args.pop("prog")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries are for people who look
-    with exit_on_bad_input(prog):
-        sys.exit(run(**args))
+    with exit_on_bad_input(" ".join(["svitt", *words[:1]])):
+        args = vars(build_parser().parse_args(words))
+        sys.exit(args.pop("run")(**args))
 
 
 def build_parser() -> CommandLine:
@@ -57,11 +56,15 @@ class Version(argparse.Action):
 
 
 def in_our_spelling(words: list[str]) -> list[str]:
-    """Return a command line whose options have underscores, as those of Transformers' scripts, not hyphens."""
+    """Return a command line whose options have underscores, as those of Transformers' scripts, not hyphens.
+
+    Numbers such as -1e-3 get a space in front, lest argparse take them for options.
+    """
     if words[:2] == ["convert", "expand"]:
         words = ["convert expand", *words[2:]]
     end = words.index("--") if "--" in words else None  # behind it are no options
     options = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words[:end]]
+    options = [re.sub(r"^-[\d.]+[eE][-+]?\d+$", r" \g<0>", word) for word in options]
     return options + words[len(options) :]
 
 
@@ -72,7 +75,7 @@ def add_command(commands, name: str, run, help: str, usage: str):
     """Add a command that calls `run` with its options; return what adds a group of these."""
     described = f"{help[0].upper()}{help[1:]}."
     parser = commands.add_parser(name, help=help, description=described, usage=f"svitt {name} {usage}")
-    parser.set_defaults(run=run, prog=f"svitt {name}")
+    parser.set_defaults(run=run)
 
     def group(title: str):
         """Return a function that adds an option to a new group."""
@@ -289,6 +292,8 @@ def search(words: list[str], video: str | None, model_name_or_path: str | None, 
     must_be_named = video is not None or any(" " in word for word in words[1:])  # behind it is a sentence in quotes
     folder = words.pop(0) if words and (is_named or must_be_named) else DEFAULT_INDEX
     check_there(folder, "index; `svitt index VIDEOS` makes one")
+    if video is not None:
+        check_there(video)
     from .search.console import answer, answer_lines
     from .search.index import SViTTIndex
 

@@ -130,13 +130,20 @@ def sentence_of(error: Exception) -> str:
 def exit_on_bad_input(command: str | None = None) -> Iterator[None]:
     """End a command, by default the running script, with one sentence on stderr instead of a traceback.
 
-    The exit code is 2 for bad input, a full disk or a lost worker, and 130 for Ctrl-C. Of several processes only the
-    main one speaks, but each does about its own disk.
+    The exit code is 2 for bad input, a full disk or a lost worker, 130 for Ctrl-C, and 141, with no sentence, where the
+    reader of a pipe has gone, as `head` does. Of several processes only the main one speaks, but each does about its
+    own disk.
     """
     code, is_of_all = 2, os.environ.get("RANK", "0") == "0"
     try:
-        yield
+        try:
+            yield
+        finally:
+            print(end="", flush=True)  # here, where a pipe without a reader is caught, not at Python's own end
         return
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         code, sentence = 130, "interrupted."
     except ArgumentError as error:

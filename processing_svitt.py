@@ -170,7 +170,7 @@ def check_span(start, end, video_end: float | None) -> tuple[float, float]:
     begins_after = start >= video_end - ROUNDING
     if begins_after or 2 * video_end - start < end < math.inf:
         where = "begins" if begins_after else "lies for the most part"
-        advice = "if these are milliseconds, say so with `unit`"
+        advice = "annotations in milliseconds say so with `unit`"
         raise VideoDecodeError(f"{name} {where} after the end of the video, at {video_end:.5g} s; {advice}")
     return start, end
 

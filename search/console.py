@@ -2,7 +2,6 @@
 """`svitt search`: the answer to one query, or to one after another in the same process."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -48,9 +47,6 @@ def answer_lines(index: SViTTIndex, as_json: bool, output_dir: str | None, **set
             asked = re.fullmatch(r"like (\d+)", line)
             query = {"like": numbered(hits, int(asked[1])), "locate": False} if asked else {"text": line}
             hits = answer(index, as_json, output_dir, **settings | query)
-        except BrokenPipeError:  # the reader has had enough, as `head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its end
-            return
         except ArgumentError:  # of the options, which are the same for all lines
             raise
         except (InputError, VideoDecodeError) as error:

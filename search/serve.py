@@ -96,8 +96,14 @@ def build_app(library: Library) -> FastAPI:
         yield
         library.close()
 
-    everywhere = [Depends(refuse_strangers)]
-    app = FastAPI(title="SViTT", dependencies=everywhere, lifespan=lifespan, default_response_class=AsciiResponse)
+    app = FastAPI(
+        title="SViTT",
+        dependencies=[Depends(refuse_strangers)],
+        lifespan=lifespan,
+        default_response_class=AsciiResponse,
+        docs_url=None,  # these two pages would load scripts from elsewhere
+        redoc_url=None,
+    )
     found_hits: Any = Depends(find)
     named_hit: Any = Depends(the_hit)
     kept = {"Cache-Control": "private, max-age=3600"}

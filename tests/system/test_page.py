@@ -140,7 +140,8 @@ def test_search_play_ask_and_go_back(index, server, visit):
     assert (
         state["src"].startswith("/video/") and state["error"] is None and state["duration"] == pytest.approx(3, abs=0.1)
     )
-    assert state["src"].endswith(f"#t={hits[0].best_time:.2f}") and state["time"] > hits[0].best_time
+    assert state["src"].endswith(f"#t={hits[0].best_time:.2f},{hits[0].end:.2f}")
+    assert state["time"] > hits[0].best_time
     page.get_by_text("Numbers").click()
     expect(page.get_by_text(f"file: {hits[0].video}")).to_be_visible()
     page.get_by_text("What the model looks at").click()
@@ -186,6 +187,9 @@ def test_refused_queries_leave_no_stale_hits(server, visit):
     expect(page.locator("#error")).to_be_hidden()
     search(page, "a red dog")
     expect(page.locator("#status")).to_contain_text("The model does not know: dog.")
+    expect(page.locator("#status")).not_to_contain_text("open a hit")
+    search(page, "a red circle?")
+    expect(page.locator("#status")).to_contain_text("to ask a question, open a hit.")
 
 
 def test_a_visitor_may_be_faster_than_the_server(server, visit, monkeypatch):
@@ -296,7 +300,8 @@ def test_long_films_of_all_kinds_play_from_their_moments(demo, visit, tmp_path):
             assert state["error"] is None and state["width"], name
             is_whole = name.startswith("own")
             assert state["src"].startswith("/video/" if is_whole else "/clip/"), name
-            assert state["src"].endswith(f"#t={hit.best_time - (0 if is_whole else hit.start):.2f}"), name
+            begin, end = (time - (0 if is_whole else hit.start) for time in (hit.best_time, hit.end))
+            assert state["src"].endswith(f"#t={begin:.2f}" + f",{end:.2f}" * (end > begin)), name
             if name != "photo.png":
                 other = page.get_by_role("group", name="Hits in this video").locator("[aria-current=false]")
                 expect(other).to_have_count(1)
@@ -342,7 +347,7 @@ def test_indexing_is_seen_after_a_reload_and_by_another_visitor(demo, visit, tmp
         other.locator("#adding summary").click()
         other.get_by_label("A folder on this machine").fill("/tmp")
         other.keyboard.press("Enter")
-        expect(other.locator("#error")).to_have_text("Indexing is going on already; wait for its end.")
+        expect(other.locator("#add-error")).to_have_text("Indexing is going on already; wait for its end.")
         steps.release(1000)
         for visitor in (page, other):
             expect(visitor.locator("#job-told")).to_contain_text("Videos: 9 added")
@@ -355,17 +360,42 @@ def test_indexing_is_seen_after_a_reload_and_by_another_visitor(demo, visit, tmp
 
 
 def test_files_are_uploaded_and_indexed_in_one_go(demo, visit, tmp_path):
-    videos = sorted((demo / "data/videos").glob("test_*"))[:2]
+    """Those with a bad name are named; the others are taken."""
+    videos, bad = sorted((demo / "data/videos").glob("test_*"))[:2], demo / "data/test.json"
     with serving(tmp_path / "index", str(demo / "model")) as server:
         page = visit(server)
-        page.get_by_label("or files to upload").set_input_files([*videos, demo / "data/test.json"])
+        page.get_by_label("or files to upload").set_input_files([bad])
         page.get_by_role("button", name="Index").click()
-        expect(page.locator("#error")).to_have_text("test.json: is no video or photo by its name.")
-        page.get_by_label("or files to upload").set_input_files(videos)
+        expect(page.locator("#add-error")).to_have_text("test.json: is no video or photo by its name.")
+        page.get_by_label("or files to upload").set_input_files([videos[0], bad, videos[1]])
         page.get_by_role("button", name="Index").click()
         expect(page.get_by_text("2 videos, 2 spans to search.")).to_be_visible()
+        expect(page.locator("#add-error")).to_have_text("test.json: is no video or photo by its name.")
         search(page, SENTENCE)
         expect(page.locator(".card")).to_have_count(2)
+
+
+def test_a_hit_pauses_at_its_end_and_then_plays_on(demo, visit, tmp_path):
+    write_film(tmp_path / "film.mp4", "libx264", seconds=12)
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=3, stride_seconds=3)
+    index.add([tmp_path])
+    [hit] = [hit for hit in index.search(SENTENCE, locate=True) if hit.start == 3]
+    has_paused = "() => document.querySelector('video').currentTime > 1 && document.querySelector('video').paused"
+    with serving(index.folder) as server:
+        page = visit(server, f"/?q={SENTENCE}&where=start+%3D+3")
+        page.locator(".card").wait_for(state="attached")
+        if page.locator("#misfits").is_visible():
+            page.locator("#misfits summary").click()
+        cards(page).click()
+        assert hit.best_time < played(page)["time"] < hit.end
+        page.wait_for_function(has_paused)
+        ended = page.evaluate("document.querySelector('video').currentTime")
+        assert hit.end <= ended < hit.end + 0.5
+        assert played(page)["time"] > ended
+        page.goto(server.address)  # there, a card is the whole video
+        cards(page).click()
+        played(page)
+        page.wait_for_function("() => document.querySelector('video').currentTime > 4")
 
 
 def test_a_phone_and_the_dark(server, visit):

@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -126,6 +127,7 @@ FAULTS = {
     "no shell": ("completion basch", "Did you mean bash?"),
     "no videos": ("index ful", "ful: there is no such file or folder. Did you mean full?"),
     "no video to ask about": ("ask text.mp what is it", "text.mp: there is no such file. Did you mean text.pth?"),
+    "no photo to search by": ("search full --image text.mp", "text.mp: there is no such file. Did you mean text.pth?"),
     "no index": ("search dogs", "svitt_index: there is no such index; `svitt index VIDEOS` makes one."),
     "no index of that name": (
         "search out --video text.pth",
@@ -193,6 +195,19 @@ def test_the_version_is_that_of_the_package(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_buffered", [True, False])
+@pytest.mark.parametrize("words", ["completion bash", "--version"])
+def test_a_reader_who_has_gone_ends_a_command_without_a_word(words, is_buffered):
+    """As with `| head`, which has what it wanted."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if is_buffered else "1"}
+    command = [sys.executable, "-m", "svitt.cli", *words.split()]
+    done = subprocess.run(command, stdout=ours, stderr=subprocess.PIPE, text=True, timeout=300, env=environment)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_names_that_are_no_text_are_printed(folders, tmp_path):
     (tmp_path / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"no video")
     words = ["index", tmp_path, "--index", tmp_path / "index", "--model", folders / "svitt", "--json"]

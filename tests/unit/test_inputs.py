@@ -125,9 +125,9 @@ def test_spans_are_a_batch_and_what_is_not_said_is_the_beginning_or_the_end(vide
 @pytest.mark.parametrize(
     "start, end, message",
     [
-        (70, 80, "its span from 70 to 80 s begins after the end of the video, at 0.96 s; if these are milliseconds, "),
+        (70, 80, "its span from 70 to 80 s begins after the end of the video, at 0.96 s; annotations in milliseconds "),
         (0.96, None, "its span from 0.96 s on begins after the end of the video, at 0.96 s"),
-        (0, 2000, "its span from 0 to 2000 s lies for the most part after the end of the video, at 0.96 s; if these"),
+        (0, 2000, "its span from 0 to 2000 s lies for the most part after the end of the video, at 0.96 s; "),
         (3, 3, "its span from 3 to 3 s is none: it must begin at 0 or later, and end after that"),
         (3, 2.5, "its span from 3 to 2.5 s is none"),
         (-1, 2, "its span from -1 to 2 s is none"),

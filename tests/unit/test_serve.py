@@ -199,6 +199,8 @@ def test_the_page_is_one_file_that_loads_nothing_from_elsewhere(server):
     assert not re.findall(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|https?://(?!www\.w3\.org)", page
     )
+    assert server.ask("/docs")[0] == server.ask("/redoc")[0] == 404  # FastAPI's load scripts from elsewhere
+    assert "/search" in server.ask("/openapi.json")[1]["paths"]
 
 
 def test_what_is_indexed_is_told(index, server):
