@@ -22,22 +22,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from transformers import set_seed
+from transformers.hf_argparser import HfArg
+
+from svitt import SViTTForPreTraining
+from svitt.data import annotations, loaders, presets
+from svitt.distributed import write_whole
 from svitt.errors import InputError, exit_on_bad_input
-
-with exit_on_bad_input():  # these take seconds, in which one may press Ctrl-C
-    from transformers import set_seed
-    from transformers.hf_argparser import HfArg
-
-    from svitt import SViTTForPreTraining
-    from svitt.data import annotations, loaders, presets
-    from svitt.distributed import write_whole
-    from svitt.evaluation import retrieval
-    from svitt.evaluation.clips import VideoReader
-    from svitt.training import start
-    from svitt.training.card import describe_and_publish, write_results, write_settings
-    from svitt.training.checkpoints import find_checkpoint
-    from svitt.training.options import parse_options
-    from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
+from svitt.evaluation import retrieval
+from svitt.evaluation.clips import VideoReader
+from svitt.training import start
+from svitt.training.card import describe_and_publish, write_results, write_settings
+from svitt.training.checkpoints import find_checkpoint
+from svitt.training.options import parse_options
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 @dataclass

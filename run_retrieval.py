@@ -18,25 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import pyarrow.parquet as pq
+from safetensors.torch import save_file
+from transformers import set_seed
+from transformers.hf_argparser import HfArg
+
+from svitt import SViTTForVideoTextRetrieval
+from svitt.conversion.loading import COMPARING, load_model_and_processor
+from svitt.data import annotations, loaders, presets
+from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
-
-with exit_on_bad_input():  # these take seconds, in which one may press Ctrl-C
-    import pyarrow.parquet as pq
-    from safetensors.torch import save_file
-    from transformers import set_seed
-    from transformers.hf_argparser import HfArg
-
-    from svitt import SViTTForVideoTextRetrieval
-    from svitt.conversion.loading import COMPARING, load_model_and_processor
-    from svitt.data import annotations, loaders, presets
-    from svitt.distributed import write_whole
-    from svitt.evaluation import retrieval
-    from svitt.evaluation.clips import VideoReader
-    from svitt.training import start
-    from svitt.training.card import describe_and_publish, write_results, write_settings
-    from svitt.training.checkpoints import find_checkpoint
-    from svitt.training.options import parse_options
-    from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
+from svitt.evaluation import retrieval
+from svitt.evaluation.clips import VideoReader
+from svitt.training import start
+from svitt.training.card import describe_and_publish, write_results, write_settings
+from svitt.training.checkpoints import find_checkpoint
+from svitt.training.options import parse_options
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 @dataclass(kw_only=True)

@@ -17,21 +17,19 @@ A pre-trained model has no decoder of answers yet: it begins as its fusion layer
 from functools import partial
 from pathlib import Path
 
+from transformers import set_seed
+
+from svitt import SViTTForVideoQuestionAnswering
+from svitt.data import loaders, presets
+from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
-
-with exit_on_bad_input():  # these take seconds, in which one may press Ctrl-C
-    from transformers import set_seed
-
-    from svitt import SViTTForVideoQuestionAnswering
-    from svitt.data import loaders, presets
-    from svitt.distributed import write_whole
-    from svitt.evaluation import answering
-    from svitt.evaluation.clips import VideoReader
-    from svitt.training import start
-    from svitt.training.card import describe_and_publish, write_results, write_settings
-    from svitt.training.checkpoints import find_checkpoint
-    from svitt.training.options import parse_options
-    from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
+from svitt.evaluation import answering
+from svitt.evaluation.clips import VideoReader
+from svitt.training import start
+from svitt.training.card import describe_and_publish, write_results, write_settings
+from svitt.training.checkpoints import find_checkpoint
+from svitt.training.options import parse_options
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 def main():

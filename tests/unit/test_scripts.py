@@ -2,9 +2,6 @@
 """The three scripts beyond what the contract suite runs: presets, settings, cards, publishing, faults."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -295,15 +292,6 @@ def test_a_fault_is_one_sentence_and_exit_code_2(demo, tmp_path, monkeypatch, ta
     assert ended.code == 2 and "Traceback" not in ended.err and sentence.endswith("."), ended.err
     assert all(word in sentence for word in words), sentence
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("task", ["pretraining", "retrieval", "videoqa"])
-def test_ctrl_c_while_libraries_load_is_a_word(tmp_path, task):
-    (tmp_path / "transformers.py").write_text("raise KeyboardInterrupt")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, ROOT / f"run_{task}.py"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"run_{task}.py: interrupted.\n")
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(demo, small_disk, tmp_path):
