@@ -331,8 +331,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     return next((stream for stream in streams if stream.disposition & kind.default), streams[0])
 
 
-def _packets(container: InputContainer, stream: VideoStream, damage: list[str] | None = None) -> Iterator:
-    """The packets of a stream but for empty ones, which would end decoding."""
+def _packets(container: InputContainer, stream: VideoStream | list, damage: list[str] | None = None) -> Iterator:
+    """The packets of a stream, or of some, but for empty ones, which would end decoding."""
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except av.error.PermissionError:  # -1, with which old demuxers, such as that of NSV, say that this is the end

@@ -21,9 +21,12 @@ from hypothesis import strategies as st
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTModel, SViTTProcessor
 from svitt.errors import InputError
 from svitt.search import Hit, SViTTIndex
+from svitt.processing_svitt import read_video
 from svitt.search.folder import locked, remove_videos
+from svitt.search.export import export
 from svitt.search.hits import hits_table
 from svitt.search.spans import Span, cut
+from svitt.search.library import Library
 from svitt.search.table import COLUMNS, SpanTable
 
 ROOT = Path(__file__).parents[2]
@@ -296,6 +299,11 @@ def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(val_video
     shutil.copy(paths[2], os.fsencode(val_videos) + b"/lat\xe9.mp4")
     scandir = os.scandir
 
+    [hit] = index.search("a red circle")
+    written, _ = read_video(export(hit, tmp_path / "clips"))
+    np.testing.assert_allclose(written.mean((1, 2, 3)), read_video(hit.video, damaged="use")[0].mean((1, 2, 3)), atol=3)
+    library = Library(index.folder, qa_model=str(ROOT / "examples/tiny/ask"))
+    assert library.ask(hit, "what color is it first?", [])["answers"] and library.patches(hit, "a red circle")
     def refuse(path):
         if not isinstance(path, int) and os.path.basename(path) == "locked":
             raise PermissionError(errno.EACCES, "Permission denied", path)
