@@ -43,8 +43,8 @@ EXAMPLES = (
 class GoneError(InputError):
     """A video that a visitor names is not in the index, or not any more."""
 
-    def __init__(self):
-        super().__init__("This video is not in the index any more; search again.")
+    def __str__(self) -> str:
+        return "This video is not in the index any more; search again."
 
 
 class Library:
