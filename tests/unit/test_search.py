@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tarfile
+import time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,6 +157,16 @@ def test_hits_whose_video_is_gone_or_has_changed_come_last_with_a_note(val_video
     hits = index.search(SENTENCE, top_k=8)
     assert [hit.video for hit in hits[:6]] == rest and {hit.video for hit in hits[6:]} == {gone, changed}
     assert {hit.score for hit in hits[6:]} == {None} and all("gone or changed" in hit.note for hit in hits[6:])
+
+
+def test_many_hits_are_found_in_time_that_grows_as_their_number(demo, tmp_path):
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), tokens="none")
+    row = dict.fromkeys(COLUMNS, 0) | {"shard": "", "embedding": np.ones(index.model.config.embed_dim, np.float32)}
+    rows = [row | {"video": f"{i}.mp4", "version": str(i), "start": 0.0, "end": 9.0} for i in range(20_000)]
+    index.table.add(rows)
+    start = time.process_time()
+    assert len(index.search(SENTENCE, top_k=20_000, rerank=False)) == 20_000
+    assert time.process_time() - start < 10
 
 
 def test_a_shortlist_is_full_although_spans_overlap(demo, val_videos, tmp_path):
