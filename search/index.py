@@ -133,7 +133,7 @@ class SViTTIndex:
             model_name_or_path: folder or Hub name of a SViTT, by default that of [`default_model`]; an index that is
                 there knows its own.
             clip_seconds: longer videos are cut into spans of this length, 10 by default,
-            stride_seconds: one of them so long after another, 5 by default.
+            stride_seconds: one of them so long after another, half of that by default.
             num_frames: of a clip, by default the model's own.
             frames_per_span: a multiple of `num_frames`, by default that: a span becomes so many clips, whose embedding
                 is their mean, and whose tokens are joined.
@@ -160,7 +160,8 @@ class SViTTIndex:
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             model_name_or_path = default_model("search")
-        settings = CHOICES | given
+        half = given.get("clip_seconds", CHOICES["clip_seconds"]) / 2
+        settings = CHOICES | {"stride_seconds": half} | given
         check_choices(settings)
         model, processor = load_for_use(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)

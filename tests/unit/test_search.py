@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTModel, SViTTProcessor
 from svitt.errors import InputError
-from svitt.search import Hit, SViTTIndex
 from svitt.processing_svitt import read_video
-from svitt.search.folder import locked, remove_videos
+from svitt.search import Hit, SViTTIndex
 from svitt.search.export import export
+from svitt.search.folder import locked, remove_videos
 from svitt.search.hits import hits_table
-from svitt.search.spans import Span, cut
 from svitt.search.library import Library
+from svitt.search.spans import Span, cut
 from svitt.search.table import COLUMNS, SpanTable
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_a_part_of_a_long_video_is_found_with_its_time(demo, val_videos, tmp_pat
                 for frame in container.decode(video=0):
                     output.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"))))
         output.mux(stream.encode())
-    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=3, stride_seconds=1.5)
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=3)  # one each 1.5
     assert index.add([long]).num_spans == len(index) == 15
     for number, part in enumerate(parts):
         [hit, *others] = index.search(video=part, top_k=3)
@@ -299,6 +299,11 @@ def test_what_is_left_of_damaged_videos_is_indexed_if_that_is_wanted(demo, tmp_p
     assert len(index) == 1 and not report.bad and "frames can be decoded" in line["error"]
     with pytest.raises(InputError, match="is an index with damaged use"):
         SViTTIndex.create(tmp_path / "index", damaged="refuse")
+    [hit] = index.search("a red circle")
+    written, _ = read_video(export(hit, tmp_path / "clips"))
+    np.testing.assert_allclose(written.mean((1, 2, 3)), read_video(hit.video, damaged="use")[0].mean((1, 2, 3)), atol=3)
+    library = Library(index.folder, qa_model=str(ROOT / "examples/tiny/ask"))
+    assert library.ask(hit, "what color is it first?", [])["answers"] and library.patches(hit, "a red circle")
 
 
 def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(val_videos, index, monkeypatch):
@@ -310,11 +315,6 @@ def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(val_video
     shutil.copy(paths[2], os.fsencode(val_videos) + b"/lat\xe9.mp4")
     scandir = os.scandir
 
-    [hit] = index.search("a red circle")
-    written, _ = read_video(export(hit, tmp_path / "clips"))
-    np.testing.assert_allclose(written.mean((1, 2, 3)), read_video(hit.video, damaged="use")[0].mean((1, 2, 3)), atol=3)
-    library = Library(index.folder, qa_model=str(ROOT / "examples/tiny/ask"))
-    assert library.ask(hit, "what color is it first?", [])["answers"] and library.patches(hit, "a red circle")
     def refuse(path):
         if not isinstance(path, int) and os.path.basename(path) == "locked":
             raise PermissionError(errno.EACCES, "Permission denied", path)
