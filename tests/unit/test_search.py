@@ -346,6 +346,7 @@ def test_shards(val_videos, index, tmp_path):
     with tarfile.open(shard, "w") as tar:
         for path in sorted(val_videos.iterdir()):
             tar.add(path, path.name)
+        second = tar.getmembers()[1].offset
     other = SViTTIndex.create(tmp_path / "other", index.settings["model"])
     other.add([shard])
     rows = {key[0].rpartition("::")[2]: embedding for key, embedding in rows_of(other).items()}
@@ -355,8 +356,12 @@ def test_shards(val_videos, index, tmp_path):
     plain, packed = (one.search(SENTENCE, top_k=4) for one in (index, other))
     assert [hit.score for hit in packed] == pytest.approx([hit.score for hit in plain], abs=1e-4)
     (tmp_path / "folder/broken.tar").write_text("no shard")
+    (tmp_path / "folder/header.tar").write_bytes(shard.read_bytes()[:second] + b"!" + shard.read_bytes()[second + 1 :])
+    with tarfile.open(tmp_path / "folder/names.tar", "w", encoding="latin-1", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(path, "\xe9.mp4")
     report = other.add([tmp_path / "folder"])
-    assert len(report.unchanged) == 8 and [*report.bad] == [str(tmp_path / "folder/broken.tar")]
+    assert len(report.unchanged) == 8 and report.added == [f"{tmp_path}/folder/names.tar::\\xe9.mp4"]
+    assert [*report.bad] == [f"{tmp_path}/folder/broken.tar", f"{tmp_path}/folder/header.tar"]
     assert len(other.remove([shard])) == 8
 
 
