@@ -173,13 +173,17 @@ class SViTTIndex:
             problem = f"must be a multiple of the {length} frames of a clip, see `num_frames`, got {frames_per_span}"
             raise ArgumentError("frames_per_span", problem)
 
-        def make():
+        def make() -> bool:
             with locked(folder, timeout=60):  # of others that create it
-                if not has_file(folder, "index.json"):  # as another command was faster
-                    SpanTable.create(folder, model.config.embed_dim, settings["tokens"] != "none")
-                    write_settings(folder, settings)
+                if has_file(folder, "index.json"):
+                    return False
+                SpanTable.create(folder, model.config.embed_dim, settings["tokens"] != "none")
+                write_settings(folder, settings)
+                return True
 
-        fail_together(make if state.is_main_process else lambda: None)
+        [is_new] = broadcast_object_list([fail_together(make if state.is_main_process else lambda: None)])
+        if not is_new:  # another command was faster, perhaps with other settings
+            return cls.create(folder, model_name_or_path, *values)
         return cls(folder, settings, model, processor)
 
     @classmethod

@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SV
 from svitt.errors import InputError
 from svitt.processing_svitt import read_video
 from svitt.search import Hit, SViTTIndex
+from svitt.search import index as index_module
 from svitt.search.export import export
 from svitt.search.folder import locked, remove_videos
 from svitt.search.hits import hits_table
@@ -372,6 +374,20 @@ def test_a_second_indexer_is_refused(val_videos, index):
         other.add([val_videos])
     assert len(other.search(SENTENCE, top_k=5)) == 2
     assert len(other.add([val_videos]).added) == 6
+
+
+def test_of_two_that_make_an_index_the_second_takes_the_settings_of_the_first(demo, tmp_path, monkeypatch):
+    model, load = str(demo / "model"), index_module.load_for_use
+
+    def load_slowly(*args):
+        monkeypatch.setattr(index_module, "load_for_use", load)
+        SViTTIndex.create(folder, model, clip_seconds=4)
+        return load(*args)
+
+    for folder, chosen in ((tmp_path / "a", {}), (tmp_path / "b", {"clip_seconds": 6})):
+        monkeypatch.setattr(index_module, "load_for_use", load_slowly)
+        with pytest.raises(InputError, match="is an index with clip_seconds 4") if chosen else nullcontext():
+            assert SViTTIndex.create(folder, model, **chosen).settings["clip_seconds"] == 4
 
 
 def test_an_index_belongs_to_the_files_of_a_model(demo, val_videos, index, tmp_path):
