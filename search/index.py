@@ -160,7 +160,7 @@ class SViTTIndex:
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             model_name_or_path = default_model("search")
-        half = given.get("clip_seconds", CHOICES["clip_seconds"]) / 2
+        half = (clip_seconds or CHOICES["clip_seconds"]) / 2
         settings = CHOICES | {"stride_seconds": half} | given
         check_choices(settings)
         model, processor = load_for_use(model_name_or_path, num_frames, COMPARING)
