@@ -168,7 +168,7 @@ def test_many_hits_are_found_in_time_that_grows_as_their_number(demo, tmp_path):
     index.table.add(rows)
     start = time.process_time()
     assert len(index.search(SENTENCE, top_k=20_000, rerank=False)) == 20_000
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 5
 
 
 def test_a_shortlist_is_full_although_spans_overlap(demo, val_videos, tmp_path):
@@ -381,13 +381,13 @@ def test_of_two_that_make_an_index_the_second_takes_the_settings_of_the_first(de
 
     def load_slowly(*args):
         monkeypatch.setattr(index_module, "load_for_use", load)
-        SViTTIndex.create(folder, model, clip_seconds=4)
+        SViTTIndex.create(folder, model, clip_seconds=8)
         return load(*args)
 
     for folder, chosen in ((tmp_path / "a", {}), (tmp_path / "b", {"clip_seconds": 6})):
         monkeypatch.setattr(index_module, "load_for_use", load_slowly)
-        with pytest.raises(InputError, match="is an index with clip_seconds 4") if chosen else nullcontext():
-            assert SViTTIndex.create(folder, model, **chosen).settings["clip_seconds"] == 4
+        with pytest.raises(InputError, match="is an index with clip_seconds 8") if chosen else nullcontext():
+            assert SViTTIndex.create(folder, model, **chosen).settings["clip_seconds"] == 8
 
 
 def test_an_index_belongs_to_the_files_of_a_model(demo, val_videos, index, tmp_path):
