@@ -225,7 +225,7 @@ def add_index(commands):
     add("--model", dest="model_name_or_path", help=f"folder or Hub name of a SViTT (default: {DEFAULT_MODEL})")
     add = group("settings of a new index")
     add("--clip_seconds", type=float, help="longer videos are cut into spans of this length (default: 10)")
-    add("--stride_seconds", type=float, help="from the start of one span to the next (default: 5)")
+    add("--stride_seconds", type=float, help="from the start of one span to the next (default: half of that)")
     add("--num_frames", type=int, help="frames of a clip (default: the model's own)")
     add("--frames_per_span", type=int, help="a multiple: a span is so many clips (default: one)")
     help = "how video tokens are kept for re-ranking: int8, float16, or none, to read videos again (default: int8)"

@@ -60,7 +60,8 @@ def _validate_token_dropping(config: PreTrainedConfig, first_layer: int, strateg
 class SViTTVisionConfig(PreTrainedConfig):
     r"""
     num_frames (`int`, *optional*, defaults to 4):
-        Number of frames of the clips that the relative position bias tables are built for.
+        Number of frames of the clips that the relative position bias tables are built for; `svitt convert expand`
+        builds those of a saved model for others.
     max_num_frames (`int`, *optional*, defaults to 256):
         Longest clip accepted; the tables are interpolated in time for clips of another length than `num_frames`.
     frame_wise (`bool`, *optional*, defaults to `False`):

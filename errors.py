@@ -28,8 +28,11 @@ class ArgumentError(InputError):
     """An argument out of bounds. Python names it as such, a command as its option: see [`exit_on_bad_input`]."""
 
     def __init__(self, argument: str, problem: str):
-        super().__init__(f"`{argument}` {problem}.")
+        super().__init__(argument, problem)  # which unpickling needs, in another process
         self.argument, self.problem = argument, problem
+
+    def __str__(self) -> str:
+        return f"`{self.argument}` {self.problem}."
 
 
 class OutputError(InputError):

@@ -124,10 +124,10 @@ def read_video(
         if index.can_seek:
             frames = _decode_from_keyframes(index, wanted, to_rgb)
         while frames is None:
-            frames, num_decoded = _decode_everything(data, wanted, to_rgb, damage)
-            if num_decoded != num_frames:  # where a packet is half a frame, or a joint costs frames
-                num_frames, frames = num_decoded, None
-                metadata, wanted = _describe(index, num_frames, choose)
+            frames, times = _decode_everything(data, wanted, to_rgb, damage)
+            if len(times) != num_frames:  # where a packet is half a frame, or a joint or damage costs frames
+                num_frames, frames = len(times), None
+                metadata, wanted = _describe(index, num_frames, choose, times if damage else [None])
         if damage:
             whole = max(stream.frames, index.num_frames)
             left = f"{num_frames} of {whole}" if num_frames < whole else f"{num_frames}"
@@ -331,8 +331,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     return next((stream for stream in streams if stream.disposition & kind.default), streams[0])
 
 
-def _packets(container: InputContainer, stream: VideoStream, damage: list[str] | None = None) -> Iterator:
-    """The packets of a stream but for empty ones, which would end decoding."""
+def _packets(container: InputContainer, stream: VideoStream | list, damage: list[str] | None = None) -> Iterator:
+    """The packets of a stream, or of some, but for empty ones, which would end decoding."""
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except av.error.PermissionError:  # -1, with which old demuxers, such as that of NSV, say that this is the end
@@ -444,8 +444,8 @@ class _PacketIndex:
         return islice(packets, last - first + 1)
 
 
-def _describe(index: _PacketIndex, num_frames: int, choose: Callable) -> tuple[VideoMetadata, list[int]]:
-    """The metadata of a video of `num_frames`, and the numbers of its frames that are wanted."""
+def _describe(index: _PacketIndex, num_frames: int, choose: Callable, times=(None,)) -> tuple[VideoMetadata, list[int]]:
+    """The metadata of a video of `num_frames`, at `times` if not all packets become one, and which ones are wanted."""
     if num_frames == 0:
         raise VideoDecodeError(NO_FRAME)
     stream, seconds = index.stream, None
@@ -456,9 +456,12 @@ def _describe(index: _PacketIndex, num_frames: int, choose: Callable) -> tuple[V
         if seconds[-1] > 0:
             measured = (len(seconds) - 1) / float(seconds[-1])
             fps = fps if fps and math.isclose(fps, measured, rel_tol=0.02) else measured
+    if num_frames != index.num_frames:
+        is_known = seconds is not None and None not in times and np.all(np.diff(times) > 0)
+        seconds = (np.array(times) - times[0]) * float(stream.time_base) if is_known else None
     metadata = VideoMetadata(num_frames, fps, duration=num_frames / fps if fps else None, video_backend="pyav")
     # No field, so that the metadata stay the mapping that Transformers knows.
-    metadata.frame_times, metadata.damage = seconds if num_frames == index.num_frames else None, None
+    metadata.frame_times, metadata.damage = seconds, None
     return metadata, choose(metadata)
 
 
@@ -496,9 +499,9 @@ def _decode_from_keyframes(index: _PacketIndex, wanted: list[int], to_rgb: Calla
     return frames if len(frames) == len(numbers) else None
 
 
-def _decode_everything(data, wanted: list[int], to_rgb: Callable, damage) -> tuple[dict[int, np.ndarray], int]:
-    """The `wanted` frames by their number, and how many frames there are."""
-    frames, num_frames, size, numbers = {}, 0, None, set(wanted)
+def _decode_everything(data, wanted: list[int], to_rgb: Callable, damage) -> tuple[dict[int, np.ndarray], list]:
+    """The `wanted` frames by their number, and the times of all frames, in units of the stream's time base."""
+    frames, times, size, numbers = {}, [], None, set(wanted)
     with _open_stream(data, damage) as (container, stream):
         for packet in chain(_packets(container, stream, damage), [None]):
             if packet and packet.is_corrupt and damage:
@@ -511,10 +514,10 @@ def _decode_everything(data, wanted: list[int], to_rgb: Callable, damage) -> tup
                 decoded = damage.append(_words_of(error)) or []
             for frame in decoded:
                 size = size or (frame.width, frame.height)
-                if num_frames in numbers:
-                    frames[num_frames] = _limited(to_rgb(frame, size), len(wanted))
-                num_frames += 1
-    return frames, num_frames
+                if len(times) in numbers:
+                    frames[len(times)] = _limited(to_rgb(frame, size), len(wanted))
+                times.append(frame.pts)
+    return frames, times
 
 
 def _to_rgb(reformatter: VideoReformatter, short_side, shrink, frame, size=None, aspect: float = 1) -> np.ndarray:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..configuration_svitt import SViTTConfig, SViTTVisionConfig
 from ..errors import InputError, check_number
 from ..modeling_svitt import RelativePositions
+from ..processing_svitt import SViTTProcessor
 from .loading import (
     Name,
     Weights,
@@ -123,15 +124,20 @@ def fitted(weights: Mapping[str, torch.Tensor], config: SViTTConfig, **vision) -
     return resize_positions(weights, old, new), new_config
 
 
-def expanded(model: PreTrainedModel, fields: Mapping) -> PreTrainedModel:
-    """Return the model with some fields of its configuration changed, see [`fitted`].
+def expanded(
+    model: PreTrainedModel, processor: SViTTProcessor, fields: Mapping
+) -> tuple[PreTrainedModel, SViTTProcessor]:
+    """Return the model with some fields of its configuration changed, see [`fitted`], and the processor for its clips.
 
     With `frame_wise=False` among them, a model of frames becomes one of clips: its biases are the same for all frames,
     and zero where it has none.
     """
     weights, config = fitted(model.state_dict(), model.config, **fields["vision_config"])
     config = with_fields(config, {**fields, "vision_config": None})
-    return assembled("The model", type(model), config, weights, may_lack=rf".*\.{BIAS_TABLE}$")
+    pixels, side = processor.video_processor, config.vision_config.image_size
+    pixels.num_frames = fields["vision_config"].get("num_frames", pixels.num_frames)
+    pixels.size = {"height": side, "width": side}
+    return assembled("The model", type(model), config, weights, may_lack=rf".*\.{BIAS_TABLE}$"), processor
 
 
 def convert_to_longer_clips(
@@ -151,7 +157,6 @@ def convert_to_longer_clips(
     check_unused(output_dir)
     check_number("num_frames", num_frames, 1)
     model, processor = load_model_and_processor(path)
-    processor.video_processor.num_frames = num_frames
     vision: dict = {"num_frames": num_frames}
     if model.config.vision_config.frame_wise:
         vision |= {"frame_wise": False, "use_relative_position_bias": True}
@@ -159,5 +164,5 @@ def convert_to_longer_clips(
     if token_keep_rate is not None:
         vision["token_keep_rate"] = token_keep_rate
     with in_one_sentence("The fields do not fit this model"):
-        model = expanded(model, {"vision_config": vision | (vision_config or {})})
+        model, processor = expanded(model, processor, {"vision_config": vision | (vision_config or {})})
     save_folder(model, processor, output_dir)

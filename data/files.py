@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def files_below(folder: str, on_error: Callable[[OSError], None] | None = None) 
 
 def is_video(path: str, extensions: tuple[str, ...] = VIDEO_EXTENSIONS) -> bool:
     return path.lower().endswith(extensions) and not os.path.basename(path).startswith(".")
+
+
+def files_in_tar(file) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Yield the files in an archive, each with the archive; raise a `tarfile.TarError` if it is not whole."""
+    # Compressed, it has no place for each file. What is no UTF-8 in names could not be written into tables.
+    with tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
+        yield from ((tar, member) for member in tar if member.isfile())
+        # Where a header is damaged, `tarfile` believes that the archive ends there: it must end in zeros only.
+        file.seek(tar.offset)
+        end = file.read(2**20)
+        if not end or any(end):
+            raise tarfile.ReadError("there is no end of the archive where it should be")
 
 
 def write_bad_videos(path: str | Path, bad: Iterable[dict], append: bool = False):

@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
 from .annotations import Member
+from .files import files_in_tar
 from .formats import parse_json
 
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.][^/.]*)\.([^/]+)")  # of a member: key and extension
@@ -88,18 +89,12 @@ def index_shards(shards: list[str], stamps: list[str], video: list[str | None]) 
 
 def read_headers(shard: str) -> Iterator[tuple[str, str, Member, bytes]]:
     """Yield the key and extension of each file in a shard, its place, and its content if it is text."""
-    with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            match = SAMPLE_NAME.fullmatch(member.name)
-            if match and member.isfile():
+    with fsspec.open(shard, "rb") as file:
+        for tar, member in files_in_tar(file):
+            if match := SAMPLE_NAME.fullmatch(member.name):
                 text = tar.extractfile(member).read() if match[2] in ("json", "txt") else b""
                 place = Member(f"{shard}/{member.name}", shard, member.offset_data, member.size)
                 yield match[1], match[2], place, text
-        # Where a header is damaged, `tarfile` believes that the archive ends there: it must end in zeros only.
-        file.seek(tar.offset)
-        end = file.read(2**20)
-        if not end or any(end):
-            raise tarfile.ReadError("there is no end of the archive where it should be")
 
 
 def read_member(shard: str, offset: int, size: int) -> bytes:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from ..conversion.defaults import default_model, load_for_use
 from ..data.annotations import saved_answer_list
 from ..errors import ArgumentError, InputError, check_number
-from ..processing_svitt import read_video, sample_frame_indices
 from .words import check_words
 
 logger = logging.getLogger(__name__)
@@ -84,26 +82,17 @@ class SViTTAnswerer:
         check_number("top_k", top_k, 1)
         check_number("start", start, 0)
         check_number("end", end, start)
-        frames = frames_between(video, start, end, self.processor.video_processor.num_frames)
-        inputs = self.processor(videos=[frames], text=[question], return_tensors="pt").to(self.model.device)
+        span = {"path": video, "start": start, "end": end}
+        inputs = self.processor(videos=[span], text=[question], return_tensors="pt").to(self.model.device)
         choices = list(dict.fromkeys(options)) or self.answers
         if not choices:
             ids = self.model.generate(**inputs, **GENERATION)
             return [Answer(self.processor.batch_decode(ids, skip_special_tokens=True)[0], None)]
         answer_ids = self.processor.encode_answers(choices, WHOLE if options else None)["input_ids"]
-        how = {"num_frames": len(frames), "answer_scoring": "likelihood"}
+        how = {"num_frames": inputs["pixel_values"].shape[1], "answer_scoring": "likelihood"}
         ranked, probabilities = self.model.rank_answers(**inputs, answer_ids=answer_ids.to(self.model.device), **how)
         pairs = zip(ranked[0, :top_k].tolist(), probabilities[0, :top_k].tolist(), strict=True)
         return [Answer(choices[index], probability) for index, probability in pairs]
-
-
-def frames_between(video: str | Path, start: float, end: float | None, num_frames: int) -> np.ndarray:
-    """Return frames (T, H, W, 3) uint8 sampled from `start` to `end`, in seconds, or to the end of the video."""
-
-    def pick(metadata) -> list[int]:
-        return sample_frame_indices(num_frames, metadata.total_num_frames)
-
-    return read_video({"path": video, "start": start, "end": end}, pick)[0]
 
 
 def answers_table(answers: list[Answer]) -> str:

@@ -14,7 +14,7 @@ from av.error import FFmpegError
 from ..data.mp4 import SOUND_RATE, TIME_BASE, timed, write_mp4
 from ..distributed import whole_files
 from ..errors import InputError
-from ..processing_svitt import NO_FRAME, ROUNDING, VideoDecodeError, _errors_about, _open_stream
+from ..processing_svitt import NO_FRAME, ROUNDING, VideoDecodeError, _errors_about, _open_stream, _packets
 from .hits import Hit
 from .places import is_url
 from .spans import find_sources
@@ -28,7 +28,8 @@ MAX_SIDE = 16384  # pixels, of x264
 def export(hit: Hit, folder: str | Path, rank: int | None = None, short_side: int | None = None) -> Path:
     """Write what a hit shows as an MP4 in H.264, with its sound in AAC, and return its path.
 
-    It looks as in a player: upright, with square pixels, not interlaced. A photo is shown for a second.
+    It looks as in a player: upright, with square pixels, not interlaced, and of a damaged file, what is left. A photo
+    is shown for a second.
 
     Args:
         folder: to be made.
@@ -36,7 +37,7 @@ def export(hit: Hit, folder: str | Path, rank: int | None = None, short_side: in
         short_side: scale larger pictures down to so many pixels.
 
     Raises:
-        VideoDecodeError: if the video has gone or is damaged.
+        VideoDecodeError: if the video has gone, or nothing of it can be decoded.
         InputError: if the folder cannot be written.
     """
     minutes, seconds = divmod(int(hit.start), 60)
@@ -52,8 +53,9 @@ def frames_of(hit: Hit, short_side: int | None = None) -> Iterator[av.VideoFrame
     start, end = hit.start, hit.end if hit.end > hit.start else math.inf  # of a photo, or where times are not known
     with _errors_about(hit.video):
         content = content_of(hit.video)
-        with _open_stream(content) as (container, stream):
-            if (first := next(container.decode(stream), None)) is None:
+        with _open_stream(content, []) as (container, stream):
+            packets = chain(_packets(container, stream, []), [None])
+            if (first := next((frame for packet in packets for frame in decoded(stream, packet)), None)) is None:
                 raise VideoDecodeError(NO_FRAME)
             origin, fps = first.time, float(stream.average_rate or stream.guessed_rate or 25)
         with opened_before(start, content, origin) as (stream, packets):
@@ -84,11 +86,11 @@ def opened_before(start: float, content: str | bytes, origin: float | None) -> I
     They are all packets where no keyframe is found so, or times are not known, and `origin`, the first, is `None`.
     """
     for back in STEPS_BACK[-1:] if origin is None else STEPS_BACK:
-        with _open_stream(content) as (container, stream):
+        with _open_stream(content, []) as (container, stream):
             stream.thread_type = "AUTO"
             streams = [stream, *[one for one in container.streams.audio if one.codec_context is not None][:1]]
             streams[-1].discard = av.stream.Discard.default
-            packets = (packet for packet in container.demux(streams) if packet.size)  # an empty one would end decoding
+            packets = _packets(container, streams, [])
             if back < start:
                 packets = dropwhile(lambda packet: packet.stream.type != "video" or not packet.is_keyframe, packets)
                 tried, shown = [], []
@@ -105,6 +107,13 @@ def opened_before(start: float, content: str | bytes, origin: float | None) -> I
             return
 
 
+def decoded(stream, packet: av.Packet | None) -> list:
+    """Return the frames of a packet; what is damaged is left out, as players do."""
+    with suppress(FFmpegError):
+        return stream.decode(packet)
+    return []
+
+
 def pictures_and_sounds(
     stream, packets: Iterator[av.Packet], origin: float, fps: float, start: float, end: float
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
@@ -116,7 +125,7 @@ def pictures_and_sounds(
     held, held_time, is_alone, resamplers = None, -1 / fps, True, {}
     for packet in chain(takewhile(is_near, packets), [None]):
         if packet is not None and packet.stream is not stream:
-            with suppress(FFmpegError):  # what is damaged is left out, as players do
+            with suppress(FFmpegError):
                 for sound in packet.decode():
                     if not isinstance(sound, av.AudioFrame) or sound.time is None:
                         continue
@@ -125,7 +134,7 @@ def pictures_and_sounds(
                         resampler = resamplers.setdefault(kind, av.AudioResampler("fltp", "stereo", SOUND_RATE))
                         yield from (timed(one, time - start, time - start) for one in resampler.resample(sound))
             continue
-        for frame in stream.decode(packet) if held_time < end - ROUNDING else ():
+        for frame in decoded(stream, packet) if held_time < end - ROUNDING else ():
             time = math.nan if frame.pts is None else float(frame.pts * stream.time_base) - origin
             if not time > held_time:  # there is none, or as in AVI, it is that of decoding
                 time = held_time + 1 / fps

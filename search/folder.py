@@ -24,7 +24,7 @@ MODEL_FILES = ("model*.safetensors", "config.json", "*processor_config.json", "t
 # What an index is made with: what may be chosen, and its defaults.
 CHOICES: dict = {
     "clip_seconds": 10.0,
-    "stride_seconds": 5.0,
+    "stride_seconds": None,  # half of `clip_seconds`
     "num_frames": None,
     "frames_per_span": None,
     "tokens": "int8",

@@ -1,6 +1,7 @@
 # Copyright 2026 The SViTT for Transformers authors. Licensed under the MIT License.
 """What a search finds: spans, best first, without repetitions."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 SAME = 1e-4  # similarities of what a model sees twice, in batches of other sizes, differ by less
@@ -31,13 +32,13 @@ def distinct(rows: list[dict]) -> list[dict]:
 
     Copies of a file are one video; `copies` of a row are the names of the others.
     """
-    original, kept = originals(rows), []
+    original, kept, of_video = originals(rows), [], defaultdict(list)
     for row in rows:
-        name = original[row["video"]]
-        near = (one for one in kept if original[one["video"]] == name)
+        near = of_video[original[row["video"]]]
         better = next((one for one in near if overlap(one, row)), None)
         if better is None:
             kept.append(row | {"copies": []})
+            near.append(kept[-1])
         elif row["video"] != better["video"] and row["start"] == better["start"]:
             better["copies"].append(row["video"])
     return kept

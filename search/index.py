@@ -133,7 +133,7 @@ class SViTTIndex:
             model_name_or_path: folder or Hub name of a SViTT, by default that of [`default_model`]; an index that is
                 there knows its own.
             clip_seconds: longer videos are cut into spans of this length, 10 by default,
-            stride_seconds: one of them so long after another, 5 by default.
+            stride_seconds: one of them so long after another, half of that by default.
             num_frames: of a clip, by default the model's own.
             frames_per_span: a multiple of `num_frames`, by default that: a span becomes so many clips, whose embedding
                 is their mean, and whose tokens are joined.
@@ -160,7 +160,8 @@ class SViTTIndex:
             return cls.open(folder, model_name_or_path)
         if model_name_or_path is None:
             model_name_or_path = default_model("search")
-        settings = CHOICES | given
+        half = (clip_seconds or CHOICES["clip_seconds"]) / 2
+        settings = CHOICES | {"stride_seconds": half} | given
         check_choices(settings)
         model, processor = load_for_use(model_name_or_path, num_frames, COMPARING)
         is_folder = os.path.isdir(model_name_or_path)
@@ -172,13 +173,17 @@ class SViTTIndex:
             problem = f"must be a multiple of the {length} frames of a clip, see `num_frames`, got {frames_per_span}"
             raise ArgumentError("frames_per_span", problem)
 
-        def make():
+        def make() -> bool:
             with locked(folder, timeout=60):  # of others that create it
-                if not has_file(folder, "index.json"):  # as another command was faster
-                    SpanTable.create(folder, model.config.embed_dim, settings["tokens"] != "none")
-                    write_settings(folder, settings)
+                if has_file(folder, "index.json"):
+                    return False
+                SpanTable.create(folder, model.config.embed_dim, settings["tokens"] != "none")
+                write_settings(folder, settings)
+                return True
 
-        fail_together(make if state.is_main_process else lambda: None)
+        [is_new] = broadcast_object_list([fail_together(make if state.is_main_process else lambda: None)])
+        if not is_new:  # another command was faster, perhaps with other settings
+            return cls.create(folder, model_name_or_path, *values)
         return cls(folder, settings, model, processor)
 
     @classmethod

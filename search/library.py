@@ -20,7 +20,7 @@ from ..conversion.defaults import DEFAULTS
 from ..data.files import is_video
 from ..errors import InputError, sentence_of
 from ..processing_svitt import IMAGE_EXTENSIONS, VideoDecodeError
-from .ask import SViTTAnswerer, frames_between
+from .ask import SViTTAnswerer
 from .folder import is_index
 from .hits import Hit
 from .index import Progress, SViTTIndex
@@ -43,8 +43,8 @@ EXAMPLES = (
 class GoneError(InputError):
     """A video that a visitor names is not in the index, or not any more."""
 
-    def __init__(self):
-        super().__init__("This video is not in the index any more; search again.")
+    def __str__(self) -> str:
+        return "This video is not in the index any more; search again."
 
 
 class Library:
@@ -178,6 +178,7 @@ class Library:
         video, start, end = self.readable(hit)
         with self.lock:
             self.answerer = self.answerer or SViTTAnswerer(self.qa_model)
+            self.answerer.processor.video_processor.damaged = self.index.settings["damaged"]
             answers = self.answerer.answer(video, question, options, 5, start, end)
         tokenizer, model = self.answerer.processor.tokenizer, self.answerer.model
         unknown = [word for text in (question, *options) for word in unknown_words(tokenizer, text)]
@@ -195,9 +196,9 @@ class Library:
     def patches(self, hit: Hit, text: str | None) -> bytes:
         """Return which patches of a span the model keeps, as PNG."""
         video, start, end = self.readable(hit)
-        frames = frames_between(video, start, end, self.index.settings["num_frames"])
+        span = {"path": video, "start": start, "end": end}
         with self.lock:
-            sheet = contact_sheet(token_maps(self.index.model, self.index.processor, frames, text or None))
+            sheet = contact_sheet(token_maps(self.index.model, self.index.processor, span, text or None))
         file = io.BytesIO()
         sheet.save(file, "png")
         return file.getvalue()

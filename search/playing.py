@@ -57,7 +57,7 @@ class Clips:
         """Return the path of a hit, which is written if there is none of this name.
 
         Raises:
-            VideoDecodeError: if the video has gone or is damaged.
+            VideoDecodeError: if the video has gone, or nothing of it can be decoded.
         """
         folder = self.folder / name
         with self.lock:

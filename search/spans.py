@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..data.files import VIDEO_EXTENSIONS, files_below, is_video
+from ..data.files import VIDEO_EXTENSIONS, files_below, files_in_tar, is_video
 from ..errors import InputError, not_found
 from ..processing_svitt import (
     IMAGE_EXTENSIONS,
@@ -149,8 +149,7 @@ def members_of(shard: str, version: str | None) -> list[Source]:
     files, path = open_store(shard)
     version = version or version_of(shard)
     with asking(shard, OSError), files.open(path, block_size=2**16) as file:
-        with tarfile.open(fileobj=file, mode="r:") as tar:  # not compressed, else members have no place in the file
-            members = [member for member in tar if member.isfile()]
+        members = [member for _, member in files_in_tar(file)]
     return [Source(f"{shard}::{one.name}", version, shard, one.offset_data, one.size) for one in members]
 
 

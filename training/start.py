@@ -134,7 +134,7 @@ def start_training(
             start.model_name_or_path, source_class, num_frames=num_frames, max_text_length=max_text_length
         )
         with loading(start.model_name_or_path):
-            return expanded(as_class(model_class, model), fields), processor
+            return expanded(as_class(model_class, model), processor, fields)
 
     if start.config_name is not None:
         with loading(start.config_name):

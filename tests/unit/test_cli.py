@@ -8,11 +8,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 
 import svitt
-from svitt import SViTTIndex, SViTTProcessor
+from svitt import SViTTIndex, SViTTProcessor, SViTTVisionModel
 from svitt.cli import main
 
 COMMANDS = "convert check pack index search serve remove ask explain completion".split()
@@ -101,9 +102,12 @@ def test_a_converted_processor_keeps_the_statistics_of_the_tower_and_its_setting
     fresh, longer = tmp_path / "fresh", tmp_path / "longer"
     assert run(capsys, "convert", folders / "beit", folders / "bert", fresh)[0] == 0
     SViTTProcessor.from_pretrained(fresh, max_answer_length=7).save_pretrained(fresh)
-    assert run(capsys, "convert", "expand", fresh, longer, "--num_frames", 4)[0] == 0
+    larger = "--vision_config", "image_size=48"
+    assert run(capsys, "convert", "expand", fresh, longer, "--num_frames", 6, *larger)[0] == 0
     processor = SViTTProcessor.from_pretrained(longer)
     assert processor.max_answer_length == 7
+    clips = processor(videos=np.zeros((9, 64, 64, 3), np.uint8), return_tensors="pt")
+    assert clips["pixel_values"].shape == (1, 6, 3, 48, 48) and SViTTVisionModel.from_pretrained(longer)(**clips)
     assert (*processor.video_processor.image_mean, *processor.video_processor.image_std) == (0.1, 0.2, 0.3, *[0.5] * 3)
 
 

@@ -219,3 +219,18 @@ def test_damaged_files_are_used_and_reported_if_that_is_wanted(tmp_path, write_v
     assert re.search("cut.mkv: used as far as it goes; cut off, it has .* frames can be decoded", line["error"])
     with pytest.raises(VideoDecodeError, match="cut off"):
         ClipDataset(rows, partial(processor.read_clip, return_metadata=True))[0]
+
+
+def test_frames_of_damaged_files_keep_their_times(tmp_path, write_video):
+    path = write_video(tmp_path / "a.mp4", "libx264", options={"g": "4", "bf": "0"}, num_frames=48)
+    with av.open(path) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    with path.open("r+b") as file:
+        for position, size in places[8:20]:
+            file.seek(position)
+            file.write(bytes(size))
+    frames, metadata = read_video(path, damaged="use")
+    np.testing.assert_allclose(metadata.frame_times * metadata.fps, [*range(8), *range(20, 48)], atol=0.01)
+    for start, end, first, last in ((0.0, 1.92, 0, 36), (1.0, 1.6, 13, 28), (0.72, 1.0, 7, 13)):
+        of_span, _ = read_video({"path": path, "start": start, "end": end}, damaged="use")
+        np.testing.assert_array_equal(of_span, frames[first:last])

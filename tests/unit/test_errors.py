@@ -3,6 +3,7 @@
 
 import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from svitt.distributed import write_whole
 from svitt.errors import ArgumentError, ArgumentGroup, InputError, OutputError, check_number, exit_on_bad_input, writing
 from svitt.processing_svitt import VideoDecodeError
+from svitt.search.library import GoneError
 
 
 @dataclass
@@ -47,6 +49,14 @@ ENDS = {
     VideoDecodeError("a.mp4: is cut off."): (2, "svitt search: a.mp4: is cut off.\n"),
     KeyboardInterrupt(): (130, "svitt search: interrupted.\n"),
 }
+
+
+@pytest.mark.parametrize(
+    "error", [*ENDS, OutputError("a: is full."), GoneError()], ids=lambda error: type(error).__name__
+)
+def test_errors_come_from_other_processes_as_they_are(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
 @pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)

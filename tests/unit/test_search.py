@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import tarfile
+import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +22,13 @@ from hypothesis import strategies as st
 
 from svitt import SViTTForVideoQuestionAnswering, SViTTForVideoTextRetrieval, SViTTModel, SViTTProcessor
 from svitt.errors import InputError
+from svitt.processing_svitt import read_video
 from svitt.search import Hit, SViTTIndex
+from svitt.search import index as index_module
+from svitt.search.export import export
 from svitt.search.folder import locked, remove_videos
 from svitt.search.hits import hits_table
+from svitt.search.library import Library
 from svitt.search.spans import Span, cut
 from svitt.search.table import COLUMNS, SpanTable
 
@@ -137,7 +143,7 @@ def test_a_part_of_a_long_video_is_found_with_its_time(demo, val_videos, tmp_pat
                 for frame in container.decode(video=0):
                     output.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"))))
         output.mux(stream.encode())
-    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=3, stride_seconds=1.5)
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), clip_seconds=3)  # one each 1.5
     assert index.add([long]).num_spans == len(index) == 15
     for number, part in enumerate(parts):
         [hit, *others] = index.search(video=part, top_k=3)
@@ -153,6 +159,16 @@ def test_hits_whose_video_is_gone_or_has_changed_come_last_with_a_note(val_video
     hits = index.search(SENTENCE, top_k=8)
     assert [hit.video for hit in hits[:6]] == rest and {hit.video for hit in hits[6:]} == {gone, changed}
     assert {hit.score for hit in hits[6:]} == {None} and all("gone or changed" in hit.note for hit in hits[6:])
+
+
+def test_many_hits_are_found_in_time_that_grows_as_their_number(demo, tmp_path):
+    index = SViTTIndex.create(tmp_path / "index", str(demo / "model"), tokens="none")
+    row = dict.fromkeys(COLUMNS, 0) | {"shard": "", "embedding": np.ones(index.model.config.embed_dim, np.float32)}
+    rows = [row | {"video": f"{i}.mp4", "version": str(i), "start": 0.0, "end": 9.0} for i in range(20_000)]
+    index.table.add(rows)
+    start = time.process_time()
+    assert len(index.search(SENTENCE, top_k=20_000, rerank=False)) == 20_000
+    assert time.process_time() - start < 5
 
 
 def test_a_shortlist_is_full_although_spans_overlap(demo, val_videos, tmp_path):
@@ -285,6 +301,11 @@ def test_what_is_left_of_damaged_videos_is_indexed_if_that_is_wanted(demo, tmp_p
     assert len(index) == 1 and not report.bad and "frames can be decoded" in line["error"]
     with pytest.raises(InputError, match="is an index with damaged use"):
         SViTTIndex.create(tmp_path / "index", damaged="refuse")
+    [hit] = index.search("a red circle")
+    written, _ = read_video(export(hit, tmp_path / "clips"))
+    np.testing.assert_allclose(written.mean((1, 2, 3)), read_video(hit.video, damaged="use")[0].mean((1, 2, 3)), atol=3)
+    library = Library(index.folder, qa_model=str(ROOT / "examples/tiny/ask"))
+    assert library.ask(hit, "what color is it first?", [])["answers"] and library.patches(hit, "a red circle")
 
 
 def test_what_cannot_be_listed_or_named_is_bad_and_the_rest_is_indexed(val_videos, index, monkeypatch):
@@ -327,6 +348,7 @@ def test_shards(val_videos, index, tmp_path):
     with tarfile.open(shard, "w") as tar:
         for path in sorted(val_videos.iterdir()):
             tar.add(path, path.name)
+        second = tar.getmembers()[1].offset
     other = SViTTIndex.create(tmp_path / "other", index.settings["model"])
     other.add([shard])
     rows = {key[0].rpartition("::")[2]: embedding for key, embedding in rows_of(other).items()}
@@ -336,8 +358,12 @@ def test_shards(val_videos, index, tmp_path):
     plain, packed = (one.search(SENTENCE, top_k=4) for one in (index, other))
     assert [hit.score for hit in packed] == pytest.approx([hit.score for hit in plain], abs=1e-4)
     (tmp_path / "folder/broken.tar").write_text("no shard")
+    (tmp_path / "folder/header.tar").write_bytes(shard.read_bytes()[:second] + b"!" + shard.read_bytes()[second + 1 :])
+    with tarfile.open(tmp_path / "folder/names.tar", "w", encoding="latin-1", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(path, "\xe9.mp4")
     report = other.add([tmp_path / "folder"])
-    assert len(report.unchanged) == 8 and [*report.bad] == [str(tmp_path / "folder/broken.tar")]
+    assert len(report.unchanged) == 8 and report.added == [f"{tmp_path}/folder/names.tar::\\xe9.mp4"]
+    assert [*report.bad] == [f"{tmp_path}/folder/broken.tar", f"{tmp_path}/folder/header.tar"]
     assert len(other.remove([shard])) == 8
 
 
@@ -348,6 +374,20 @@ def test_a_second_indexer_is_refused(val_videos, index):
         other.add([val_videos])
     assert len(other.search(SENTENCE, top_k=5)) == 2
     assert len(other.add([val_videos]).added) == 6
+
+
+def test_of_two_that_make_an_index_the_second_takes_the_settings_of_the_first(demo, tmp_path, monkeypatch):
+    model, load = str(demo / "model"), index_module.load_for_use
+
+    def load_slowly(*args):
+        monkeypatch.setattr(index_module, "load_for_use", load)
+        SViTTIndex.create(folder, model, clip_seconds=8)
+        return load(*args)
+
+    for folder, chosen in ((tmp_path / "a", {}), (tmp_path / "b", {"clip_seconds": 6})):
+        monkeypatch.setattr(index_module, "load_for_use", load_slowly)
+        with pytest.raises(InputError, match="is an index with clip_seconds 8") if chosen else nullcontext():
+            assert SViTTIndex.create(folder, model, **chosen).settings["clip_seconds"] == 8
 
 
 def test_an_index_belongs_to_the_files_of_a_model(demo, val_videos, index, tmp_path):
