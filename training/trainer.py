@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,6 +110,13 @@ class SViTTTrainingArguments(TrainingArguments):
             raise ArgumentError("report_to", f"{unknown[0]} is not among the trackers that are installed: {known}")
         if not sys.stderr.isatty():
             disable_progress_bar()
+        if (num_gpus := super().n_gpu) > 1:
+            warnings.warn(f"One of {num_gpus} GPUs is used; `accelerate launch` starts a process for each.", stacklevel=3)
+
+    @property
+    def n_gpu(self) -> int:
+        """At most one for a process: `DataParallel`, which Trainer would take for more, cuts batches apart anywhere."""
+        return min(super().n_gpu, 1)
 
 
 class SViTTTrainer(Trainer):

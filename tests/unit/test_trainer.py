@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers.modeling_outputs import ModelOutput
 
 from svitt.data.loaders import ShuffledBatches
@@ -109,6 +110,13 @@ def test_an_epoch_may_end_with_fewer_batches_in_an_update(tmp_path):
     assert (trainer.state.global_step, len(trainer.model.seen)) == (2, 4)
     halves = [line["loss_half"] for line in trainer.state.log_history if "loss_half" in line]
     assert halves == pytest.approx([loss / 2 for loss in losses_of(trainer)], rel=1e-4)
+
+
+def test_a_process_trains_on_one_of_several_gpus_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.warns(UserWarning, match="One of 2 GPUs is used; `accelerate launch` starts a process for each"):
+        trainer, _ = train(tmp_path, max_steps=1)
+    assert trainer.model_wrapped is trainer.model  # no `DataParallel`, which would give a loss for each GPU
 
 
 @pytest.mark.parametrize(
