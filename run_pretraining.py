@@ -89,7 +89,7 @@ def main():
         partial(loaders.to_model_inputs, processor=processor),
         evaluate,
         eval_splits=sets,
-        stop_metric=task.stop_key and f"{task.stop_key}_itm_r_mean",
+        stop_metrics=[f"{task.stop_key}_{kind}_r_mean" for kind in ("itm", "itc")] if task.stop_key else [],
         bad_videos=bad_videos,
         processing_class=processor,
     )

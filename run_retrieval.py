@@ -80,6 +80,7 @@ def main():
 
     loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
     is_choice = isinstance(sets.get(stop_key), annotations.ChoiceSet)
+    names = ["ensemble_accuracy"] if is_choice else ["itm_r_mean", "itc_r_mean"]
     trainer = SViTTTrainer(
         model,
         args,
@@ -87,7 +88,7 @@ def main():
         partial(loaders.to_model_inputs, processor=processor),
         evaluate,
         eval_splits=[stop_key] if stop_key else [],
-        stop_metric=stop_key and f"{stop_key}_{'ensemble_accuracy' if is_choice else 'itm_r_mean'}",
+        stop_metrics=[f"{stop_key}_{name}" for name in names] if stop_key else [],
         bad_videos=bad_videos,
         processing_class=processor,
     )

@@ -71,7 +71,7 @@ def main():
         partial(answering.to_training_inputs, processor=processor),
         evaluate,
         eval_splits=[stop_key] if stop_key else [],
-        stop_metric=stop_key and f"{stop_key}_accuracy_overall",
+        stop_metrics=[f"{stop_key}_accuracy_overall"] if stop_key else [],
         bad_videos=bad_videos,
         processing_class=processor,
     )

@@ -130,7 +130,8 @@ class SViTTTrainer(Trainer):
         evaluate_split: returns predictions of the bare model on a split, and metrics, as dictionaries of dictionaries,
             whose names are joined for the log: `eval_<split>_<name>_<name>`.
         eval_splits: names of the splits to evaluate while training.
-        stop_metric: `<split>_<name>_<name>` that is highest for the model to keep; by default the last model is kept.
+        stop_metrics: `<split>_<name>_<name>`, one or several; the model to keep is that where the best of them, logged as
+            `eval_stop_metric`, is highest, and by default the last.
         bad_videos: collects the videos that batches report as bad, by default in `output_dir`.
         kwargs: further arguments of `Trainer`.
 
@@ -147,7 +148,7 @@ class SViTTTrainer(Trainer):
         evaluate_split: Callable[[PreTrainedModel, str], tuple[Any, Mapping]] | None = None,
         *,
         eval_splits: Sequence[str] = (),
-        stop_metric: str | None = None,
+        stop_metrics: Sequence[str] = (),
         bad_videos: BadVideoReport | None = None,
         **kwargs,
     ):
@@ -155,8 +156,9 @@ class SViTTTrainer(Trainer):
         # Trainer would remove old checkpoints before other processes have written theirs, and by their dates.
         self.num_checkpoints, args.save_total_limit = args.save_total_limit or sys.maxsize, None
         args.eval_strategy = args.eval_strategy if eval_splits else "no"
-        if stop_metric is not None:
-            args.metric_for_best_model, args.greater_is_better = f"eval_{stop_metric}", True
+        self.stop_metrics = [f"eval_{name}" for name in stop_metrics]
+        if stop_metrics:
+            args.metric_for_best_model, args.greater_is_better = "eval_stop_metric", True
         super().__init__(model, args, eval_dataset=list(eval_splits), **kwargs)
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback):
@@ -229,6 +231,8 @@ class SViTTTrainer(Trainer):
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
             metrics = {split: self.score(split)[1] for split in eval_dataset or self.eval_dataset}
         metrics = flatten_dict(metrics, metric_key_prefix, "_")
+        if found := [metrics[name] for name in self.stop_metrics if name in metrics]:
+            metrics["eval_stop_metric"] = max(found)
         self.run.start += time.perf_counter() - start
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]

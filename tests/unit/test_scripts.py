@@ -77,6 +77,8 @@ def test_a_dataset_file_gives_splits_and_settings_that_the_command_line_override
     assert (config.vision_config.token_keep_rate, config.text_config.token_keep_rate) == (0.9, 0.5)
     means = {kind: results["val_small"][kind]["r_mean"] for kind in ("itm", "itc")}
     assert config.rerank is (means["itm"] >= means["itc"])
+    [checkpoint] = (tmp_path / "out").glob("checkpoint-*")
+    assert read(checkpoint, "trainer_state.json")["best_metric"] == max(means.values())
     # What overrides the dataset is kept for the next run, also where it is the script's own default.
     assert yaml.safe_load((tmp_path / "out/settings.yaml").read_text())["num_train_epochs"] == 1
 

@@ -67,7 +67,7 @@ def collate(numbers):
 
 def train(
     folder, model=None, resume=None, numbers=range(8), batch_size=2, num_workers=0, evaluate=None, loader=None,
-    **settings,
+    stop_metrics=("val_score",), **settings,
 ):  # fmt: skip
     """Returns the trainer after a run, and the weight that it ends with."""
     settings = {"learning_rate": 0.1, "weight_decay": 0.0, "use_cpu": True, "logging_steps": 1} | settings
@@ -76,7 +76,7 @@ def train(
         Numbers(numbers), batch_sampler=ShuffledBatches(len(numbers), batch_size, 42), collate_fn=collate,
         num_workers=num_workers, generator=torch.Generator(),
     )  # fmt: skip
-    scored = {"eval_splits": ["val"], "stop_metric": "val_score"} if evaluate else {}
+    scored = {"eval_splits": ["val"], "stop_metrics": stop_metrics} if evaluate else {}
     trainer = SViTTTrainer(
         model or Scalar(), args, loader, evaluate_split=lambda bare, split: (None, {"score": evaluate(bare)}), **scored
     )
@@ -177,6 +177,13 @@ def test_best_epoch_is_kept(tmp_path):
     assert load_file(tmp_path / "checkpoint-8/model.safetensors")["weight"].item() == weight
     trainer.save_model()
     assert load_file(tmp_path / "model.safetensors")["weight"].item() == weight
+
+
+def test_the_epoch_is_kept_whose_better_score_is_the_best(tmp_path):
+    evaluate = scores({"itm": 6.0, "itc": 20.0}, {"itm": 4.0, "itc": 60.0}, {"itm": 50.0, "itc": 10.0})
+    names = ["val_score_itm", "val_score_itc"]
+    trainer, _ = train(tmp_path, evaluate=evaluate, stop_metrics=names, num_train_epochs=3)
+    assert (trainer.best_epoch, trainer.state.best_metric) == (2, 60.0)
 
 
 def test_last_epoch_is_kept_without_a_score(tmp_path):
