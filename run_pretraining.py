@@ -103,7 +103,7 @@ def main():
         scores, results[split] = trainer.score(split)
         ranked[split] = retrieval.what_was_ranked(split, scores, sets[split], processor)
         trainer.accelerator.print(retrieval.results_table(split, results[split], ranked[split]))
-    trainer.accelerator.print(retrieval.choose_lists(model.config, results.get(task.stop_key)))
+    trainer.accelerator.print(retrieval.choose_lists(model.config, results.get(task.stop_key or "validation")))
     write_whole(output_dir, model.config.save_pretrained)
     write_results(trainer, results, ranked)
     describe_and_publish(trainer, results, ranked, [split.source for split in training.values()], source.name)

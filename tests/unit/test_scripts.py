@@ -83,6 +83,12 @@ def test_a_dataset_file_gives_splits_and_settings_that_the_command_line_override
     assert yaml.safe_load((tmp_path / "out/settings.yaml").read_text())["num_train_epochs"] == 1
 
 
+def test_pretraining_notes_which_lists_were_better_in_validation(demo, tmp_path):
+    options = captions_of(demo, "train", "validation") | {"max_steps": 1, "k_test": 1}  # re-ranks one, misses the rest
+    run(demo, tmp_path / "out", "pretraining", **options)
+    assert not SViTTForPreTraining.from_pretrained(tmp_path / "out").config.rerank
+
+
 def test_training_can_stop_by_multiple_choice(demo, tmp_path):
     rows = read(demo, "data/val.json")
     choices = [{"video": row["video"], "caption": [row["caption"], "up", "down"], "answer": 0} for row in rows]
