@@ -156,6 +156,9 @@ class SViTTTrainer(Trainer):
         # Trainer would remove old checkpoints before other processes have written theirs, and by their dates.
         self.num_checkpoints, args.save_total_limit = args.save_total_limit or sys.maxsize, None
         args.eval_strategy = args.eval_strategy if eval_splits else "no"
+        weights = getattr(getattr(model, "config", None), "loss_weight", {})
+        if not all(weights.values()):  # what serves such a loss alone gets no gradient
+            args.ddp_find_unused_parameters = True
         self.stop_metrics = [f"eval_{name}" for name in stop_metrics]
         if stop_metrics:
             args.metric_for_best_model, args.greater_is_better = "eval_stop_metric", True
