@@ -39,6 +39,7 @@ from transformers import (
 from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, flatten_dict
 from transformers.utils.logging import disable_progress_bar
 
@@ -46,7 +47,7 @@ from ..data.loaders import BadVideoReport
 from ..distributed import fail_together
 from ..errors import ArgumentError, InputError, check_number, writing
 from . import profiling
-from .checkpoints import complete, remove_after
+from .checkpoints import complete, find_checkpoint, remove_after
 from .optimization import cosine_schedule, parameter_groups
 
 # So many updates in a row whose loss or gradient is not finite are no accident.
@@ -229,10 +230,11 @@ class SViTTTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Return the metrics of all splits, by `eval_<split>_<name>_<name>`; what training draws next is the same."""
+        """Return metrics of all splits, or those named, by `eval_<split>_<name>_<name>`; training then draws the same."""
         start, device = time.perf_counter(), self.args.device
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-            metrics = {split: self.score(split)[1] for split in eval_dataset or self.eval_dataset}
+            splits = [eval_dataset] if isinstance(eval_dataset, str) else eval_dataset or self.eval_dataset
+            metrics = {split: self.score(split)[1] for split in splits}
         metrics = flatten_dict(metrics, metric_key_prefix, "_")
         if found := [metrics[name] for name in self.stop_metrics if name in metrics]:
             metrics["eval_stop_metric"] = max(found)
@@ -255,30 +257,35 @@ class SViTTTrainer(Trainer):
 
     # ---- Runs
 
-    def train(self, resume_from_checkpoint: Path | None = None, **kwargs):
-        """Train, from a checkpoint of `checkpoints.find_checkpoint` on if there is one.
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
+        """Train, from a checkpoint on if one is given; `True` is the last, if there is one.
 
         Raises:
             InputError: on all processes, when one cannot read a batch, or no loss is finite any more.
             OutputError: when the disk does not take a checkpoint; those before it stay.
             SystemExit: after a checkpoint, with 0 when SIGTERM has come, with 130 after Ctrl-C.
         """
-        output_dir = Path(self.args.output_dir)
+        output_dir, checkpoint = Path(self.args.output_dir), None
+        if resume_from_checkpoint:
+            which = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
+            checkpoint = find_checkpoint(self.args.output_dir, which)
         set_seed(self.args.seed, device_specific=True)
         with writing(output_dir), self.noticing_signals():
             state = TrainerState()
-            if resume_from_checkpoint:
-                state = TrainerState.load_from_json(str(resume_from_checkpoint / TRAINER_STATE_NAME))
+            if checkpoint is not None:
+                state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if self.is_world_process_zero():
                 remove_after(state.global_step, output_dir)
             self.accelerator.wait_for_everyone()
             if 0 < self.args.max_steps <= state.global_step:
                 self.state = state  # Trainer would make one more update, where a run has ended within an epoch
+                output = TrainOutput(state.global_step, 0.0, {})
             else:
-                super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+                output = super().train(checkpoint and str(checkpoint), **kwargs)
             weights = output_dir / f"checkpoint-{self.best_step}" / SAFE_WEIGHTS_NAME
             if weights.is_file():
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
+        return output
 
     @contextmanager
     def noticing_signals(self) -> Iterator[None]:

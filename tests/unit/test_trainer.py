@@ -80,7 +80,7 @@ def train(
     trainer = SViTTTrainer(
         model or Scalar(), args, loader, evaluate_split=lambda bare, split: (None, {"score": evaluate(bare)}), **scored
     )
-    trainer.train(find_checkpoint(folder, resume))
+    trainer.train(find_checkpoint(folder, resume) if resume in (None, "latest") else resume)
     return trainer, trainer.model.weight.item()
 
 
@@ -193,9 +193,10 @@ def test_last_epoch_is_kept_without_a_score(tmp_path):
 
 
 def test_evaluation_by_steps_and_at_the_end(tmp_path):
-    trainer, _ = train(tmp_path, evaluate=scores(1.0, 3.0, 2.0), num_train_epochs=2, eval_steps=3)
+    trainer, _ = train(tmp_path, evaluate=scores(1.0, 3.0, 2.0, 4.0), num_train_epochs=2, eval_steps=3)
     assert trainer.best_step == 6
     assert [line["step"] for line in trainer.state.log_history if "eval_val_score" in line] == [3, 6, 8]
+    assert trainer.evaluate("val") == {"eval_val_score": 4.0, "eval_stop_metric": 4.0}
 
 
 # ---- Runs that end early
@@ -341,7 +342,7 @@ def test_sigterm_and_ctrl_c_save_and_exit(tmp_path, whole, number, signalled_at,
 def test_a_run_that_ended_is_resumed_without_an_update(tmp_path, settings):
     settings = SETTINGS | settings
     whole = train(tmp_path, Scalar(0.1), **settings)
-    trainer, _ = train(tmp_path, Scalar(0.1), "latest", **settings)
+    trainer, _ = train(tmp_path, Scalar(0.1), True, **settings)
     assert_same_run(trainer, whole)
     assert trainer.model.seen == []
 
