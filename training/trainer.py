@@ -40,7 +40,7 @@ from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import SAFE_WEIGHTS_NAME, flatten_dict
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, flatten_dict
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
@@ -282,9 +282,11 @@ class SViTTTrainer(Trainer):
                 output = TrainOutput(state.global_step, 0.0, {})
             else:
                 output = super().train(checkpoint and str(checkpoint), **kwargs)
-            weights = output_dir / f"checkpoint-{self.best_step}" / SAFE_WEIGHTS_NAME
-            if weights.is_file():
+            best = output_dir / f"checkpoint-{self.best_step}"
+            if (weights := best / SAFE_WEIGHTS_NAME).is_file():
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
+            elif (best / ADAPTER_SAFE_WEIGHTS_NAME).is_file():
+                self.model.load_adapter(best, self.model.active_adapter, is_trainable=True)
         return output
 
     @contextmanager

@@ -179,6 +179,26 @@ def test_best_epoch_is_kept(tmp_path):
     assert load_file(tmp_path / "model.safetensors")["weight"].item() == weight
 
 
+class Layered(Scalar):
+    """The same weight, of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return super().forward(x - self.layer(torch.ones(1, 1)))
+
+
+def test_adapters_of_the_best_epoch_are_kept(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(Layered(), peft.LoraConfig(target_modules=["layer"]))
+    train(tmp_path, model, evaluate=scores(10.0, 30.0, 20.0), num_train_epochs=3)
+    best = load_file(tmp_path / "checkpoint-8/adapter_model.safetensors")
+    kept = peft.get_peft_model_state_dict(model)
+    assert kept.keys() == best.keys() and all(torch.equal(kept[name], best[name]) for name in best)
+
+
 def test_the_epoch_is_kept_whose_better_score_is_the_best(tmp_path):
     evaluate = scores({"itm": 6.0, "itc": 20.0}, {"itm": 4.0, "itc": 60.0}, {"itm": 50.0, "itc": 10.0})
     names = ["val_score_itm", "val_score_itc"]
