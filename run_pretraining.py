@@ -51,10 +51,10 @@ class TaskArguments:
 
 
 def main():
-    groups = TaskArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
+    groups = TaskArguments, presets.DatasetArguments, start.StartArguments, start.ConfigArguments
     groups = *groups, loaders.ProcessingArguments, retrieval.RetrievalArguments, SViTTTrainingArguments
     preset, groups = parse_options(groups, "pretraining", __doc__)
-    task, dataset, source, dropping, processing, evaluation, args = groups
+    task, dataset, source, config, processing, evaluation, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "captions")
@@ -70,7 +70,7 @@ def main():
     pairs = {medium: annotations.join_pairs(parts) for medium, parts in pairs.items()}
 
     set_seed(args.seed)
-    model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing)
+    model, processor = start.start_training(SViTTForPreTraining, source, config, processing)
     evaluation.set_frames(processor.video_processor.num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)

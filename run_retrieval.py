@@ -48,10 +48,10 @@ class TaskArguments(start.FineTuningArguments):
 
 
 def main():
-    groups = TaskArguments, presets.DatasetArguments, start.DroppingArguments, loaders.ProcessingArguments
+    groups = TaskArguments, presets.DatasetArguments, start.ConfigArguments, loaders.ProcessingArguments
     groups = *groups, retrieval.RetrievalArguments, SViTTTrainingArguments
     preset, groups = parse_options(groups, "retrieval", __doc__)
-    task, dataset, dropping, processing, evaluation, args = groups
+    task, dataset, config, processing, evaluation, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "captions", "multiple_choice")
@@ -66,8 +66,7 @@ def main():
     lengths = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length}
     source = task.model_name_or_path, SViTTForVideoTextRetrieval
     needed = COMPARING if training is None else None  # scores of new heads mean nothing
-    fields = dropping.fields()
-    model, processor = load_model_and_processor(*source, fields=fields, architectures=needed, **lengths)
+    model, processor = load_model_and_processor(*source, fields=config.fields(), architectures=needed, **lengths)
     evaluation.set_frames(processor.video_processor.num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)

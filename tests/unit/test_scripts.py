@@ -69,12 +69,13 @@ def test_a_dataset_file_gives_splits_and_settings_that_the_command_line_override
         "           fusion_token_keep_rate: 0.5, match_by: caption, k_test: 3, stop_key: val_small}\n"
     )
     options = {"dataset_file": tmp_path / "demo.yaml", "data_dir": demo / "data", "video_dir": None}
-    run(demo, tmp_path / "out", **options, num_train_epochs=1)
+    run(demo, tmp_path / "out", **options, num_train_epochs=1, model_config="itm_list_size=3")
     results = read(tmp_path / "out", "results.json")
     assert results["epoch"] == 1 and set(results) == {"num_processes", "ranked", "epoch", "step", "val_small"}
     assert results["val_small"]["itm"]["txt_r5"] == results["val_small"]["itm"]["txt_r10"]  # k_test is 3
     config = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "out").config
     assert (config.vision_config.token_keep_rate, config.text_config.token_keep_rate) == (0.9, 0.5)
+    assert config.itm_list_size == 3
     means = {kind: results["val_small"][kind]["r_mean"] for kind in ("itm", "itc")}
     assert config.rerank is (means["itm"] >= means["itc"])
     [checkpoint] = (tmp_path / "out").glob("checkpoint-*")
