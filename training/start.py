@@ -11,7 +11,15 @@ from transformers.hf_argparser import HfArg
 
 from ..configuration_svitt import SViTTConfig
 from ..conversion import converted, load_model_and_processor, parse_fields
-from ..conversion.loading import load_tokenizer, loading, make_processor, merged, special_token_ids, with_fields
+from ..conversion.loading import (
+    in_one_sentence,
+    load_tokenizer,
+    loading,
+    make_processor,
+    merged,
+    special_token_ids,
+    with_fields,
+)
 from ..conversion.original import decoder_from_fusion_layers
 from ..conversion.positions import expanded
 from ..data.loaders import ProcessingArguments
@@ -41,10 +49,11 @@ class ConfigArguments:
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of [`SViTTConfig`] that were given, of its parts as dicts."""
+        parts = {"vision_config": parse_fields(self.vision_config), "text_config": parse_fields(self.text_config)}
         rates = {"vision_config": self.token_keep_rate, "text_config": self.fusion_token_keep_rate}
         rates = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
-        fields = {"vision_config": parse_fields(self.vision_config), "text_config": parse_fields(self.text_config)}
-        return merged(parse_fields(self.model_config) | fields, rates)
+        with in_one_sentence("--model_config, --vision_config or --text_config does not fit"):
+            return merged(merged(parse_fields(self.model_config), parts), rates)
 
 
 @dataclass(kw_only=True)
@@ -95,7 +104,7 @@ class StartArguments:
     config_name: str | None = HfArg(
         default=None, help="Folder or Hub name of a SViTT's configuration, to start from random weights."
     )
-    image_size: int | None = HfArg(default=None, help="Of clips, with towers: by default that of the BEiT.")
+    image_size: int | None = HfArg(default=None, help="Pixels along a side of clips: by default the start's own.")
 
     def __post_init__(self):
         towers = [self.vision_name_or_path, self.text_name_or_path]
@@ -124,9 +133,10 @@ def start_training(
     Raises:
         InputError: if the start is not found, damaged or incomplete, or a field does not fit.
     """
-    num_frames, max_text_length, fields = processing.num_frames, processing.max_text_length, config.fields()
-    if num_frames is not None:
-        fields["vision_config"]["num_frames"] = num_frames
+    given = {"num_frames": processing.num_frames, "image_size": start.image_size}
+    given = {name: number for name, number in given.items() if number is not None}
+    fields, max_text_length = merged(config.fields(), {"vision_config": given}), processing.max_text_length
+    num_frames, image_size = map(fields["vision_config"].get, ("num_frames", "image_size"))
 
     if start.model_name_or_path is not None:
         # The decoder of answers is made of what was saved; other heads are loaded where there are any.
@@ -135,7 +145,10 @@ def start_training(
             start.model_name_or_path, source_class, num_frames=num_frames, max_text_length=max_text_length
         )
         with loading(start.model_name_or_path):
-            return expanded(as_class(model_class, model), fields), processor
+            model = expanded(as_class(model_class, model), fields)
+        size = model.config.vision_config.image_size
+        processor.video_processor.size = {"height": size, "width": size}
+        return model, processor
 
     if start.config_name is not None:
         with loading(start.config_name):
@@ -145,7 +158,7 @@ def start_training(
             processor = make_processor(model.config, tokenizer)
     else:
         towers = start.vision_name_or_path, start.text_name_or_path
-        model, processor = converted(*towers, num_frames=num_frames, image_size=start.image_size, **fields)
+        model, processor = converted(*towers, num_frames=num_frames, image_size=image_size, **fields)
         model = as_class(model_class, model)
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)
     if max_text_length is not None:  # where `from_pretrained(..., max_length=...)` puts it too

@@ -112,7 +112,7 @@ class SViTTTrainingArguments(TrainingArguments):
         if not sys.stderr.isatty():
             disable_progress_bar()
         if (num_gpus := super().n_gpu) > 1:
-            warnings.warn(f"One of {num_gpus} GPUs is used; `accelerate launch` starts a process for each.", stacklevel=3)
+            warnings.warn(f"One of {num_gpus} GPUs is used; `accelerate launch` uses all.", stacklevel=3)
 
     @property
     def n_gpu(self) -> int:
@@ -131,8 +131,8 @@ class SViTTTrainer(Trainer):
         evaluate_split: returns predictions of the bare model on a split, and metrics, as dictionaries of dictionaries,
             whose names are joined for the log: `eval_<split>_<name>_<name>`.
         eval_splits: names of the splits to evaluate while training.
-        stop_metrics: `<split>_<name>_<name>`, one or several; the model to keep is that where the best of them, logged as
-            `eval_stop_metric`, is highest, and by default the last.
+        stop_metrics: `<split>_<name>_<name>`, of which the best, logged as `eval_stop_metric`, is highest for the model to
+            keep; by default the last model is kept.
         bad_videos: collects the videos that batches report as bad, by default in `output_dir`.
         kwargs: further arguments of `Trainer`.
 
@@ -230,7 +230,7 @@ class SViTTTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Return metrics of all splits, or those named, by `eval_<split>_<name>_<name>`; training then draws the same."""
+        """Return metrics of all splits, or of those named, by `eval_<split>_<name>_<name>`; training draws the same."""
         start, device = time.perf_counter(), self.args.device
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
             splits = [eval_dataset] if isinstance(eval_dataset, str) else eval_dataset or self.eval_dataset

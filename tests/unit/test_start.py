@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -103,7 +104,25 @@ def test_wrong_starts(folders, options, words):
         start(folders, options)
 
 
+@pytest.mark.parametrize(
+    ("options", "config", "processing"),
+    [
+        ({"image_size": 48}, {}, {"num_frames": 3}),
+        ({}, {"vision_config": ["image_size=48", "num_frames=3"]}, {}),
+        ({}, {"model_config": ['vision_config={"image_size": 48, "num_frames": 3}']}, {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("source", [{"model_name_or_path": "svitt"}, {"config_name": "svitt"}, TOWERS], ids=list)
+def test_clips_are_of_the_size_that_was_given_in_whichever_way(folders, source, options, config, processing):
+    model, processor = start(folders, source | options, config, processing)
+    clips = processor(videos=np.zeros((5, 40, 60, 3), np.uint8), return_tensors="pt")["pixel_values"]
+    assert clips.shape == (1, 3, 3, 48, 48) and model.config.num_frames == 3
+    assert model.get_video_features(clips).pooler_output.isfinite().all()
+
+
 FAULTY_FIELDS = [
+    ({"model_config": ["vision_config=3"]}, "--model_config, --vision_config or --text_config does not fit"),
     ({"vision_config": ["wings=2"]}, "SViTTVisionConfig has no field wings"),
     ({"model_config": ["wings=2"]}, "SViTTConfig has no field wings"),
     ({"vision_config": ["wings"]}, "'wings' must look like FIELD=VALUE"),

@@ -114,7 +114,7 @@ def test_an_epoch_may_end_with_fewer_batches_in_an_update(tmp_path):
 
 def test_a_process_trains_on_one_of_several_gpus_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
-    with pytest.warns(UserWarning, match="One of 2 GPUs is used; `accelerate launch` starts a process for each"):
+    with pytest.warns(UserWarning, match="One of 2 GPUs is used; `accelerate launch` uses all"):
         trainer, _ = train(tmp_path, max_steps=1)
     assert trainer.model_wrapped is trainer.model  # no `DataParallel`, which would give a loss for each GPU
 
