@@ -71,7 +71,7 @@ def main():
 
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForPreTraining, source, config, processing)
-    evaluation.set_frames(processor.video_processor.num_frames)
+    evaluation.set_frames(processor.video_processor.num_frames, model.config.vision_config.max_num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     sizes = args.per_device_eval_batch_size, args.dataloader_num_workers

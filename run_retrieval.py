@@ -67,7 +67,7 @@ def main():
     source = task.model_name_or_path, SViTTForVideoTextRetrieval
     needed = COMPARING if training is None else None  # scores of new heads mean nothing
     model, processor = load_model_and_processor(*source, fields=config.fields(), architectures=needed, **lengths)
-    evaluation.set_frames(processor.video_processor.num_frames)
+    evaluation.set_frames(processor.video_processor.num_frames, model.config.vision_config.max_num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     sizes = args.per_device_eval_batch_size, args.dataloader_num_workers

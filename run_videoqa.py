@@ -48,7 +48,7 @@ def main():
 
     set_seed(args.seed)
     model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, config, processing)
-    answering_args.set_frames(processor.video_processor.num_frames)
+    answering_args.set_frames(processor.video_processor.num_frames, model.config.vision_config.max_num_frames)
     answering_args.set_answer_length(processor, model.config)
     answers = answering.find_answer_list(answering_args, preset.answer_list, questions, source.model_name_or_path)
     for split, rows in {"train": questions, **{split: sets[split].questions for split in sets}}.items():

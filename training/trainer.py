@@ -131,8 +131,8 @@ class SViTTTrainer(Trainer):
         evaluate_split: returns predictions of the bare model on a split, and metrics, as dictionaries of dictionaries,
             whose names are joined for the log: `eval_<split>_<name>_<name>`.
         eval_splits: names of the splits to evaluate while training.
-        stop_metrics: `<split>_<name>_<name>`, of which the best, logged as `eval_stop_metric`, is highest for the model to
-            keep; by default the last model is kept.
+        stop_metrics: `<split>_<name>_<name>`, the best of which, logged as `eval_stop_metric`, is highest for the model
+            to keep; by default the last model is kept.
         bad_videos: collects the videos that batches report as bad, by default in `output_dir`.
         kwargs: further arguments of `Trainer`.
 

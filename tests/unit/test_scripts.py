@@ -268,6 +268,7 @@ def test_images_are_clips_of_one_frame(folders, tmp_path, assert_close):
 FAULTS = [
     ("retrieval", {"stop_key": "tset"}, ["--stop_key", "validation, test", "tset"]),
     ("retrieval", {"num_frames_test": 6}, ["--num_frames_test", "multiple", "6"]),
+    ("retrieval", {"num_frames_test": 512, "eval_frame_ensemble": "concat"}, ["--num_frames_test", "from 1 to 256"]),
     ("retrieval", {"max_text_length": 600}, ["--max_text_length", "32", "600"]),
     ("retrieval", {"model_name_or_path": "no/such/model/anywhere"}, ["no/such/model/anywhere"]),
     ("retrieval", {"model_name_or_path": "qa"}, ["qa: is a SViTTForVideoQuestionAnswering, but a SViTTForVideoText"]),
