@@ -51,10 +51,10 @@ class TaskArguments:
 
 
 def main():
-    groups = TaskArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
+    groups = TaskArguments, presets.DatasetArguments, start.StartArguments, start.ConfigArguments
     groups = *groups, loaders.ProcessingArguments, retrieval.RetrievalArguments, SViTTTrainingArguments
     preset, groups = parse_options(groups, "pretraining", __doc__)
-    task, dataset, source, dropping, processing, evaluation, args = groups
+    task, dataset, source, config, processing, evaluation, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "captions")
@@ -70,8 +70,8 @@ def main():
     pairs = {medium: annotations.join_pairs(parts) for medium, parts in pairs.items()}
 
     set_seed(args.seed)
-    model, processor = start.start_training(SViTTForPreTraining, source, dropping, processing)
-    evaluation.set_frames(processor.video_processor.num_frames)
+    model, processor = start.start_training(SViTTForPreTraining, source, config, processing)
+    evaluation.set_frames(processor.video_processor.num_frames, model.config.vision_config.max_num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
@@ -89,7 +89,7 @@ def main():
         partial(loaders.to_model_inputs, processor=processor),
         evaluate,
         eval_splits=sets,
-        stop_metric=task.stop_key and f"{task.stop_key}_itm_r_mean",
+        stop_metrics=[f"{task.stop_key}_{kind}_r_mean" for kind in ("itm", "itc")] if task.stop_key else [],
         bad_videos=bad_videos,
         processing_class=processor,
     )
@@ -103,7 +103,7 @@ def main():
         scores, results[split] = trainer.score(split)
         ranked[split] = retrieval.what_was_ranked(split, scores, sets[split], processor)
         trainer.accelerator.print(retrieval.results_table(split, results[split], ranked[split]))
-    trainer.accelerator.print(retrieval.choose_lists(model.config, results.get(task.stop_key)))
+    trainer.accelerator.print(retrieval.choose_lists(model.config, results.get(task.stop_key or "validation")))
     write_whole(output_dir, model.config.save_pretrained)
     write_results(trainer, results, ranked)
     describe_and_publish(trainer, results, ranked, [split.source for split in training.values()], source.name)

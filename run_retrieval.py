@@ -48,10 +48,10 @@ class TaskArguments(start.FineTuningArguments):
 
 
 def main():
-    groups = TaskArguments, presets.DatasetArguments, start.DroppingArguments, loaders.ProcessingArguments
+    groups = TaskArguments, presets.DatasetArguments, start.ConfigArguments, loaders.ProcessingArguments
     groups = *groups, retrieval.RetrievalArguments, SViTTTrainingArguments
     preset, groups = parse_options(groups, "retrieval", __doc__)
-    task, dataset, dropping, processing, evaluation, args = groups
+    task, dataset, config, processing, evaluation, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "captions", "multiple_choice")
@@ -66,9 +66,8 @@ def main():
     lengths = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length}
     source = task.model_name_or_path, SViTTForVideoTextRetrieval
     needed = COMPARING if training is None else None  # scores of new heads mean nothing
-    fields = dropping.fields()
-    model, processor = load_model_and_processor(*source, fields=fields, architectures=needed, **lengths)
-    evaluation.set_frames(processor.video_processor.num_frames)
+    model, processor = load_model_and_processor(*source, fields=config.fields(), architectures=needed, **lengths)
+    evaluation.set_frames(processor.video_processor.num_frames, model.config.vision_config.max_num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
     sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
@@ -80,6 +79,7 @@ def main():
 
     loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
     is_choice = isinstance(sets.get(stop_key), annotations.ChoiceSet)
+    names = ["ensemble_accuracy"] if is_choice else ["itm_r_mean", "itc_r_mean"]
     trainer = SViTTTrainer(
         model,
         args,
@@ -87,7 +87,7 @@ def main():
         partial(loaders.to_model_inputs, processor=processor),
         evaluate,
         eval_splits=[stop_key] if stop_key else [],
-        stop_metric=stop_key and f"{stop_key}_{'ensemble_accuracy' if is_choice else 'itm_r_mean'}",
+        stop_metrics=[f"{stop_key}_{name}" for name in names] if stop_key else [],
         bad_videos=bad_videos,
         processing_class=processor,
     )

@@ -33,10 +33,10 @@ from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 
 
 def main():
-    groups = start.FineTuningArguments, presets.DatasetArguments, start.StartArguments, start.DroppingArguments
+    groups = start.FineTuningArguments, presets.DatasetArguments, start.StartArguments, start.ConfigArguments
     groups = *groups, loaders.ProcessingArguments, answering.AnsweringArguments, SViTTTrainingArguments
     preset, groups = parse_options(groups, "videoqa", __doc__)
-    task, dataset, source, dropping, processing, answering_args, args = groups
+    task, dataset, source, config, processing, answering_args, args = groups
     checkpoint, output_dir = find_checkpoint(args.output_dir, args.resume_from_checkpoint), args.output_dir
 
     splits = dataset.splits(preset, "questions")
@@ -47,8 +47,8 @@ def main():
     questions = training and training.load(processing.bad_videos == "skip")
 
     set_seed(args.seed)
-    model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, dropping, processing)
-    answering_args.set_frames(processor.video_processor.num_frames)
+    model, processor = start.start_training(SViTTForVideoQuestionAnswering, source, config, processing)
+    answering_args.set_frames(processor.video_processor.num_frames, model.config.vision_config.max_num_frames)
     answering_args.set_answer_length(processor, model.config)
     answers = answering.find_answer_list(answering_args, preset.answer_list, questions, source.model_name_or_path)
     for split, rows in {"train": questions, **{split: sets[split].questions for split in sets}}.items():
@@ -71,7 +71,7 @@ def main():
         partial(answering.to_training_inputs, processor=processor),
         evaluate,
         eval_splits=[stop_key] if stop_key else [],
-        stop_metric=stop_key and f"{stop_key}_accuracy_overall",
+        stop_metrics=[f"{stop_key}_accuracy_overall"] if stop_key else [],
         bad_videos=bad_videos,
         processing_class=processor,
     )

@@ -413,7 +413,7 @@ def model_batches(
 
 
 class BadVideoReport:
-    """The videos that batches report as bad, and the file that [`write`] adds them to: see `check.write_bad_videos`.
+    """The videos that batches report as bad, and the file that [`write`] adds them to: see `files.write_bad_videos`.
 
     Args:
         path: of the file.

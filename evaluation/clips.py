@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers.hf_argparser import HfArg
 
 from ..data.loaders import BadVideoReport, ProcessingArguments, model_batches, video_loader
-from ..errors import ArgumentError, ArgumentGroup
+from ..errors import ArgumentError, ArgumentGroup, check_number
 from ..modeling_svitt import CLIP_ENSEMBLES, split_clips
 from ..processing_svitt import SViTTProcessor
 
@@ -31,11 +31,13 @@ class ClipArguments(ArgumentGroup):
     )
     strided_clips: bool = HfArg(default=False, help="A clip of C takes every C-th frame, not consecutive ones.")
 
-    def set_frames(self, num_frames: int):
-        """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no whole clips fit."""
+    def set_frames(self, num_frames: int, max_num_frames: int):
+        """Fill in `num_frames_test`, given the frames of a clip; raise an `InputError` where no clips fit."""
         if self.num_frames_test is None:
             self.num_frames_test = num_frames
-        if self.eval_frame_ensemble != "concat" and self.num_frames_test % num_frames:
+        if self.eval_frame_ensemble == "concat":
+            check_number("num_frames_test", self.num_frames_test, 1, max_num_frames)
+        elif self.num_frames_test % num_frames:
             problem = f"must be a multiple of the {num_frames} frames of a clip, got {self.num_frames_test}"
             raise ArgumentError("num_frames_test", problem)
 

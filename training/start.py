@@ -3,6 +3,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
@@ -10,7 +11,15 @@ from transformers.hf_argparser import HfArg
 
 from ..configuration_svitt import SViTTConfig
 from ..conversion import converted, load_model_and_processor, parse_fields
-from ..conversion.loading import load_tokenizer, loading, make_processor, merged, special_token_ids, with_fields
+from ..conversion.loading import (
+    in_one_sentence,
+    load_tokenizer,
+    loading,
+    make_processor,
+    merged,
+    special_token_ids,
+    with_fields,
+)
 from ..conversion.original import decoder_from_fusion_layers
 from ..conversion.positions import expanded
 from ..data.loaders import ProcessingArguments
@@ -21,10 +30,10 @@ from ..processing_svitt import SViTTProcessor
 
 
 @dataclass
-class DroppingArguments:
-    """How many video tokens stay."""
+class ConfigArguments:
+    """What of the model's configuration is to be another."""
 
-    _argument_group_name = "token dropping"
+    _argument_group_name = "configuration of the model"
 
     token_keep_rate: float | None = HfArg(
         default=None, help="Share of video tokens kept at each drop; by default the model's own."
@@ -32,11 +41,19 @@ class DroppingArguments:
     fusion_token_keep_rate: float | None = HfArg(
         default=None, help="The same, of the video tokens that the text looks at."
     )
+    vision_config: list[str] = HfArg(
+        default_factory=list, help="FIELD=VALUE of SViTTVisionConfig, values in JSON, such as sparse_random_attn=5."
+    )
+    text_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTTextConfig.")
+    model_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTConfig, such as itm_list_size=16.")
 
-    def fields(self) -> dict[str, dict]:
-        """Return the fields of [`SViTTConfig`] that were given, by its parts."""
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of [`SViTTConfig`] that were given, of its parts as dicts."""
+        parts = {"vision_config": parse_fields(self.vision_config), "text_config": parse_fields(self.text_config)}
         rates = {"vision_config": self.token_keep_rate, "text_config": self.fusion_token_keep_rate}
-        return {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
+        rates = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
+        with in_one_sentence("--model_config, --vision_config or --text_config does not fit"):
+            return merged(merged(parse_fields(self.model_config), parts), rates)
 
 
 @dataclass(kw_only=True)
@@ -87,12 +104,7 @@ class StartArguments:
     config_name: str | None = HfArg(
         default=None, help="Folder or Hub name of a SViTT's configuration, to start from random weights."
     )
-    image_size: int | None = HfArg(default=None, help="Of clips, with towers: by default that of the BEiT.")
-    vision_config: list[str] = HfArg(
-        default_factory=list, help="FIELD=VALUE of SViTTVisionConfig, values in JSON, such as sparse_random_attn=5."
-    )
-    text_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTTextConfig.")
-    model_config: list[str] = HfArg(default_factory=list, help="FIELD=VALUE of SViTTConfig, such as mlm_prob=0.15.")
+    image_size: int | None = HfArg(default=None, help="Pixels along a side of clips: by default the start's own.")
 
     def __post_init__(self):
         towers = [self.vision_name_or_path, self.text_name_or_path]
@@ -111,7 +123,7 @@ class StartArguments:
 def start_training(
     model_class: type[PreTrainedModel],
     start: StartArguments,
-    dropping: DroppingArguments,
+    config: ConfigArguments,
     processing: ProcessingArguments,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Return a model in float32 for clips of `processing.num_frames` frames (default: its own), and its processor.
@@ -121,11 +133,10 @@ def start_training(
     Raises:
         InputError: if the start is not found, damaged or incomplete, or a field does not fit.
     """
-    num_frames, max_text_length = processing.num_frames, processing.max_text_length
-    fields = {"vision_config": parse_fields(start.vision_config), "text_config": parse_fields(start.text_config)}
-    if num_frames is not None:
-        fields["vision_config"]["num_frames"] = num_frames
-    fields = merged(parse_fields(start.model_config) | fields, dropping.fields())
+    given = {"num_frames": processing.num_frames, "image_size": start.image_size}
+    given = {name: number for name, number in given.items() if number is not None}
+    fields, max_text_length = merged(config.fields(), {"vision_config": given}), processing.max_text_length
+    num_frames, image_size = map(fields["vision_config"].get, ("num_frames", "image_size"))
 
     if start.model_name_or_path is not None:
         # The decoder of answers is made of what was saved; other heads are loaded where there are any.
@@ -139,13 +150,12 @@ def start_training(
     if start.config_name is not None:
         with loading(start.config_name):
             tokenizer = load_tokenizer(start.config_name)
-            config = SViTTConfig.from_pretrained(start.config_name)
-            config = with_fields(config, merged({"text_config": special_token_ids(tokenizer)}, fields))
-            model = model_class(config)
+            saved = SViTTConfig.from_pretrained(start.config_name)
+            model = model_class(with_fields(saved, merged({"text_config": special_token_ids(tokenizer)}, fields)))
             processor = make_processor(model.config, tokenizer)
     else:
         towers = start.vision_name_or_path, start.text_name_or_path
-        model, processor = converted(*towers, num_frames=num_frames, image_size=start.image_size, **fields)
+        model, processor = converted(*towers, num_frames=num_frames, image_size=image_size, **fields)
         model = as_class(model_class, model)
     check_number("max_text_length", max_text_length, 2, model.config.text_config.max_position_embeddings)
     if max_text_length is not None:  # where `from_pretrained(..., max_length=...)` puts it too

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,14 +39,15 @@ from transformers import (
 from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME, flatten_dict
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, flatten_dict
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
 from ..distributed import fail_together
 from ..errors import ArgumentError, InputError, check_number, writing
 from . import profiling
-from .checkpoints import complete, remove_after
+from .checkpoints import complete, find_checkpoint, remove_after
 from .optimization import cosine_schedule, parameter_groups
 
 # So many updates in a row whose loss or gradient is not finite are no accident.
@@ -109,6 +111,13 @@ class SViTTTrainingArguments(TrainingArguments):
             raise ArgumentError("report_to", f"{unknown[0]} is not among the trackers that are installed: {known}")
         if not sys.stderr.isatty():
             disable_progress_bar()
+        if (num_gpus := super().n_gpu) > 1:
+            warnings.warn(f"One of {num_gpus} GPUs is used; `accelerate launch` uses all.", stacklevel=3)
+
+    @property
+    def n_gpu(self) -> int:
+        """At most one for a process: `DataParallel`, which Trainer would take for more, cuts batches apart anywhere."""
+        return min(super().n_gpu, 1)
 
 
 class SViTTTrainer(Trainer):
@@ -122,7 +131,8 @@ class SViTTTrainer(Trainer):
         evaluate_split: returns predictions of the bare model on a split, and metrics, as dictionaries of dictionaries,
             whose names are joined for the log: `eval_<split>_<name>_<name>`.
         eval_splits: names of the splits to evaluate while training.
-        stop_metric: `<split>_<name>_<name>` that is highest for the model to keep; by default the last model is kept.
+        stop_metrics: `<split>_<name>_<name>`, the best of which, logged as `eval_stop_metric`, is highest for the model
+            to keep; by default the last model is kept.
         bad_videos: collects the videos that batches report as bad, by default in `output_dir`.
         kwargs: further arguments of `Trainer`.
 
@@ -139,7 +149,7 @@ class SViTTTrainer(Trainer):
         evaluate_split: Callable[[PreTrainedModel, str], tuple[Any, Mapping]] | None = None,
         *,
         eval_splits: Sequence[str] = (),
-        stop_metric: str | None = None,
+        stop_metrics: Sequence[str] = (),
         bad_videos: BadVideoReport | None = None,
         **kwargs,
     ):
@@ -147,8 +157,12 @@ class SViTTTrainer(Trainer):
         # Trainer would remove old checkpoints before other processes have written theirs, and by their dates.
         self.num_checkpoints, args.save_total_limit = args.save_total_limit or sys.maxsize, None
         args.eval_strategy = args.eval_strategy if eval_splits else "no"
-        if stop_metric is not None:
-            args.metric_for_best_model, args.greater_is_better = f"eval_{stop_metric}", True
+        weights = getattr(getattr(model, "config", None), "loss_weight", {})
+        if not all(weights.values()):  # what serves such a loss alone gets no gradient
+            args.ddp_find_unused_parameters = True
+        self.stop_metrics = [f"eval_{name}" for name in stop_metrics]
+        if stop_metrics:
+            args.metric_for_best_model, args.greater_is_better = "eval_stop_metric", True
         super().__init__(model, args, eval_dataset=list(eval_splits), **kwargs)
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback):
@@ -216,11 +230,14 @@ class SViTTTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Return the metrics of all splits, by `eval_<split>_<name>_<name>`; what training draws next is the same."""
+        """Return metrics of all splits, or of those named, by `eval_<split>_<name>_<name>`; training draws the same."""
         start, device = time.perf_counter(), self.args.device
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-            metrics = {split: self.score(split)[1] for split in eval_dataset or self.eval_dataset}
+            splits = [eval_dataset] if isinstance(eval_dataset, str) else eval_dataset or self.eval_dataset
+            metrics = {split: self.score(split)[1] for split in splits}
         metrics = flatten_dict(metrics, metric_key_prefix, "_")
+        if found := [metrics[name] for name in self.stop_metrics if name in metrics]:
+            metrics["eval_stop_metric"] = max(found)
         self.run.start += time.perf_counter() - start
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
@@ -240,30 +257,37 @@ class SViTTTrainer(Trainer):
 
     # ---- Runs
 
-    def train(self, resume_from_checkpoint: Path | None = None, **kwargs):
-        """Train, from a checkpoint of `checkpoints.find_checkpoint` on if there is one.
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
+        """Train, from a checkpoint on if one is given; `True` is the last, if there is one.
 
         Raises:
             InputError: on all processes, when one cannot read a batch, or no loss is finite any more.
             OutputError: when the disk does not take a checkpoint; those before it stay.
             SystemExit: after a checkpoint, with 0 when SIGTERM has come, with 130 after Ctrl-C.
         """
-        output_dir = Path(self.args.output_dir)
+        output_dir, checkpoint = Path(self.args.output_dir), None
+        if resume_from_checkpoint:
+            which = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
+            checkpoint = find_checkpoint(self.args.output_dir, which)
         set_seed(self.args.seed, device_specific=True)
         with writing(output_dir), self.noticing_signals():
             state = TrainerState()
-            if resume_from_checkpoint:
-                state = TrainerState.load_from_json(str(resume_from_checkpoint / TRAINER_STATE_NAME))
+            if checkpoint is not None:
+                state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if self.is_world_process_zero():
                 remove_after(state.global_step, output_dir)
             self.accelerator.wait_for_everyone()
             if 0 < self.args.max_steps <= state.global_step:
                 self.state = state  # Trainer would make one more update, where a run has ended within an epoch
+                output = TrainOutput(state.global_step, 0.0, {})
             else:
-                super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
-            weights = output_dir / f"checkpoint-{self.best_step}" / SAFE_WEIGHTS_NAME
-            if weights.is_file():
+                output = super().train(checkpoint and str(checkpoint), **kwargs)
+            best = output_dir / f"checkpoint-{self.best_step}"
+            if (weights := best / SAFE_WEIGHTS_NAME).is_file():
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
+            elif (best / ADAPTER_SAFE_WEIGHTS_NAME).is_file():
+                self.model.load_adapter(best, self.model.active_adapter, is_trainable=True)
+        return output
 
     @contextmanager
     def noticing_signals(self) -> Iterator[None]:

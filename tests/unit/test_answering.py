@@ -39,7 +39,7 @@ from svitt.evaluation.answering import (
 )
 from svitt.evaluation.clips import VideoReader
 from svitt.processing_svitt import SViTTProcessor
-from svitt.training.start import DroppingArguments, StartArguments, start_training
+from svitt.training.start import ConfigArguments, StartArguments, start_training
 
 # Of the demo's words, so that none is [UNK].
 ANSWERS = ["red", "a red circle", "blue", "left and then up", "up", "green square", "moves"]
@@ -50,7 +50,7 @@ def model_and_processor(demo):
     """The demo's model, with a decoder whose answers are not all as likely."""
     torch.manual_seed(0)
     start = StartArguments(model_name_or_path=str(demo / "model"))
-    model, processor = start_training(SViTTForVideoQuestionAnswering, start, DroppingArguments(), ProcessingArguments())
+    model, processor = start_training(SViTTForVideoQuestionAnswering, start, ConfigArguments(), ProcessingArguments())
     for name, parameter in model.text_decoder.named_parameters():
         if "predictions" in name or "crossattention" in name:
             torch.nn.init.normal_(parameter, std=0.3)

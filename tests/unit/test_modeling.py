@@ -473,7 +473,9 @@ ALL_GATHER = """
 import sys, torch, torch.distributed as dist
 sys.path.insert(0, {root!r})
 from tests.unit.test_modeling import clips, task_model, texts
-from svitt import SViTTForVideoTextRetrieval
+from svitt import SViTTForPreTraining, SViTTForVideoTextRetrieval
+from svitt.data.loaders import ShuffledBatches
+from svitt.training.trainer import SViTTTrainer, SViTTTrainingArguments
 dist.init_process_group("gloo")
 assert dist.get_world_size() == 2
 rank = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
@@ -486,12 +488,17 @@ for p in model.parameters():
         dist.all_reduce(p.grad); p.grad /= 2
 if dist.get_rank() == 0:
     torch.save((outputs.loss_itc.detach(), model.vision_proj.weight.grad, model.temp.grad), {path!r})
+# A loss that weighs nothing leaves parameters without a gradient.
+rows = {{(i, 0): dict(pixel_values=clip, input_ids=ids) for i, (clip, ids) in enumerate(zip(clips(8), texts(8)[0]))}}
+loader = torch.utils.data.DataLoader(rows, batch_sampler=ShuffledBatches(8, 2, 0, dist.get_rank(), 2))
+args = SViTTTrainingArguments({path!r} + "s", max_steps=2, use_cpu=True, activation_checkpointing=True)
+SViTTTrainer(task_model(SViTTForPreTraining, loss_weight={{"itm": 0, "mlm": 0}}), args, loader).train()
 """
 
 
 @pytest.mark.slow
 def test_contrast_over_all_processes(tmp_path):
-    """Two processes that gather have the loss and gradient of one process with the whole batch."""
+    """Two processes that gather have the loss and gradient of one with the whole batch, and train by one loss alone."""
     path, script = tmp_path / "loss.pt", tmp_path / "script.py"
     script.write_text(ALL_GATHER.format(root=str(ROOT), path=str(path)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]

@@ -288,9 +288,11 @@ def test_scores_are_float32_in_half_precision(golden):
 
 
 def test_frames_must_make_whole_clips():
-    RetrievalArguments(num_frames_test=7, eval_frame_ensemble="concat").set_frames(4)
+    RetrievalArguments(num_frames_test=7, eval_frame_ensemble="concat").set_frames(4, 8)
     with pytest.raises(ValueError, match="multiple of the 4 frames"):
-        RetrievalArguments(num_frames_test=7, eval_frame_ensemble="lse").set_frames(4)
+        RetrievalArguments(num_frames_test=7, eval_frame_ensemble="lse").set_frames(4, 8)
+    with pytest.raises(ValueError, match="from 1 to 8, got 9"):
+        RetrievalArguments(num_frames_test=9, eval_frame_ensemble="concat").set_frames(4, 8)
 
 
 def test_chance_is_the_expected_recall_of_random_scores():

@@ -69,16 +69,25 @@ def test_a_dataset_file_gives_splits_and_settings_that_the_command_line_override
         "           fusion_token_keep_rate: 0.5, match_by: caption, k_test: 3, stop_key: val_small}\n"
     )
     options = {"dataset_file": tmp_path / "demo.yaml", "data_dir": demo / "data", "video_dir": None}
-    run(demo, tmp_path / "out", **options, num_train_epochs=1)
+    run(demo, tmp_path / "out", **options, num_train_epochs=1, model_config="itm_list_size=3")
     results = read(tmp_path / "out", "results.json")
     assert results["epoch"] == 1 and set(results) == {"num_processes", "ranked", "epoch", "step", "val_small"}
     assert results["val_small"]["itm"]["txt_r5"] == results["val_small"]["itm"]["txt_r10"]  # k_test is 3
     config = SViTTForVideoTextRetrieval.from_pretrained(tmp_path / "out").config
     assert (config.vision_config.token_keep_rate, config.text_config.token_keep_rate) == (0.9, 0.5)
+    assert config.itm_list_size == 3
     means = {kind: results["val_small"][kind]["r_mean"] for kind in ("itm", "itc")}
     assert config.rerank is (means["itm"] >= means["itc"])
+    [checkpoint] = (tmp_path / "out").glob("checkpoint-*")
+    assert read(checkpoint, "trainer_state.json")["best_metric"] == max(means.values())
     # What overrides the dataset is kept for the next run, also where it is the script's own default.
     assert yaml.safe_load((tmp_path / "out/settings.yaml").read_text())["num_train_epochs"] == 1
+
+
+def test_pretraining_notes_which_lists_were_better_in_validation(demo, tmp_path):
+    options = captions_of(demo, "train", "validation") | {"max_steps": 1, "k_test": 1}  # re-ranks one, misses the rest
+    run(demo, tmp_path / "out", "pretraining", **options)
+    assert not SViTTForPreTraining.from_pretrained(tmp_path / "out").config.rerank
 
 
 def test_training_can_stop_by_multiple_choice(demo, tmp_path):
@@ -259,6 +268,7 @@ def test_images_are_clips_of_one_frame(folders, tmp_path, assert_close):
 FAULTS = [
     ("retrieval", {"stop_key": "tset"}, ["--stop_key", "validation, test", "tset"]),
     ("retrieval", {"num_frames_test": 6}, ["--num_frames_test", "multiple", "6"]),
+    ("retrieval", {"num_frames_test": 512, "eval_frame_ensemble": "concat"}, ["--num_frames_test", "from 1 to 256"]),
     ("retrieval", {"max_text_length": 600}, ["--max_text_length", "32", "600"]),
     ("retrieval", {"model_name_or_path": "no/such/model/anywhere"}, ["no/such/model/anywhere"]),
     ("retrieval", {"model_name_or_path": "qa"}, ["qa: is a SViTTForVideoQuestionAnswering, but a SViTTForVideoText"]),

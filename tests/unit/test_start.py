@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,16 +23,16 @@ from svitt.conversion.positions import fitted
 from svitt.conversion.towers import init_from_towers
 from svitt.data.loaders import ProcessingArguments
 from svitt.errors import InputError
-from svitt.training.start import DroppingArguments, StartArguments, start_training
+from svitt.training.start import ConfigArguments, StartArguments, start_training
 
 from .conftest import SIZE
 
 TOWERS = {"vision_name_or_path": "beit", "text_name_or_path": "bert"}
 
 
-def start(folders, options=None, dropping=None, processing=None, model_class=SViTTForPreTraining):
+def start(folders, options=None, config=None, processing=None, model_class=SViTTForPreTraining):
     paths = {name: str(folders / value) for name, value in (options or {}).items() if "_name" in name}
-    groups = StartArguments(**{**(options or {}), **paths}), DroppingArguments(**dropping or {})
+    groups = StartArguments(**{**(options or {}), **paths}), ConfigArguments(**config or {})
     return start_training(model_class, *groups, ProcessingArguments(**processing or {}))
 
 
@@ -45,8 +46,13 @@ def assert_equal_weights(model, expected):
 def test_expansion_inflates_biases_and_drops_more(folders):
     model, processor = start(
         folders,
-        {"model_name_or_path": "svitt", "model_config": ["itc_all_gather=true"], "vision_config": ["drop_path_rate=0"]},
-        {"token_keep_rate": 0.6, "fusion_token_keep_rate": 0.2},
+        {"model_name_or_path": "svitt"},
+        {
+            "model_config": ["itc_all_gather=true"],
+            "vision_config": ["drop_path_rate=0"],
+            "token_keep_rate": 0.6,
+            "fusion_token_keep_rate": 0.2,
+        },
         {"num_frames": 4},
     )
     source = SViTTForPreTraining.from_pretrained(folders / "svitt")
@@ -73,12 +79,12 @@ def test_towers(folders):
 
 
 def test_random_weights_from_a_configuration(folders):
-    options = {"config_name": "svitt", "vision_config": ["sparse_random_attn=1"], "text_config": ["fusion_layer=2"]}
+    options = {"config_name": "svitt"}, {"vision_config": ["sparse_random_attn=1"], "text_config": ["fusion_layer=2"]}
     set_seed(1)
-    model, processor = start(folders, options, processing={"num_frames": 3})
+    model, processor = start(folders, *options, processing={"num_frames": 3})
     assert (model.config.vision_config.sparse_random_attn, model.config.text_config.fusion_layer) == (1, 2)
     assert model.config.vision_config.num_frames == processor.video_processor.num_frames == 3
-    other, _ = start(folders, options)
+    other, _ = start(folders, *options)
     assert not torch.equal(model.vision_proj.weight, other.vision_proj.weight)
 
 
@@ -89,10 +95,6 @@ FAULTY_STARTS = [
     ({"vision_name_or_path": "beit"}, ONE),
     ({"model_name_or_path": "nothing"}, "nothing: there is no such folder"),
     ({"config_name": "."}, "is no folder of a model, it has no config.json"),
-    ({"model_name_or_path": "svitt", "vision_config": ["wings=2"]}, "SViTTVisionConfig has no field wings"),
-    ({"model_name_or_path": "svitt", "model_config": ["wings=2"]}, "SViTTConfig has no field wings"),
-    ({"model_name_or_path": "svitt", "vision_config": ["wings"]}, "'wings' must look like FIELD=VALUE"),
-    ({"model_name_or_path": "svitt", "vision_config": ["sparse_local_attn=2"]}, "sparse_local_attn"),
 ]
 
 
@@ -102,9 +104,37 @@ def test_wrong_starts(folders, options, words):
         start(folders, options)
 
 
-def test_wrong_rates(folders):
-    with pytest.raises(InputError, match=r"`token_keep_rate` must be in \(0, 1\], got 1\.5"):
-        start(folders, {"model_name_or_path": "svitt"}, {"fusion_token_keep_rate": 1.5})
+@pytest.mark.parametrize(
+    ("options", "config", "processing"),
+    [
+        ({"image_size": 48}, {}, {"num_frames": 3}),
+        ({}, {"vision_config": ["image_size=48", "num_frames=3"]}, {}),
+        ({}, {"model_config": ['vision_config={"image_size": 48, "num_frames": 3}']}, {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("source", [{"model_name_or_path": "svitt"}, {"config_name": "svitt"}, TOWERS], ids=list)
+def test_clips_are_of_the_size_that_was_given_in_whichever_way(folders, source, options, config, processing):
+    model, processor = start(folders, source | options, config, processing)
+    clips = processor(videos=np.zeros((5, 40, 60, 3), np.uint8), return_tensors="pt")["pixel_values"]
+    assert clips.shape == (1, 3, 3, 48, 48) and model.config.num_frames == 3
+    assert model.get_video_features(clips).pooler_output.isfinite().all()
+
+
+FAULTY_FIELDS = [
+    ({"model_config": ["vision_config=3"]}, "--model_config, --vision_config or --text_config does not fit"),
+    ({"vision_config": ["wings=2"]}, "SViTTVisionConfig has no field wings"),
+    ({"model_config": ["wings=2"]}, "SViTTConfig has no field wings"),
+    ({"vision_config": ["wings"]}, "'wings' must look like FIELD=VALUE"),
+    ({"vision_config": ["sparse_local_attn=2"]}, "sparse_local_attn"),
+    ({"fusion_token_keep_rate": 1.5}, r"`token_keep_rate` must be in \(0, 1\], got 1\.5"),
+]
+
+
+@pytest.mark.parametrize(("config", "words"), FAULTY_FIELDS)
+def test_wrong_fields(folders, config, words):
+    with pytest.raises(InputError, match=words):
+        start(folders, {"model_name_or_path": "svitt"}, config)
 
 
 # ---- The door to saved models

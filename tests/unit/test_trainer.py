@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers.modeling_outputs import ModelOutput
 
 from svitt.data.loaders import ShuffledBatches
@@ -66,7 +67,7 @@ def collate(numbers):
 
 def train(
     folder, model=None, resume=None, numbers=range(8), batch_size=2, num_workers=0, evaluate=None, loader=None,
-    **settings,
+    stop_metrics=("val_score",), **settings,
 ):  # fmt: skip
     """Returns the trainer after a run, and the weight that it ends with."""
     settings = {"learning_rate": 0.1, "weight_decay": 0.0, "use_cpu": True, "logging_steps": 1} | settings
@@ -75,11 +76,11 @@ def train(
         Numbers(numbers), batch_sampler=ShuffledBatches(len(numbers), batch_size, 42), collate_fn=collate,
         num_workers=num_workers, generator=torch.Generator(),
     )  # fmt: skip
-    scored = {"eval_splits": ["val"], "stop_metric": "val_score"} if evaluate else {}
+    scored = {"eval_splits": ["val"], "stop_metrics": stop_metrics} if evaluate else {}
     trainer = SViTTTrainer(
         model or Scalar(), args, loader, evaluate_split=lambda bare, split: (None, {"score": evaluate(bare)}), **scored
     )
-    trainer.train(find_checkpoint(folder, resume))
+    trainer.train(find_checkpoint(folder, resume) if resume in (None, "latest") else resume)
     return trainer, trainer.model.weight.item()
 
 
@@ -109,6 +110,13 @@ def test_an_epoch_may_end_with_fewer_batches_in_an_update(tmp_path):
     assert (trainer.state.global_step, len(trainer.model.seen)) == (2, 4)
     halves = [line["loss_half"] for line in trainer.state.log_history if "loss_half" in line]
     assert halves == pytest.approx([loss / 2 for loss in losses_of(trainer)], rel=1e-4)
+
+
+def test_a_process_trains_on_one_of_several_gpus_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.warns(UserWarning, match="One of 2 GPUs is used; `accelerate launch` uses all"):
+        trainer, _ = train(tmp_path, max_steps=1)
+    assert trainer.model_wrapped is trainer.model  # no `DataParallel`, which would give a loss for each GPU
 
 
 @pytest.mark.parametrize(
@@ -171,6 +179,33 @@ def test_best_epoch_is_kept(tmp_path):
     assert load_file(tmp_path / "model.safetensors")["weight"].item() == weight
 
 
+class Layered(Scalar):
+    """The same weight, of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return super().forward(x - self.layer(torch.ones(1, 1)))
+
+
+def test_adapters_of_the_best_epoch_are_kept(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(Layered(), peft.LoraConfig(target_modules=["layer"]))
+    train(tmp_path, model, evaluate=scores(10.0, 30.0, 20.0), num_train_epochs=3)
+    best = load_file(tmp_path / "checkpoint-8/adapter_model.safetensors")
+    kept = peft.get_peft_model_state_dict(model)
+    assert kept.keys() == best.keys() and all(torch.equal(kept[name], best[name]) for name in best)
+
+
+def test_the_epoch_is_kept_whose_better_score_is_the_best(tmp_path):
+    evaluate = scores({"itm": 6.0, "itc": 20.0}, {"itm": 4.0, "itc": 60.0}, {"itm": 50.0, "itc": 10.0})
+    names = ["val_score_itm", "val_score_itc"]
+    trainer, _ = train(tmp_path, evaluate=evaluate, stop_metrics=names, num_train_epochs=3)
+    assert (trainer.best_epoch, trainer.state.best_metric) == (2, 60.0)
+
+
 def test_last_epoch_is_kept_without_a_score(tmp_path):
     trainer, weight = train(tmp_path, num_train_epochs=3)
     assert trainer.best_epoch == 3 and [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-12"]
@@ -178,9 +213,10 @@ def test_last_epoch_is_kept_without_a_score(tmp_path):
 
 
 def test_evaluation_by_steps_and_at_the_end(tmp_path):
-    trainer, _ = train(tmp_path, evaluate=scores(1.0, 3.0, 2.0), num_train_epochs=2, eval_steps=3)
+    trainer, _ = train(tmp_path, evaluate=scores(1.0, 3.0, 2.0, 4.0), num_train_epochs=2, eval_steps=3)
     assert trainer.best_step == 6
     assert [line["step"] for line in trainer.state.log_history if "eval_val_score" in line] == [3, 6, 8]
+    assert trainer.evaluate("val") == {"eval_val_score": 4.0, "eval_stop_metric": 4.0}
 
 
 # ---- Runs that end early
@@ -326,7 +362,7 @@ def test_sigterm_and_ctrl_c_save_and_exit(tmp_path, whole, number, signalled_at,
 def test_a_run_that_ended_is_resumed_without_an_update(tmp_path, settings):
     settings = SETTINGS | settings
     whole = train(tmp_path, Scalar(0.1), **settings)
-    trainer, _ = train(tmp_path, Scalar(0.1), "latest", **settings)
+    trainer, _ = train(tmp_path, Scalar(0.1), True, **settings)
     assert_same_run(trainer, whole)
     assert trainer.model.seen == []
 
