@@ -62,11 +62,15 @@ tiny: $(READY)
 
 check: lint test
 
+# glibc keeps freed memory: some machines take long to give it again.
+PYTEST = OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_MMAP_MAX_=0 \
+    $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
+
 test: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
+	$(PYTEST)
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m ""
+	$(PYTEST) -m ""
 
 # Users install without the lock. TORCH_oldest=torch==2.13.0 reuses a build that is already here.
 TORCH_newest ?= $(shell grep ^torch== requirements.txt)

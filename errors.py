@@ -146,7 +146,7 @@ def exit_on_bad_input(command: str | None = None) -> Iterator[None]:
         return
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(141)  # 128 + SIGPIPE, as a shell says it
     except KeyboardInterrupt:
         code, sentence = 130, "interrupted."
     except ArgumentError as error:
