@@ -56,16 +56,15 @@ class Version(argparse.Action):
 
 
 def in_our_spelling(words: list[str]) -> list[str]:
-    """Return a command line whose options have underscores, as those of Transformers' scripts, not hyphens.
-
-    Numbers such as -1e-3 get a space in front, lest argparse take them for options.
-    """
+    """Return a command line whose options have underscores, as those of Transformers' scripts, not hyphens."""
     if words[:2] == ["convert", "expand"]:
         words = ["convert expand", *words[2:]]
-    end = words.index("--") if "--" in words else None  # behind it are no options
+    end = words.index("--") if "--" in words else len(words)  # behind it are no options
     options = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in words[:end]]
-    options = [re.sub(r"^-[\d.]+[eE][-+]?\d+$", r" \g<0>", word) for word in options]
-    return options + words[len(options) :]
+    if "--min_similarity" in options[:-1]:  # argparse would take -1e-3 for an option
+        place = options.index("--min_similarity")
+        options[place : place + 2] = ["=".join(options[place : place + 2])]
+    return options + words[end:]
 
 
 KINDS = {int: "N", float: "X"}  # what help calls their values

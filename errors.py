@@ -142,7 +142,8 @@ def exit_on_bad_input(command: str | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            print(end="", flush=True)  # here, where a pipe without a reader is caught, not at Python's own end
+            if sys.exc_info()[0] in (None, SystemExit):
+                print(end="", flush=True)  # here, where a pipe without a reader is caught, not at Python's own end
         return
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end

@@ -1872,7 +1872,7 @@ class SViTTForVideoQuestionAnswering(SViTTPreTrainedModel, GenerationMixin):
         nll = self.shortlist_nll(start, shortlist, answer_ids, answer_mask, chunk_size)
         scores = -nll if answer_scoring == "likelihood" else first_scores[:, None] - nll
         probs = pool_clips(scores, ensemble).masked_fill(shortlist < 0, float("-inf")).softmax(dim=-1)
-        probs = probs.nan_to_num(0.0)  # of questions without candidates
+        probs = probs.masked_fill((shortlist < 0).all(dim=1, keepdim=True), 0.0)
         probs, order = probs.sort(dim=1, descending=True, stable=True)
         return shortlist.gather(1, order), probs
 

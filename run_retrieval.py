@@ -24,7 +24,8 @@ from transformers import set_seed
 from transformers.hf_argparser import HfArg
 
 from svitt import SViTTForVideoTextRetrieval
-from svitt.conversion.loading import COMPARING, load_model_and_processor
+from svitt.conversion.loading import COMPARING, load_model_and_processor, loading
+from svitt.conversion.positions import expanded
 from svitt.data import annotations, loaders, presets
 from svitt.distributed import write_whole
 from svitt.errors import exit_on_bad_input
@@ -66,7 +67,9 @@ def main():
     lengths = {"num_frames": processing.num_frames, "max_text_length": processing.max_text_length}
     source = task.model_name_or_path, SViTTForVideoTextRetrieval
     needed = COMPARING if training is None else None  # scores of new heads mean nothing
-    model, processor = load_model_and_processor(*source, fields=config.fields(), architectures=needed, **lengths)
+    loaded = load_model_and_processor(*source, architectures=needed, **lengths)
+    with loading(task.model_name_or_path):
+        model, processor = expanded(*loaded, config.fields())
     evaluation.set_frames(processor.video_processor.num_frames, model.config.vision_config.max_num_frames)
     write_whole(output_dir, partial(write_settings, preset.settings))
     bad_videos = loaders.BadVideoReport(Path(output_dir) / "bad_videos.jsonl", resume=checkpoint is not None)
@@ -77,13 +80,13 @@ def main():
         scores = retrieval.score_split(model, sets[split], reader, evaluation)
         return scores, retrieval.metrics_of(scores, sets[split])
 
-    loading = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
+    batches = args.per_device_train_batch_size, processing, loaders.collate_pairs, args.seed
     is_choice = isinstance(sets.get(stop_key), annotations.ChoiceSet)
     names = ["ensemble_accuracy"] if is_choice else ["itm_r_mean", "itc_r_mean"]
     trainer = SViTTTrainer(
         model,
         args,
-        pairs and loaders.training_loader({"video": pairs}, processor, *loading, args.dataloader_num_workers),
+        pairs and loaders.training_loader({"video": pairs}, processor, *batches, args.dataloader_num_workers),
         partial(loaders.to_model_inputs, processor=processor),
         evaluate,
         eval_splits=[stop_key] if stop_key else [],

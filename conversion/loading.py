@@ -69,7 +69,6 @@ def load_model_and_processor(
     *,
     num_frames: int | None = None,
     max_text_length: int | None = None,
-    fields: Mapping | None = None,
     architectures: Iterable[str] | None = None,
 ) -> tuple[PreTrainedModel, SViTTProcessor]:
     """Load a saved SViTT in float32, and its processor. No code of the folder runs, no weight is random.
@@ -79,7 +78,6 @@ def load_model_and_processor(
         model_class: Default: the class that it was saved from. What only `model_class` has keeps its initial values.
         num_frames: Frames of the processor's clips; for another number than its own, the model interpolates its biases.
         max_text_length: Tokens of the processor's texts.
-        fields: Of its configuration, that are to be others; see [`merged`].
         architectures: Names of the classes of which the model must be one.
 
     Raises:
@@ -89,7 +87,7 @@ def load_model_and_processor(
         saved, _ = SViTTConfig.get_config_dict(path)
         if (model_type := saved.get("model_type")) not in (SViTTConfig.model_type, None):
             raise InputError(f"{path}: is a {printable(model_type)}, no SViTT; svitt convert makes one of a BLIP.")
-        config = with_fields(SViTTConfig.from_dict(saved), fields or {})
+        config = SViTTConfig.from_dict(saved)
         check_number("num_frames", num_frames, 1, config.vision_config.max_num_frames)
         check_number("max_text_length", max_text_length, 2, config.text_config.max_position_embeddings)
         [architecture, *_] = config.architectures or ["SViTTModel"]

@@ -158,15 +158,13 @@ class SViTTIndex:
                 if value != before[name]:
                     raise InputError(f"{folder}: is an index with {name} {before[name]}; give that, or another folder.")
             return cls.open(folder, model_name_or_path)
-        if model_name_or_path is None:
-            model_name_or_path = default_model("search")
+        model_name = model_name_or_path or default_model("search")
         half = (clip_seconds or CHOICES["clip_seconds"]) / 2
         settings = CHOICES | {"stride_seconds": half} | given
         check_choices(settings)
-        model, processor = load_for_use(model_name_or_path, num_frames, COMPARING)
-        is_folder = os.path.isdir(model_name_or_path)
-        settings["model"] = os.path.abspath(model_name_or_path) if is_folder else model_name_or_path
-        settings |= fingerprint_of(model_name_or_path)
+        model, processor = load_for_use(model_name, num_frames, COMPARING)
+        settings["model"] = os.path.abspath(model_name) if os.path.isdir(model_name) else model_name
+        settings |= fingerprint_of(model_name)
         settings["num_frames"] = length = processor.video_processor.num_frames
         settings["frames_per_span"] = frames_per_span = settings["frames_per_span"] or length
         if frames_per_span % length:

@@ -31,7 +31,7 @@ from ..processing_svitt import SViTTProcessor
 
 @dataclass
 class ConfigArguments:
-    """What of the model's configuration is to be another."""
+    """Fields of the model's configuration to change."""
 
     _argument_group_name = "configuration of the model"
 
@@ -53,7 +53,11 @@ class ConfigArguments:
         rates = {"vision_config": self.token_keep_rate, "text_config": self.fusion_token_keep_rate}
         rates = {part: {"token_keep_rate": rate} for part, rate in rates.items() if rate is not None}
         with in_one_sentence("--model_config, --vision_config or --text_config does not fit"):
-            return merged(merged(parse_fields(self.model_config), parts), rates)
+            fields = merged(merged(parse_fields(self.model_config), parts), rates)
+        for name in ("num_frames", "image_size"):
+            if not isinstance(number := fields["vision_config"].get(name, 1), int):
+                raise ArgumentError("vision_config", f"{name} must be a whole number, got {number!r}")
+        return fields
 
 
 @dataclass(kw_only=True)

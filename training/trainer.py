@@ -40,7 +40,7 @@ from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, flatten_dict
+from transformers.utils import SAFE_WEIGHTS_NAME, flatten_dict
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
@@ -158,7 +158,7 @@ class SViTTTrainer(Trainer):
         self.num_checkpoints, args.save_total_limit = args.save_total_limit or sys.maxsize, None
         args.eval_strategy = args.eval_strategy if eval_splits else "no"
         weights = getattr(getattr(model, "config", None), "loss_weight", {})
-        if not all(weights.values()):  # what serves such a loss alone gets no gradient
+        if 0 in (weights.get("itm"), weights.get("mlm")):  # what serves such a loss alone gets no gradient
             args.ddp_find_unused_parameters = True
         self.stop_metrics = [f"eval_{name}" for name in stop_metrics]
         if stop_metrics:
@@ -230,7 +230,10 @@ class SViTTTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Return metrics of all splits, or of those named, by `eval_<split>_<name>_<name>`; training draws the same."""
+        """Return metrics of the splits named, or of all, by `eval_<split>_<name>_<name>`.
+
+        What training draws next is the same as without.
+        """
         start, device = time.perf_counter(), self.args.device
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
             splits = [eval_dataset] if isinstance(eval_dataset, str) else eval_dataset or self.eval_dataset
@@ -265,10 +268,9 @@ class SViTTTrainer(Trainer):
             OutputError: when the disk does not take a checkpoint; those before it stay.
             SystemExit: after a checkpoint, with 0 when SIGTERM has come, with 130 after Ctrl-C.
         """
-        output_dir, checkpoint = Path(self.args.output_dir), None
-        if resume_from_checkpoint:
-            which = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
-            checkpoint = find_checkpoint(self.args.output_dir, which)
+        output_dir = Path(self.args.output_dir)
+        which = "latest" if resume_from_checkpoint is True else resume_from_checkpoint and str(resume_from_checkpoint)
+        checkpoint = find_checkpoint(self.args.output_dir, which or None)
         set_seed(self.args.seed, device_specific=True)
         with writing(output_dir), self.noticing_signals():
             state = TrainerState()
@@ -285,8 +287,8 @@ class SViTTTrainer(Trainer):
             best = output_dir / f"checkpoint-{self.best_step}"
             if (weights := best / SAFE_WEIGHTS_NAME).is_file():
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
-            elif (best / ADAPTER_SAFE_WEIGHTS_NAME).is_file():
-                self.model.load_adapter(best, self.model.active_adapter, is_trainable=True)
+            elif isinstance(name := getattr(self.model, "active_adapter", None), str):  # of a `PeftModel`
+                self.model.load_adapter(best if name == "default" else best / name, name, is_trainable=True)
         return output
 
     @contextmanager

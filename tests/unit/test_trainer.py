@@ -190,12 +190,13 @@ class Layered(Scalar):
         return super().forward(x - self.layer(torch.ones(1, 1)))
 
 
-def test_adapters_of_the_best_epoch_are_kept(tmp_path):
+@pytest.mark.parametrize(("name", "folder"), [("default", "checkpoint-8"), ("mine", "checkpoint-8/mine")])
+def test_adapters_of_the_best_epoch_are_kept(tmp_path, name, folder):
     peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(Layered(), peft.LoraConfig(target_modules=["layer"]))
+    model = peft.get_peft_model(Layered(), peft.LoraConfig(target_modules=["layer"]), adapter_name=name)
     train(tmp_path, model, evaluate=scores(10.0, 30.0, 20.0), num_train_epochs=3)
-    best = load_file(tmp_path / "checkpoint-8/adapter_model.safetensors")
-    kept = peft.get_peft_model_state_dict(model)
+    best = load_file(tmp_path / folder / "adapter_model.safetensors")
+    kept = peft.get_peft_model_state_dict(model, adapter_name=name)
     assert kept.keys() == best.keys() and all(torch.equal(kept[name], best[name]) for name in best)
 
 
@@ -204,6 +205,13 @@ def test_the_epoch_is_kept_whose_better_score_is_the_best(tmp_path):
     names = ["val_score_itm", "val_score_itc"]
     trainer, _ = train(tmp_path, evaluate=evaluate, stop_metrics=names, num_train_epochs=3)
     assert (trainer.best_epoch, trainer.state.best_metric) == (2, 60.0)
+
+
+def test_another_run_removes_no_checkpoints(tmp_path):
+    train(tmp_path, num_train_epochs=1)
+    with pytest.raises(InputError, match="is of an earlier run"):
+        train(tmp_path, num_train_epochs=1)
+    assert (tmp_path / "checkpoint-4/model.safetensors").is_file()
 
 
 def test_last_epoch_is_kept_without_a_score(tmp_path):
