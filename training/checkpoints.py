@@ -14,7 +14,7 @@ from ..errors import InputError
 COMPLETE = "complete"  # an empty file, which a checkpoint gets when all processes have written their parts
 
 
-def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path | None:
+def find_checkpoint(output_dir: str, resume_from_checkpoint: str | Path | None) -> Path | None:
     """Return the checkpoint to resume, `latest` or a folder; None to start anew.
 
     Raises:

@@ -40,7 +40,7 @@ from transformers.hf_argparser import HfArg
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import SAFE_WEIGHTS_NAME, flatten_dict
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, flatten_dict
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.loaders import BadVideoReport
@@ -269,8 +269,8 @@ class SViTTTrainer(Trainer):
             SystemExit: after a checkpoint, with 0 when SIGTERM has come, with 130 after Ctrl-C.
         """
         output_dir = Path(self.args.output_dir)
-        which = "latest" if resume_from_checkpoint is True else resume_from_checkpoint and str(resume_from_checkpoint)
-        checkpoint = find_checkpoint(self.args.output_dir, which or None)
+        which = "latest" if resume_from_checkpoint is True else resume_from_checkpoint or None
+        checkpoint = find_checkpoint(self.args.output_dir, which)
         set_seed(self.args.seed, device_specific=True)
         with writing(output_dir), self.noticing_signals():
             state = TrainerState()
@@ -288,7 +288,9 @@ class SViTTTrainer(Trainer):
             if (weights := best / SAFE_WEIGHTS_NAME).is_file():
                 self.model.load_state_dict(load_file(weights), strict=False)  # tied weights are saved once
             elif isinstance(name := getattr(self.model, "active_adapter", None), str):  # of a `PeftModel`
-                self.model.load_adapter(best if name == "default" else best / name, name, is_trainable=True)
+                adapter = best if name == "default" else best / name
+                if (adapter / ADAPTER_SAFE_WEIGHTS_NAME).is_file():
+                    self.model.load_adapter(adapter, name, is_trainable=True)
         return output
 
     @contextmanager

@@ -207,6 +207,13 @@ def test_the_epoch_is_kept_whose_better_score_is_the_best(tmp_path):
     assert (trainer.best_epoch, trainer.state.best_metric) == (2, 60.0)
 
 
+def test_adapters_train_without_checkpoints(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(Layered(), peft.LoraConfig(target_modules=["layer"]))
+    trainer, _ = train(tmp_path, model, num_train_epochs=1, save_strategy="no")
+    assert trainer.state.global_step == 4
+
+
 def test_another_run_removes_no_checkpoints(tmp_path):
     train(tmp_path, num_train_epochs=1)
     with pytest.raises(InputError, match="is of an earlier run"):
