@@ -50,11 +50,8 @@ def is_index(folder: Path | str) -> bool:
     """Return whether there is an index; raise an `InputError` for a folder that holds other things."""
     is_there = has_file(folder, "index.json")
     if not is_there and not is_url(folder) and folder.is_dir():
-        names = {path.name for path in folder.iterdir()} - {
-            "index.lock",
-            "spans.lance",
-            ".incomplete",
-        }  # of one that was killed
+        left = {"index.lock", "spans.lance", ".incomplete"}  # by one that makes it, or was killed
+        names = {path.name for path in folder.iterdir()} - left
         if names:
             raise InputError(f"{folder}: holds other things, such as {min(names)}; name a new folder for the index.")
     return is_there
